@@ -1,0 +1,398 @@
+"""record: the types of the records that Penstock itself writes, and the topics they lie on.
+
+High-volume topics belong to one model (`late.predictions`); decisions of all models share a topic
+and carry the model's name as their key.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from penstock.record.codec import pack, unpack
+from penstock.record.errors import Broken
+from penstock.record.record import Draft, Position, Record
+
+# Topics that all models share.
+TICKS = "ticks"
+INTENTS = "intents"
+FAILURES = "failures"
+VERSIONS = "versions"
+VERDICTS = "verdicts"
+RELEASES = "releases"
+ALERTS = "alerts"
+DECISIONS = "decisions"
+DEPLOYMENTS = "deployments"
+DELIVERIES = "deliveries"
+REFUSED = "refused"
+SHARED = frozenset(
+    {TICKS, INTENTS, FAILURES, VERSIONS, VERDICTS, RELEASES, ALERTS, DECISIONS, DEPLOYMENTS, DELIVERIES, REFUSED}
+)
+
+
+def predictions(model: str) -> str:
+    """The topic of a model's predictions."""
+    return f"{model}.predictions"
+
+
+def outcomes(model: str) -> str:
+    """The topic of a model's outcomes."""
+    return f"{model}.outcomes"
+
+
+def profiles(model: str) -> str:
+    """The topic of a model's live profiles, one record an hour."""
+    return f"{model}.profiles"
+
+
+def vectors(model: str) -> str:
+    """The topic of requests that bring all feature values themselves."""
+    return f"{model}.vectors"
+
+
+Value = float | int | str | bool | None
+"""One feature value."""
+
+
+class Tick(msgspec.Struct, frozen=True, gc=False):
+    """Time has reached `t_ms`. Horizons, schedules and rates fold ticks, never a clock."""
+
+    t_ms: int
+
+
+class Vector(msgspec.Struct, frozen=True):
+    """A request that brings every feature value itself, in the order of the feature set."""
+
+    values: list[Value]
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """What one version said to one request, and everything needed to say it again.
+
+    The request itself is the record `source`/`partition`/`position`; `o` is the log position that
+    its features see, `values` what they were. Requests scored in one call share `batch`, the
+    position of its first request, since a linear-algebra library may round a batch differently.
+    """
+
+    model: str
+    version: int
+    digest: str
+    role: Literal["champion", "candidate"]
+    served: bool
+    request: str
+    entity: str
+    source: str
+    partition: int
+    position: int
+    t_ms: int
+    o: Position
+    features: str
+    values: list[Value]
+    batch: int
+    score: float | None
+    positive: bool | None
+    error: str = ""
+    latency_s: float = 0.0
+
+
+class Said(msgspec.Struct, frozen=True, gc=False):
+    """One version's answer inside an outcome."""
+
+    version: int
+    role: Literal["champion", "candidate"]
+    served: bool
+    score: float | None
+    positive: bool | None
+    error: str = ""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """The truth about one request, joined with what each version had said.
+
+    `observed`: the label came in time (`label` is its number). `expired`: it did not come within the
+    wait; where silence is itself the truth (a payment not charged back), `label` is 0, else null.
+    `amends` marks a later truth that replaces an earlier outcome of the same request.
+    """
+
+    model: str
+    request: str
+    entity: str
+    position: int
+    t_ms: int
+    known_ms: int
+    state: Literal["observed", "expired"]
+    label: float | None
+    said: list[Said]
+    amends: bool = False
+
+
+class ColumnProfile(msgspec.Struct, frozen=True):
+    """What one feature or output looked like in a set of rows.
+
+    Numbers: `edges` are the inner quantile edges, ascending and distinct, `shares` the share of the
+    non-missing rows in each of the len(edges) + 1 cells (a value equal to an edge lies below it).
+    Categories: `categories` are the most frequent ones as text, `shares` has one more cell for the rest.
+    """
+
+    kind: Literal["number", "category"]
+    missing: float
+    edges: list[float] = []
+    categories: list[str] = []
+    shares: list[float] = []
+    mean: float | None = None
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """Statistics of rows: the training rows of a version, or an hour of its life."""
+
+    rows: int
+    columns: dict[str, ColumnProfile]
+
+
+class Dataset(msgspec.Struct, frozen=True):
+    """The rows of a training or a test: requests of `source` in a range of request times, seen at `o`.
+
+    `digest` is over the rows themselves (request ids, values, labels), in order.
+    """
+
+    source: str
+    from_ms: int
+    to_ms: int
+    o: Position
+    rows: int
+    positives: int
+    digest: str
+
+
+class Intent(msgspec.Struct, frozen=True):
+    """Something a worker shall do: today always `train`. The result comes back under `id`."""
+
+    id: str
+    kind: Literal["train"]
+    model: str
+    version: int
+    reason: str
+    t_ms: int
+    o: Position
+    params: dict[str, Any]
+    seed: int
+    champion: int = 0
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """An intent that could not be carried out."""
+
+    intent: str
+    model: str
+    version: int
+    t_ms: int
+    code: str
+    note: str
+
+
+class Version(msgspec.Struct, frozen=True):
+    """A checkpoint of a model: its bytes by digest, and all that made them.
+
+    `evaluation` is the digest of an `Evaluation` blob: the candidate and the champion on the same
+    held-out rows. Seconds and bytes are measurements; everything else is the same in a rebuild.
+    """
+
+    model: str
+    version: int
+    digest: str
+    intent: str
+    reason: str
+    t_ms: int
+    training: Dataset
+    holdout: Dataset
+    features: str
+    names: list[str]
+    code: str
+    environment: str
+    params: dict[str, Any]
+    seed: int
+    threads: int
+    metrics: dict[str, float]
+    profile: Profile
+    evaluation: str
+    champion: int = 0
+    size_bytes: int = 0
+    train_s: float = 0.0
+
+
+class Evaluation(msgspec.Struct, frozen=True):
+    """Two sets of answers on the same held-out rows: the gate's evidence. A blob, named by digest.
+
+    Lists have one item a row, in request order. `champion` is empty when there is none; `baseline`
+    is then the constant that knows only the training rows' mean label.
+    """
+
+    kind: Literal["binary", "number"]
+    labels: list[float]
+    candidate: list[float | None]
+    champion: list[float | None]
+    baseline: float
+    slices: dict[str, list[str]]
+    candidate_latency_s: list[float]
+    champion_latency_s: list[float]
+    candidate_bytes: int
+    champion_bytes: int
+    t_ms: list[int]
+
+
+class SliceResult(msgspec.Struct, frozen=True):
+    """The paired difference (positive: the candidate is better) on one slice of the rows."""
+
+    column: str
+    value: str
+    rows: int
+    candidate: float
+    champion: float
+    difference: float
+    low: float
+    high: float
+    p_worse: float
+    worse: bool
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What the gate says of a version, with its numbers.
+
+    `difference` is the mean paired improvement in the metric's loss with a `level` interval; `needs`
+    is the number of further rows after which an inconclusive test would probably decide.
+    """
+
+    model: str
+    version: int
+    against: int
+    decision: Literal["ship", "block", "inconclusive"]
+    reasons: list[str]
+    metric: str
+    rows: int
+    candidate: float
+    champion: float
+    difference: float
+    low: float
+    high: float
+    level: float
+    p_value: float
+    needs: int
+    slices: list[SliceResult]
+    p99_s: float
+    size_bytes: int
+    evaluation: str
+    t_ms: int
+
+
+class Release(msgspec.Struct, frozen=True):
+    """One step of a version towards serving, or away from it. The fold of these is the route.
+
+    `shadow`: scores beside the champion, answers nobody. `canary`: answers `share` percent of the
+    entities. `champion`: answers all. `withdrawn`: the candidate is taken out. `rolled_back`: the
+    champion `version` steps down and `restored` is champion again.
+    """
+
+    model: str
+    version: int
+    digest: str
+    step: Literal["shadow", "canary", "champion", "withdrawn", "rolled_back"]
+    share: int
+    reason: str
+    by: str
+    t_ms: int
+    evidence: dict[str, float] = {}
+    verdict: str = ""
+    restored: int = 0
+    restored_digest: str = ""
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What a person asked for."""
+
+    model: str
+    kind: Literal["train", "promote", "rollback"]
+    who: str
+    reason: str
+    t_ms: int
+    version: int = 0
+    params: dict[str, Any] = {}
+
+
+class Alert(msgspec.Struct, frozen=True):
+    """A rule that broke, or holds again."""
+
+    model: str
+    rule: str
+    state: Literal["raised", "cleared"]
+    value: float
+    bound: float
+    window_ms: int
+    rows: int
+    t_ms: int
+
+
+class Hour(msgspec.Struct, frozen=True):
+    """A model's life in one hour of event time: what the charts are drawn from.
+
+    `versions` holds, by version number as text, sums over the outcomes that became known in the
+    hour: rows, loss (log loss or squared error), wrong, positives. `drift` is the population
+    stability index by column against the champion's training profile.
+    """
+
+    model: str
+    from_ms: int
+    to_ms: int
+    requests: int
+    served: int
+    positives: int
+    errors: int
+    latency_p50_s: float
+    latency_p99_s: float
+    missing: dict[str, float]
+    means: dict[str, float]
+    drift: dict[str, float]
+    versions: dict[str, dict[str, float]]
+
+
+class Deployment(msgspec.Struct, frozen=True):
+    """A pipeline file that was brought up: which code, by digest, declares which models."""
+
+    path: str
+    code: str
+    models: dict[str, str]
+    t_ms: int
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """What a webhook answered to an alert."""
+
+    alert: str
+    status: int
+    t_ms: int
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """An event that was not taken: where it was meant to go and why, without its content."""
+
+    topic: str
+    code: str
+    note: str
+    t_ms: int
+
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+def draft(topic: str, value: msgspec.Struct, *, key: str, t_ms: int, id: str = "") -> Draft:
+    """A draft of one of Penstock's own records."""
+    return Draft(topic=topic, key=key, time_ms=t_ms, value=pack(value), id=id)
+
+
+def read(record: Record, type_: type[S]) -> S:
+    """The value of one of Penstock's own records; raises Broken where it has another shape."""
+    try:
+        return unpack(record.value, type_)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        where = f"{record.topic}/{record.partition}@{record.position}"
+        raise Broken(f"The record is not a {type_.__name__}: {error}.", where=where) from None
