@@ -55,6 +55,11 @@ Value = float | int | str | bool | None
 """One feature value."""
 
 
+Role = Literal["champion", "candidate", "previous"]
+"""What a version was to a request: the champion, the candidate tried beside it, or the champion
+before, which goes on scoring until the new one has stood its guard time."""
+
+
 class Tick(msgspec.Struct, frozen=True, gc=False):
     """Time has reached `t_ms`. Horizons, schedules and rates fold ticks, never a clock."""
 
@@ -78,7 +83,7 @@ class Prediction(msgspec.Struct, frozen=True):
     model: str
     version: int
     digest: str
-    role: Literal["champion", "candidate"]
+    role: Role
     served: bool
     request: str
     entity: str
@@ -100,7 +105,7 @@ class Said(msgspec.Struct, frozen=True, gc=False):
     """One version's answer inside an outcome."""
 
     version: int
-    role: Literal["champion", "candidate"]
+    role: Role
     served: bool
     score: float | None
     positive: bool | None
@@ -289,14 +294,15 @@ class Release(msgspec.Struct, frozen=True):
     """One step of a version towards serving, or away from it. The fold of these is the route.
 
     `shadow`: scores beside the champion, answers nobody. `canary`: answers `share` percent of the
-    entities. `champion`: answers all. `withdrawn`: the candidate is taken out. `rolled_back`: the
-    champion `version` steps down and `restored` is champion again.
+    entities. `champion`: answers all. `withdrawn`: a newer candidate takes its place. `settled`: the
+    champion has stood its guard time and `previous` stops scoring. `rolled_back`: the version is
+    taken out of service by evidence or by a person; `restored` is the champion from here on.
     """
 
     model: str
     version: int
     digest: str
-    step: Literal["shadow", "canary", "champion", "withdrawn", "rolled_back"]
+    step: Literal["shadow", "canary", "champion", "settled", "withdrawn", "rolled_back"]
     share: int
     reason: str
     by: str

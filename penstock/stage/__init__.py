@@ -78,12 +78,12 @@ class Running(Generic[S]):
         self.state = restore(stage, log, checkpoint)
         self.unsaved = 0
 
-    def advance(self) -> list[Draft]:
-        """Fold what is new, at most one batch, and commit it. Returns the outputs that were written."""
+    def advance(self) -> list[Draft] | None:
+        """Fold what is new, at most one batch, and commit it. Returns the outputs; None if nothing was new."""
         records, position = self.log.read(self.stage.inputs, self.position, limit=self.batch)
         if not records:
             self.position = position  # nothing to commit: a restart reads the same emptiness again
-            return []
+            return None
         self.state, emitted = self.stage.step_many(self.state, records)
         outputs = list(with_ids(self.stage.name, emitted))
         self.unsaved += len(records)

@@ -1,0 +1,55 @@
+"""app: the training process: an order on standard input, progress and a version on standard output."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from penstock.app.train import Order, carry_out
+from penstock.log.blob import FolderBlob
+from penstock.log.sqlite import SqliteLog
+from penstock.record.decisions import Version
+from penstock.record.errors import PenstockError
+
+
+class Line(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of the process's output: how far it is, or what came of it."""
+
+    done: int = 0
+    total: int = 0
+    version: Version | None = None
+    code: str = ""
+    note: str = ""
+
+
+def main() -> None:
+    """Read one order, carry it out, and say what came of it. What the user's code prints goes to stderr."""
+    out = sys.stdout.buffer
+
+    def say(line: Line) -> None:
+        out.write(msgspec.json.encode(line) + b"\n")
+        out.flush()
+
+    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
+    home = Path(order.home)
+    log = SqliteLog(home, create=False)
+    with contextlib.redirect_stdout(sys.stderr), contextlib.closing(log):
+        try:
+            progress = lambda done, total: say(Line(done=done, total=total))  # noqa: E731
+            version = carry_out(order, log, FolderBlob(home / "blobs"), time.perf_counter, progress)
+            say(Line(version=version))
+        except PenstockError as error:
+            say(Line(code=error.code, note=str(error)))
+        except Exception as error:  # the user's fit may raise anything; the failure is a record, not a crash
+            import traceback
+
+            traceback.print_exc()
+            say(Line(code="fit_failed", note=f"{type(error).__name__} in fit; see the process's notes."))
+
+
+if __name__ == "__main__":
+    main()

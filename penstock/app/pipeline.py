@@ -1,0 +1,244 @@
+"""app: the pipeline as the user declares it, and the file that declares it made into something to run."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+import traceback
+import types
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from penstock.dataset.outcome import Label
+from penstock.feature import FeatureSet
+from penstock.feature import compile as compile_features
+from penstock.gate import Gate
+from penstock.model.fit import Data
+from penstock.model.pack import Predict
+from penstock.model.schedule import Every
+from penstock.monitor.rules import Rule, check_rules
+from penstock.record.codec import digest, span
+from penstock.record.decisions import SHARED
+from penstock.record.errors import DefinitionError, NotFound, PenstockError
+from penstock.record.event import TOPIC_NAME, Column, Event, Source, unknown
+from penstock.release.stage import Steps, steps
+
+DEFAULT_STEPS = steps()
+
+
+class Truth(msgspec.Struct, frozen=True, eq=False):
+    """A label worked out from the columns of an event by a function."""
+
+    source: Source
+    function: Callable[..., Any]
+    arguments: tuple[str, ...]
+    line: int
+
+
+def label(source: Source) -> Callable[[Callable[..., Any]], Truth]:
+    """Declare the label as a function of the columns of `source`, whose key is the request's id.
+
+    It returns a bool or a number, or None where the event does not tell.
+    """
+
+    def wrap(function: Callable[..., Any]) -> Truth:
+        code = function.__code__
+        return Truth(source, function, code.co_varnames[: code.co_argcount], code.co_firstlineno)
+
+    return wrap
+
+
+class Pipeline(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """One model from its events to its watch: what the user writes.
+
+    `label` is a source (an event is a true label, silence a false one after `wait`), a column of a
+    source, or a `@label` function. `fit(data)` returns the model; `predict(model, x)` replaces its
+    `predict_proba`. `threshold` makes a score positive. Everything else has a default or says when.
+    """
+
+    request: Source
+    label: Source | Column | Truth
+    wait: str
+    features: Sequence[Any]
+    fit: Callable[[Data], Any]
+    train: Every
+    gate: Gate
+    release: Steps = DEFAULT_STEPS
+    watch: Sequence[Rule] = ()
+    predict: Predict | None = None
+    params: dict[str, Any] = {}
+    seed: int = 0
+    threshold: float = 0.5
+    name: str = ""
+
+
+class Plan(msgspec.Struct, frozen=True, eq=False):
+    """A pipeline, checked and compiled: what the rooms are built from."""
+
+    name: str
+    pipeline: Pipeline
+    features: FeatureSet
+    label: Label
+
+
+class File(msgspec.Struct, frozen=True, eq=False):
+    """A pipeline file, loaded: its plans by model name, its sources by topic, its text and digest."""
+
+    path: str
+    text: bytes
+    code: str
+    plans: dict[str, Plan]
+    sources: dict[str, Source]
+
+    def plan(self, model: str) -> Plan:
+        """The plan of a model; raises NotFound with the nearest name."""
+        if model not in self.plans:
+            raise NotFound(unknown(model, self.plans, "a model of this file"))
+        return self.plans[model]
+
+    def source(self, topic: str) -> Source:
+        """The source of a topic; raises NotFound with the nearest name."""
+        if topic not in self.sources:
+            raise NotFound(unknown(topic, self.sources, "a topic of this file"), code="unknown_topic")
+        return self.sources[topic]
+
+
+def load(path: str | Path) -> File:
+    """Load a pipeline file; raises DefinitionError with the line and the mend."""
+    where = Path(path)
+    try:
+        return load_text(where.read_bytes(), str(where))
+    except OSError:
+        raise NotFound(f"There is no pipeline file at {where}.") from None
+
+
+def load_text(text: bytes, path: str) -> File:
+    """Load a pipeline from its text; `path` names it in messages and tracebacks.
+
+    The module is named after the text's digest, so that a model's pickled classes are found again
+    and two texts of one file may be in use side by side.
+    """
+    code = digest(text)
+    module = types.ModuleType(f"penstock_file_{code[:16]}")
+    module.__file__ = path
+    sys.modules[module.__name__] = module
+    lines = text.decode(errors="replace").splitlines(keepends=True)
+    linecache.cache[path] = (len(text), None, lines, path)  # this text, whatever the file says by now
+    try:
+        exec(compile(text, path, "exec"), module.__dict__)
+        return build(vars(module), path, text)
+    except DefinitionError as error:
+        raise DefinitionError(error.what, code=error.code, hint=error.hint, where=_where(error, path)) from error
+    except PenstockError:
+        raise
+    except Exception as error:  # whatever the user's file raises is told by its own line
+        sentence = f"{type(error).__name__}: {error}."
+        raise DefinitionError(sentence, code="file", where=_where(error, path)) from error
+
+
+def _where(error: BaseException, path: str) -> str:
+    """The place in the user's file: the line that the error names, or the innermost one of the traceback."""
+    said = error.where if isinstance(error, PenstockError) else ""
+    if isinstance(error, SyntaxError) and error.filename == path:
+        said = f"line {error.lineno}"
+    if not said:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+        said = f"line {lines[-1]}" if lines else ""
+    return f"{path}, {said}" if said else path
+
+
+def build(namespace: Mapping[str, Any], path: str = "", text: bytes = b"") -> File:
+    """Check and compile every pipeline of a namespace: a file's, or a notebook's `globals()`."""
+    found = {id(value): (name, value) for name, value in namespace.items() if isinstance(value, Pipeline)}
+    if not found:
+        raise DefinitionError("The file declares no Pipeline.", hint="Add NAME = Pipeline(...).")
+    plans = [_plan(value.name or name, value, namespace) for name, value in found.values()]
+    sources = [value for value in namespace.values() if isinstance(value, Source)]
+    for plan in plans:
+        sources += [plan.pipeline.request, plan.label.source]
+    return File(path, text, digest(text), {plan.name: plan for plan in plans}, _topics(sources))
+
+
+def _topics(sources: Sequence[Source]) -> dict[str, Source]:
+    topics: dict[str, Source] = {}
+    for source in sources:
+        other = topics.setdefault(source.topic, source)
+        if other is not source:
+            raise DefinitionError(
+                f'Two sources share the topic "{source.topic}".',
+                code="topic_taken", where=f"line {source.line}", hint=f"Give one of them topic= (the other: line {other.line}).",
+            )  # fmt: skip
+        if source.topic in SHARED:
+            raise DefinitionError(
+                f'"{source.topic}" is a topic of Penstock\'s own.',
+                code="topic_taken", where=f"line {source.line}", hint="Give the source another topic=.",
+            )  # fmt: skip
+    return topics
+
+
+def _plan(name: str, pipeline: Pipeline, namespace: Mapping[str, Any]) -> Plan:
+    if not TOPIC_NAME.fullmatch(name):
+        raise DefinitionError(f'"{name}" cannot be the name of a model: use a-z, 0-9, ".", "_", "-".')
+    truth = _label(pipeline)
+    column = pipeline.label.name if isinstance(pipeline.label, Column) else ""
+    if not pipeline.request.id:
+        raise DefinitionError(
+            f"{name}'s requests have no id, so no label could find its prediction.",
+            code="no_id", where=f"line {pipeline.request.line}", hint='Declare it: source(..., id="payment_id").',
+        )  # fmt: skip
+    features = compile_features(
+        pipeline.features, pipeline.request, namespace, label=truth.source, label_column=column
+    )
+    check_rules(pipeline.watch, (*pipeline.request.columns, *features.names))
+    _check_slices(pipeline, features)
+    return Plan(name, pipeline, features, truth)
+
+
+def _check_slices(pipeline: Pipeline, features: FeatureSet) -> None:
+    known = {*pipeline.request.columns, *features.names}
+    for name in pipeline.gate.slices:
+        if name not in known:
+            raise DefinitionError(unknown(name, known, "a column to slice by"), code="unknown_column")
+
+
+def _label(pipeline: Pipeline) -> Label:
+    try:
+        wait_ms = span(pipeline.wait)
+    except ValueError as error:
+        raise DefinitionError(f"wait=: {error}.", code="unit") from None
+    given = pipeline.label
+    if isinstance(given, Source):
+        return Label(_keyed(given), lambda event: 1.0, wait_ms, 0.0)
+    if isinstance(given, Column):
+        name = given.name
+        return Label(_keyed(given.source), lambda event: _number(getattr(event, name)), wait_ms)
+    columns = given.source.columns
+    for argument in given.arguments:
+        if argument not in columns:
+            text = unknown(argument, columns, f"a column of {given.source.topic}")
+            raise DefinitionError(text, code="unknown_column", where=f"line {given.line}")
+    return Label(_keyed(given.source), _called(given), wait_ms)
+
+
+def _called(truth: Truth) -> Callable[[Event], float | None]:
+    def value(event: Event) -> float | None:
+        return _number(truth.function(*[getattr(event, name) for name in truth.arguments]))
+
+    return value
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _keyed(source: Source) -> Source:
+    if not source.key:
+        raise DefinitionError(
+            f"The label's source {source.topic} has no key to join the requests by.",
+            code="no_key", where=f"line {source.line}", hint="Declare the column that holds the request's id: key=.",
+        )  # fmt: skip
+    return source
+

@@ -1,0 +1,121 @@
+"""app: a training intent carried out: replay, fit, evaluate, and the version record that comes of it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from penstock.app.pipeline import Plan, load_text
+from penstock.dataset.profile import profile
+from penstock.dataset.rows import Progress, Row, described, rows, split
+from penstock.log import Blob, Log
+from penstock.model.fit import evaluate, fit_rows, task_of
+from penstock.model.pack import Model, dump, load
+from penstock.record.codec import digest, pack
+from penstock.record.decisions import Intent, Version
+from penstock.record.errors import Refused
+from penstock.release.registry import registry
+
+THREADS = 1
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What the training process is given: an intent and the code to carry it out with, by digest."""
+
+    home: str
+    intent: Intent
+    code: str
+    path: str
+
+
+def environment() -> tuple[str, bytes]:
+    """The installed distributions and the interpreter, as text, and its digest."""
+    found = {(dist.name or "").lower(): dist.version for dist in importlib.metadata.distributions()}
+    lines = [f"python=={platform.python_version()} {sys.platform} {platform.machine()}"]
+    text = "\n".join(lines + [f"{name}=={found[name]}" for name in sorted(found)]).encode()
+    return digest(text), text
+
+
+def carry_out(
+    order: Order, log: Log, blobs: Blob, clock: Callable[[], float], progress: Progress = lambda done, total: None
+) -> Version:
+    """Train, evaluate and store a version; raises Refused when there is nothing to train on.
+
+    The same log, code, environment and intent give the same model bytes.
+    """
+    intent, began = order.intent, clock()
+    plan = load_text(blobs.get(order.code), order.path).plan(intent.model)
+    spec = plan.pipeline.train
+    since_ms = intent.t_ms - spec.window_ms if spec.window_ms else -sys.maxsize
+    slices = plan.pipeline.gate.slices
+    found = rows(
+        log, plan.features, plan.name, o=intent.o, from_ms=since_ms, facts=slices, progress=progress
+    )
+    champion = registry(log, intent.o).models[plan.name].versions[intent.champion] if intent.champion else None
+    training, holdout = split(found, spec.holdout, champion.training.to_ms + 1 if champion else -sys.maxsize)
+    if not training:
+        raise Refused("There are no labelled rows to train on beside the holdout.", code="no_rows")
+    task = task_of([row.label for row in found])
+    pipeline = plan.pipeline
+    model = fit_rows(pipeline.fit, pipeline.predict, training, plan.features, task, intent.params, intent.seed)
+    data = dump(model)
+    rival = _champion(champion, order, plan, blobs) if champion else None
+    rival_values = _seen_by(rival, plan, log, intent, since_ms, holdout) if rival else []
+    baseline = sum(row.label for row in training) / len(training)
+    evaluation = evaluate(
+        (model, len(data)), (rival[1], rival[2]) if rival else None, holdout, rival_values, slices, baseline, clock
+    )
+    environment_digest, text = environment()
+    blobs.put(text)
+    said = [score for score in evaluation.candidate if score is not None]
+    columns = [[*row.values, score] for row, score in zip(holdout, evaluation.candidate, strict=True)]
+    names = [*plan.features.names, "score"]
+    return Version(
+        model=plan.name,
+        version=intent.version,
+        digest=blobs.put(data),
+        intent=intent.id,
+        reason=intent.reason,
+        t_ms=intent.t_ms,
+        training=described(training, pipeline.request.topic, intent.o),
+        holdout=described(holdout, pipeline.request.topic, intent.o),
+        features=plan.features.digest,
+        names=list(plan.features.names),
+        code=order.code,
+        environment=environment_digest,
+        params=intent.params,
+        seed=intent.seed,
+        threads=THREADS,
+        metrics={"base_rate": baseline, "mean_score": sum(said) / len(said) if said else 0.0},
+        profile=profile(names, columns or [[*row.values, None] for row in training]),
+        evaluation=blobs.put(pack(evaluation)),
+        champion=intent.champion,
+        size_bytes=len(data),
+        train_s=clock() - began,
+    )
+
+
+Rival = tuple[Plan, Model, int]
+
+
+def _champion(version: Version, order: Order, plan: Plan, blobs: Blob) -> Rival:
+    """The champion with the plan of its own code, which may be older than the candidate's."""
+    own = plan if version.code == order.code else load_text(blobs.get(version.code), order.path).plan(plan.name)
+    data = blobs.get(version.digest)
+    return own, load(data, own.pipeline.predict), len(data)
+
+
+def _seen_by(
+    rival: Rival, plan: Plan, log: Log, intent: Intent, since_ms: int, holdout: list[Row]
+) -> list[list[Any]]:
+    """The held-out requests as the champion's own feature set sees them."""
+    if rival[0].features.digest == plan.features.digest:
+        return [list(row.values) for row in holdout]
+    found = rows(log, rival[0].features, plan.name, o=intent.o, from_ms=since_ms)
+    values = {row.request: list(row.values) for row in found}
+    return [values[row.request] for row in holdout]

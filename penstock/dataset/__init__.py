@@ -1,0 +1,1 @@
+"""dataset: rows as they were at (t, O), outcomes, profiles."""

@@ -1,0 +1,133 @@
+"""dataset: rows as they were at (t, O): the training set is what serving would have seen, replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from penstock.feature import FeatureSet, Fold, Past
+from penstock.log import Log
+from penstock.record.codec import digest, pack, unpack
+from penstock.record.decisions import TICKS, Dataset, Outcome, Tick, Value, outcomes, read
+from penstock.record.event import Event
+from penstock.record.record import START, Position, Record
+
+Progress = Callable[[int, int], None]
+
+
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """One request as it was seen, with its label as known at O; `facts` are the columns it is sliced by."""
+
+    request: str
+    entity: str
+    t_ms: int
+    position: int
+    values: list[Value]
+    label: float
+    facts: list[str]
+
+
+def rows(
+    log: Log,
+    features: FeatureSet,
+    model: str,
+    *,
+    o: Position,
+    from_ms: int,
+    facts: Sequence[str] = (),
+    progress: Progress = lambda done, total: None,
+) -> list[Row]:
+    """The labelled requests from `from_ms` on, in log order: features at each one's own (t, O).
+
+    Labels are those known below `o`; requests still waiting for theirs are left out. One sweep over
+    the log; memory is that of the rows and of the fold's windows.
+    """
+    fold = Fold(features)
+    asked = features.request.topic
+    found: list[tuple[Record, list[Value]]] = []
+    labels: dict[str, float | None] = {}
+    late: list[Record] = []
+    sources = set(features.topics)
+    topics = tuple(sorted(sources | {asked, outcomes(model), TICKS}))
+    position = START
+    while True:
+        records, position = log.read(topics, position, limit=4096, stop=o)
+        if not records:
+            break
+        for record in records:
+            if record.topic == TICKS:
+                fold.tick(read(record, Tick).t_ms)
+                continue
+            if record.topic == outcomes(model):
+                outcome = read(record, Outcome)
+                labels[outcome.request] = outcome.label
+                continue
+            if record.topic == asked and record.time_ms >= from_ms:
+                try:
+                    found.append((record, fold.read(record)))
+                except Past:
+                    late.append(record)
+            if record.topic in sources:
+                fold.add(record)
+        progress(position.n, o.n)
+    if late:
+        found.extend(past(log, features, late))
+        found.sort(key=lambda pair: pair[0].position)
+    made = []
+    for record, values in found:
+        label = labels.get(record.id)
+        if label is not None:
+            event = unpack(record.value, features.request.schema)
+            made.append(
+                Row(
+                    record.id, record.key, record.time_ms, record.position, values, label,
+                    [_fact(event, features.names, values, name) for name in facts],
+                )  # fmt: skip
+            )
+    return made
+
+
+def past(log: Log, features: FeatureSet, requests: Sequence[Record]) -> list[tuple[Record, list[Value]]]:
+    """The values of requests whose time lies too far back for the live state: read from the log itself."""
+    fold = Fold(features, prune=False)
+    wanted = {request.position: request for request in requests}
+    stop = Position(n=max(wanted) + 1)
+    topics = tuple(sorted({*features.topics, features.request.topic}))
+    position, made = START, []
+    while True:
+        records, position = log.read(topics, position, limit=4096, stop=stop)
+        if not records:
+            return made
+        for record in records:
+            if record.position in wanted:
+                made.append((record, fold.read(record)))
+            if record.topic in features.topics:
+                fold.add(record)
+
+
+def _fact(event: Event, names: Sequence[str], values: Sequence[Value], name: str) -> str:
+    value = values[names.index(name)] if name in names else getattr(event, name)
+    return "missing" if value is None else str(value)
+
+
+def described(chosen: Sequence[Row], source: str, o: Position) -> Dataset:
+    """What a dataset record says of rows: their range, counts and digest."""
+    content = digest(pack([(row.request, row.values, row.label) for row in chosen]))
+    first = min((row.t_ms for row in chosen), default=0)
+    last = max((row.t_ms for row in chosen), default=0)
+    positives = sum(row.label == 1.0 for row in chosen)
+    return Dataset(source, first, last, o, len(chosen), positives, content)
+
+
+def split(chosen: Sequence[Row], share: float, not_before_ms: int) -> tuple[list[Row], list[Row]]:
+    """Training rows and the held-out newest stretch of request time.
+
+    The holdout is the newest `share` of the rows, and never older than `not_before_ms`, the end of
+    what the champion was trained on: neither version has seen it.
+    """
+    ordered = sorted(chosen, key=lambda row: (row.t_ms, row.position))
+    if not ordered:
+        return [], []
+    cut_ms = max(ordered[min(len(ordered) - 1, int(len(ordered) * (1 - share)))].t_ms, not_before_ms)
+    return [row for row in ordered if row.t_ms < cut_ms], [row for row in ordered if row.t_ms >= cut_ms]

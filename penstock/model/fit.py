@@ -1,0 +1,126 @@
+"""model: fit and evaluate: rows in, a packed model and its evidence out. No log, no clock, no process."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from penstock.dataset.rows import Row
+from penstock.feature import FeatureSet
+from penstock.model.pack import Matrix, Model, Predict, Task, kinds_of, matrix, score
+from penstock.record.decisions import Evaluation
+from penstock.record.errors import PenstockError, Refused
+
+Clock = Callable[[], float]
+
+
+class Data(msgspec.Struct, frozen=True):
+    """What the user's `fit` gets: `x` (rows, features), `y` (rows), and the names of the columns.
+
+    `x` is float64 with NaN for missing values; it is an object array once a feature is text.
+    """
+
+    x: Matrix
+    y: Matrix
+    names: list[str]
+    params: dict[str, Any]
+    seed: int
+
+    def at(self, *names: str) -> list[int]:
+        """The column numbers of features, for a ColumnTransformer and the like."""
+        return [self.names.index(name) for name in names]
+
+
+def fit_rows(
+    fit: Callable[[Data], Any],
+    predict: Predict | None,
+    chosen: Sequence[Row],
+    features: FeatureSet,
+    task: Task,
+    params: dict[str, Any],
+    seed: int,
+) -> Model:
+    """The user's `fit` on rows, under a seed for every common source of randomness."""
+    if not chosen:
+        raise Refused("There are no labelled rows to train on.", code="no_rows")
+    values = [row.values for row in chosen]
+    kinds = kinds_of(values, len(features.names))
+    y = np.array([row.label for row in chosen], dtype=np.float64)
+    if task == "binary":
+        y = y.astype(np.int64)
+        if len(set(y.tolist())) < 2:
+            raise Refused("All labels of the training rows are the same.", code="one_class")
+    random.seed(seed)
+    np.random.seed(seed)
+    fitted = fit(Data(matrix(values, kinds), y, list(features.names), params, seed))
+    if fitted is None:
+        raise Refused("fit returned None: it must return the model.", code="no_model")
+    return Model(features.digest, task, kinds, fitted, predict)
+
+
+def task_of(labels: Sequence[float]) -> Task:
+    """"binary" when every label is 0 or 1."""
+    return "binary" if all(label in (0.0, 1.0) for label in labels) else "number"
+
+
+def answers(model: Model, values: Sequence[Sequence[Any]], batch: int = 1024) -> list[float | None]:
+    """Scores of many rows; a row that the model cannot take gets None, and costs no other row."""
+    out: list[float | None] = []
+    for start in range(0, len(values), batch):
+        part = values[start : start + batch]
+        try:
+            out.extend(score(model, part))
+        except Exception:  # the user's code may raise anything; one by one tells which row it is
+            out.extend(_alone(model, row) for row in part)
+    return out
+
+
+def _alone(model: Model, row: Sequence[Any]) -> float | None:
+    try:
+        return score(model, [row])[0]
+    except PenstockError:
+        raise
+    except Exception:  # as above: this row is the culprit
+        return None
+
+
+def latencies(model: Model, values: Sequence[Sequence[Any]], clock: Clock, most: int = 200) -> list[float]:
+    """Seconds of single-row calls on the first rows, after one call to warm up."""
+    if values:
+        answers(model, values[:1])
+    taken = []
+    for row in values[:most]:
+        start = clock()
+        answers(model, [row])
+        taken.append(clock() - start)
+    return taken
+
+
+def evaluate(
+    candidate: tuple[Model, int],
+    champion: tuple[Model, int] | None,
+    holdout: Sequence[Row],
+    champion_values: Sequence[Sequence[Any]],
+    slices: Sequence[str],
+    baseline: float,
+    clock: Clock,
+) -> Evaluation:
+    """Both versions on the same rows, each with its own features, with latency and size (bytes)."""
+    values = [row.values for row in holdout]
+    return Evaluation(
+        kind=candidate[0].task,
+        labels=[row.label for row in holdout],
+        candidate=answers(candidate[0], values),
+        champion=answers(champion[0], champion_values) if champion else [],
+        baseline=baseline,
+        slices={name: [row.facts[i] for row in holdout] for i, name in enumerate(slices)},
+        candidate_latency_s=latencies(candidate[0], values, clock),
+        champion_latency_s=latencies(champion[0], champion_values, clock) if champion else [],
+        candidate_bytes=candidate[1],
+        champion_bytes=champion[1] if champion else 0,
+        t_ms=[row.t_ms for row in holdout],
+    )

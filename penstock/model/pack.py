@@ -1,0 +1,97 @@
+"""model: a fitted model as bytes, and bytes as something that scores. What `fit` returns is duck-typed."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.record.codec import pack, unpack
+from penstock.record.decisions import Value
+from penstock.record.errors import Refused
+
+Matrix = NDArray[Any]
+Predict = Callable[[Any, Matrix], Any]
+Task = Literal["binary", "number"]
+
+
+class Packed(msgspec.Struct, frozen=True):
+    """The content of a model's blob. A model is bound to its feature set by digest.
+
+    `kinds`: per column "number" or "category", fixed at training.
+
+    Pickles are written and read only by this house's own trainer; no door takes them from outside.
+    """
+
+    format: Literal["pickle"]
+    features: str
+    task: Task
+    kinds: list[str]
+    model: bytes
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A model in memory, ready to score vectors of its feature set."""
+
+    features: str
+    task: Task
+    kinds: list[str]
+    fitted: Any
+    predict: Predict | None
+
+
+def kinds_of(rows: Sequence[Sequence[Value]], width: int) -> list[str]:
+    """"category" for each column in which text was seen, "number" for the others."""
+    return ["category" if any(isinstance(row[i], str) for row in rows) else "number" for i in range(width)]
+
+
+def matrix(rows: Sequence[Sequence[Value]], kinds: Sequence[str]) -> Matrix:
+    """Rows as (n, columns): float64 with NaN for missing; object, with None, once a column holds text."""
+    if "category" not in kinds:
+        numbers = [[math.nan if value is None else value for value in row] for row in rows]
+        return np.array(numbers, dtype=np.float64).reshape(len(rows), len(kinds))
+    out = np.empty((len(rows), len(kinds)), dtype=object)
+    for i, row in enumerate(rows):
+        out[i] = [
+            value if kind == "category" else (math.nan if value is None else float(value))
+            for value, kind in zip(row, kinds, strict=True)
+        ]
+    return out
+
+
+def dump(model: Model) -> bytes:
+    """A model's bytes. Pickled twice, so that what was merely shared in memory leaves no trace."""
+    once = pickle.dumps(model.fitted, protocol=5)
+    return pack(Packed("pickle", model.features, model.task, model.kinds, pickle.dumps(pickle.loads(once), protocol=5)))
+
+
+def load(data: bytes, predict: Predict | None = None) -> Model:
+    """The model of bytes that `dump` wrote; `predict` is the user's own function, if the file has one."""
+    packed = unpack(data, Packed)
+    return Model(packed.features, packed.task, packed.kinds, pickle.loads(packed.model), predict)
+
+
+def score(model: Model, rows: Sequence[Sequence[Value]]) -> list[float | None]:
+    """One finite number a row: the probability of a true label, or the predicted value.
+
+    A number that is not finite becomes None. Raises Refused when the model answers in a wrong shape,
+    and whatever the model itself raises.
+    """
+    x = matrix(rows, model.kinds)
+    if model.predict is not None:
+        answer = model.predict(model.fitted, x)
+    elif model.task == "binary" and hasattr(model.fitted, "predict_proba"):
+        answer = model.fitted.predict_proba(x)
+    else:
+        answer = model.fitted.predict(x)
+    numbers = np.asarray(answer, dtype=np.float64)
+    if numbers.ndim == 2 and numbers.shape[1] in (1, 2):
+        numbers = numbers[:, -1]
+    if numbers.shape != (len(rows),):
+        raise Refused(f"The model answered {numbers.shape} to {len(rows)} rows.", code="model_shape")
+    return [number if math.isfinite(number) else None for number in numbers.tolist()]

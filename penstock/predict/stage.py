@@ -1,0 +1,224 @@
+"""predict: request + features + routed version -> prediction. Every answer there is comes from this stage.
+
+A request is a record; its own place is the log position O that its features see, and the release
+records below it say which version answers. So a prediction is a function of the log and the blobs:
+after a crash the same request gets the same answer, and a new version takes over between two records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from penstock.feature import FeatureSet, Fold, Past
+from penstock.model.fit import answers
+from penstock.model.pack import Model
+from penstock.record.codec import pack, unpack
+from penstock.record.decisions import (
+    RELEASES,
+    TICKS,
+    Prediction,
+    Release,
+    Role,
+    Tick,
+    Value,
+    Vector,
+    draft,
+    predictions,
+    read,
+    vectors,
+)
+from penstock.record.errors import PenstockError
+from penstock.record.event import Source
+from penstock.record.record import Draft, Position, Record
+from penstock.release.route import Ref, Route, follow
+from penstock.stage import Emitted, Stage
+
+
+class Means(msgspec.Struct, frozen=True):
+    """What the stage needs from outside: models by digest, old values from the log, a clock in seconds.
+
+    `refill(features, stop)` folds a feature set from the log's start, for a set that is new beside a
+    running one.
+    """
+
+    model: Callable[[str], Model]
+    past: Callable[[FeatureSet, Record], list[Value]]
+    refill: Callable[[FeatureSet, int], Fold]
+    clock: Callable[[], float]
+
+
+class Predicting(msgspec.Struct):
+    """The stage's state: one fold per feature set in use, and the route. `seen`: the last position + 1."""
+
+    folds: dict[str, Fold]
+    route: Route = Route()
+    seen: int = 0
+
+
+class Saved(msgspec.Struct, frozen=True):
+    """The state's bytes."""
+
+    folds: dict[str, bytes]
+    route: Route
+    seen: int
+
+
+class Ask(msgspec.Struct):
+    """A request in a batch, with its values by feature set (or the code of what went wrong)."""
+
+    record: Record
+    route: Route
+    values: dict[str, list[Value]]
+    error: str = ""
+
+
+def predict_stage(
+    model: str,
+    request: Source,
+    sets: Mapping[str, FeatureSet],
+    means: Means,
+    *,
+    threshold: float = 0.5,
+    snapshot_every: int = 20_000,
+) -> Stage[Predicting]:
+    """The stage `predict.MODEL`. `sets`: the feature sets in use, by digest."""
+    topics = {topic for features in sets.values() for topic in features.topics}
+    direct = vectors(model)
+
+    def empty() -> Predicting:
+        return Predicting({digest: Fold(features) for digest, features in sets.items()})
+
+    def fold(state: Predicting, record: Record) -> Ask | None:
+        ask = None
+        if record.topic == TICKS:
+            now_ms = read(record, Tick).t_ms
+            for one in state.folds.values():
+                one.tick(now_ms)
+        elif record.topic == RELEASES:
+            if record.key == model:
+                state.route = follow(state.route, read(record, Release))
+        elif record.topic == direct:
+            ask = Ask(record, state.route, dict.fromkeys(sets, read(record, Vector).values))
+        else:
+            if record.topic == request.topic and state.route.champion is not None:
+                ask = _ask(state, record, sets, means)
+            for digest, one in state.folds.items():
+                if record.topic in sets[digest].topics:
+                    one.add(record)
+        return ask
+
+    def step_many(state: Predicting, records: Sequence[Record]) -> tuple[Predicting, list[Emitted]]:
+        began = means.clock()
+        asks = [ask for ask in [fold(state, record) for record in records] if ask is not None]
+        state.seen = records[-1].position + 1
+        return state, _answer(model, asks, means, threshold, began)
+
+    def dump(state: Predicting) -> bytes:
+        return pack(Saved({digest: one.dump() for digest, one in state.folds.items()}, state.route, state.seen))
+
+    def load(data: bytes) -> Predicting:
+        saved = unpack(data, Saved)
+        folds = {
+            digest: Fold.load(features, saved.folds[digest])
+            if digest in saved.folds
+            else means.refill(features, saved.seen)
+            for digest, features in sets.items()
+        }
+        return Predicting(folds, saved.route, saved.seen)
+
+    inputs = tuple(sorted(topics | {request.topic, direct, RELEASES, TICKS}))
+    return Stage(f"predict.{model}", inputs, empty, step_many, dump, load, snapshot_every, sync=False)
+
+
+def _ask(state: Predicting, record: Record, sets: Mapping[str, FeatureSet], means: Means) -> Ask:
+    ask = Ask(record, state.route, {})
+    for digest, one in state.folds.items():
+        try:
+            ask.values[digest] = one.read(record)
+        except Past:
+            ask.values[digest] = means.past(sets[digest], record)
+        except Exception:  # a feature function is the user's code: whatever it raises costs this request only
+            ask.error = "feature_failed"
+    return ask
+
+
+class Said(msgspec.Struct, frozen=True):
+    """One version's score of one request in a batch."""
+
+    batch: int
+    features: str
+    score: float | None
+    error: str
+
+
+def _answer(model: str, asks: Sequence[Ask], means: Means, threshold: float, began: float) -> list[Emitted]:
+    """Score every ask with every version on its route, one call a version, and write what they said."""
+    groups: dict[Ref, list[int]] = {}
+    for i, ask in enumerate(asks):
+        for _, ref in ask.route.versions():
+            groups.setdefault(ref, []).append(i)
+    said = {
+        (ref, i): one
+        for ref, group in groups.items()
+        for i, one in zip(group, _say(ref, [asks[i] for i in group], means), strict=True)
+    }
+    latency_s = means.clock() - began if asks else 0.0
+    made: list[Emitted] = []
+    for i, ask in enumerate(asks):
+        answering = ask.route.answers(model, ask.record.key)
+        for role, ref in sorted(ask.route.versions(), key=lambda pair: pair[0] != answering):
+            one = said[ref, i]
+            made.append((ask.record, _prediction(model, ask, ref, role, role == answering, one, threshold, latency_s)))
+    return made
+
+
+def _say(ref: Ref, asks: Sequence[Ask], means: Means) -> list[Said]:
+    """One version on its requests, in one call."""
+    batch = asks[0].record.position
+    try:
+        model = means.model(ref.digest)
+    except PenstockError as error:
+        return [Said(batch, "", None, error.code) for _ in asks]
+    able = [ask for ask in asks if not ask.error and model.features in ask.values]
+    try:
+        scores = iter(answers(model, [ask.values[model.features] for ask in able]) if able else [])
+    except PenstockError as error:
+        return [Said(batch, model.features, None, error.code) for _ in asks]
+    out = []
+    for ask in asks:
+        if ask.error or model.features not in ask.values:
+            out.append(Said(batch, model.features, None, ask.error or "features_unknown"))
+            continue
+        score = next(scores)
+        out.append(Said(batch, model.features, score, "" if score is not None else "model_failed"))
+    return out
+
+
+def _prediction(
+    model: str, ask: Ask, ref: Ref, role: Role, served: bool, said: Said, threshold: float, latency_s: float
+) -> Draft:
+    record = ask.record
+    value = Prediction(
+        model=model,
+        version=ref.version,
+        digest=ref.digest,
+        role=role,
+        served=served,
+        request=record.id,
+        entity=record.key,
+        source=record.topic,
+        partition=record.partition,
+        position=record.position,
+        t_ms=record.time_ms,
+        o=Position(n=record.position),
+        features=said.features,
+        values=ask.values.get(said.features, []),
+        batch=said.batch,
+        score=said.score,
+        positive=None if said.score is None else said.score >= threshold,
+        error=said.error,
+        latency_s=latency_s,
+    )
+    return draft(predictions(model), value, key=record.id, t_ms=record.time_ms)

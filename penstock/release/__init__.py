@@ -1,0 +1,1 @@
+"""release: verdicts and live evidence become champion, candidate, shadow, canary; the route."""
