@@ -6,7 +6,7 @@ same log however often it was killed. `app.live` runs the same stages on threads
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,9 @@ from penstock.record.decisions import (
 )
 from penstock.record.errors import NotFound, PenstockError, Refused
 from penstock.record.record import START, Draft, Position, Record, output_id
+from penstock.record.event import unknown
 from penstock.release.registry import registry
+from penstock.release.route import Ref
 from penstock.release.stage import release_stage
 from penstock.stage import AnyStage, Running, View, stage
 
@@ -107,16 +109,19 @@ class Models:
 class System:
     """A pipeline file at work on a log. Owns its stages: one system at a time per log."""
 
-    def __init__(self, file: File, log: Log, blobs: Blob, home: Path, clock: Clock, trainer: Trainer) -> None:
+    def __init__(
+        self, file: File, log: Log, blobs: Blob, home: Path, clock: Clock, trainer: Trainer, *, sync: bool = True
+    ) -> None:
         self.file, self.log, self.blobs, self.home = file, log, blobs, home
-        self.clock, self.trainer = clock, trainer
+        self.clock, self.trainer, self.sync = clock, trainer, sync
+        self.told: Callable[[Sequence[Draft]], None] = lambda outputs: None
         blobs.put(file.text)
         self.plans = {plan.features.digest: plan for plan in file.plans.values()}
         self.sets = {name: {plan.features.digest: plan.features} for name, plan in file.plans.items()}
         self._older_plans()
         self.models = Models(log, blobs, self.plans)
         self.predicting = [Running(self._predict(plan), log) for plan in file.plans.values()]
-        self.folding = [Running(one, log) for one in self._folds()]
+        self.folding = [Running(msgspec.structs.replace(one, sync=sync), log) for one in self._folds()]
         self.open = View(OPEN, log)
 
     def _older_plans(self) -> None:
@@ -195,9 +200,7 @@ class System:
         """Run every stage, in order, until nothing is new and no intent is open."""
         while True:
             moved = self.predict()
-            for running in self.folding:
-                while running.advance() is not None:
-                    moved = True
+            moved = self.fold() or moved
             for intent in self.pending():
                 self.carry_out(intent)
                 moved = True
@@ -208,9 +211,26 @@ class System:
         """Answer every request that waits. Says whether anything was new."""
         moved = False
         for running in self.predicting:
+            while (outputs := running.advance()) is not None:
+                self.told(outputs)
+                moved = True
+        return moved
+
+    def fold(self) -> bool:
+        """Run every stage after the predictions. Says whether anything was new."""
+        moved = False
+        for running in self.folding:
             while running.advance() is not None:
                 moved = True
         return moved
+
+    def champion(self, model: str) -> Ref | None:
+        """Who answers for a model, as the answering stage sees it."""
+        for running, name in zip(self.predicting, self.file.plans, strict=True):
+            if name == model:
+                champion: Ref | None = running.state.route.champion
+                return champion
+        raise NotFound(unknown(model, self.file.plans, "a model of this file"))
 
     def pending(self) -> list[Intent]:
         """The intents of this file's models that have no result yet."""

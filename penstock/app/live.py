@@ -1,0 +1,170 @@
+"""app: the stages on threads, requests awaited, time appended: a system that serves."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from penstock.app.system import System, clock_draft, served
+from penstock.log import Appended
+from penstock.record.codec import moment, pack, unpack
+from penstock.record.decisions import Prediction, Vector, vectors
+from penstock.record.errors import PenstockError, Refused, Unavailable
+from penstock.record.record import Draft
+
+Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Prediction]"]
+
+
+class Answers:
+    """Requests that wait for their prediction: registered before the append, resolved after the commit."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[tuple[str, str], Waiter] = {}
+        self._lock = threading.Lock()
+
+    def expect(self, model: str, request: str) -> asyncio.Future[Prediction]:
+        """A future of the served prediction; called on the event loop. Two callers of one id share it."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            waiter = self._waiting.get((model, request))
+            if waiter is None or waiter[0] is not loop:
+                waiter = self._waiting[model, request] = loop, loop.create_future()
+            return waiter[1]
+
+    def forget(self, model: str, request: str) -> None:
+        """Nobody waits any longer."""
+        with self._lock:
+            self._waiting.pop((model, request), None)
+
+    def tell(self, outputs: Sequence[Draft]) -> None:
+        """Predictions are on the log: whoever waits for one of them may have it."""
+        if not self._waiting:
+            return
+        for output in outputs:
+            prediction = unpack(output.value, Prediction)
+            if prediction.served:
+                self.give(prediction)
+
+    def give(self, prediction: Prediction) -> None:
+        """Hand a prediction to its waiter, if there is one."""
+        with self._lock:
+            waiter = self._waiting.pop((prediction.model, prediction.request), None)
+        if waiter is not None:
+            loop, future = waiter
+            loop.call_soon_threadsafe(lambda: future.done() or future.set_result(prediction))
+
+
+class Live:
+    """A system on threads: one answers, one folds and trains, time goes on. `now_ms` is the wall clock."""
+
+    def __init__(self, system: System, now_ms: Callable[[], int], *, tick_s: float = 1.0) -> None:
+        self.system, self.now_ms, self.tick_s = system, now_ms, tick_s
+        self.answers = Answers()
+        system.told = self.answers.tell
+        self.stopping = threading.Event()
+        self.broken: str = ""
+        self.threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Start answering, folding, training and ticking."""
+        for name, turn in (("predict", self._predict), ("fold", self._fold), ("train", self._train), ("tick", self._tick)):
+            thread = threading.Thread(target=self._loop, args=(turn,), name=f"penstock-{name}", daemon=True)
+            thread.start()
+            self.threads.append(thread)
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Finish what is under way, write the states, and end."""
+        self.stopping.set()
+        for thread in self.threads:
+            thread.join(timeout_s)
+        if not self.broken:
+            self.system.save()
+
+    def _loop(self, turn: Callable[[], None]) -> None:
+        while not self.stopping.is_set():
+            try:
+                turn()
+            except Unavailable as error:
+                if error.code == "fenced":
+                    return self._break(error)
+                self.stopping.wait(0.2)
+            except BaseException as error:  # nothing may go on above a broken invariant: stop, say why
+                return self._break(error)
+
+    def _break(self, error: BaseException) -> None:
+        self.broken = str(error) if isinstance(error, PenstockError) else f"{type(error).__name__}; see the notes."
+        traceback.print_exception(error)
+        self.stopping.set()
+
+    def _predict(self) -> None:
+        end = self.system.log.end()
+        if not self.system.predict():
+            self.system.log.wait(end, 0.25)
+
+    def _fold(self) -> None:
+        end = self.system.log.end()
+        if not self.system.fold():
+            self.system.log.wait(end, 0.25)
+
+    def _train(self) -> None:
+        end = self.system.log.end()
+        for intent in self.system.pending():
+            self.system.carry_out(intent)
+        self.system.log.wait(end, 0.25)
+
+    def _tick(self) -> None:
+        if not self.stopping.wait(self.tick_s):
+            self.system.log.append([clock_draft(self.now_ms())], sync=False)
+
+    async def ask(self, model: str, rows: Sequence[Mapping[str, Any]], timeout_s: float) -> list[Prediction]:
+        """Append requests and wait for their predictions; raises Refused before anything is written
+        when a row does not fit, Unavailable when no champion or no answer is there in time."""
+        source = self.system.file.plan(model).pipeline.request
+        drafts = [source.draft(source.parse(self._complete(row, source.id, source.time))) for row in rows]
+        return await self._asked(model, drafts, timeout_s)
+
+    async def ask_vectors(self, model: str, rows: Sequence[Sequence[Any]], timeout_s: float) -> list[Prediction]:
+        """The same for rows of feature values."""
+        plan = self.system.file.plan(model)
+        width = len(plan.features.names)
+        if any(len(row) != width for row in rows):
+            raise Refused(f"{model} takes {width} features a row.", code="shape")
+        now_ms = self.now_ms()
+        drafts = [
+            Draft(vectors(model), "", now_ms, pack(Vector(list(row))), secrets.token_hex(8)) for row in rows
+        ]
+        return await self._asked(model, drafts, timeout_s)
+
+    def _complete(self, row: Mapping[str, Any], id: str, time: str) -> dict[str, Any]:
+        filled = dict(row)
+        filled.setdefault(id, secrets.token_hex(8))
+        if time:
+            filled.setdefault(time, moment(self.now_ms()))
+        return filled
+
+    async def _asked(self, model: str, drafts: list[Draft], timeout_s: float) -> list[Prediction]:
+        if self.system.champion(model) is None:
+            raise Unavailable(f"{model} has no champion yet; requests are answered after the first release.", code="no_champion")
+        if len({draft.id for draft in drafts}) < len(drafts):
+            raise Refused("Two rows of the request have one id.", code="duplicate")
+        futures = [self.answers.expect(model, draft.id) for draft in drafts]
+        try:
+            done = await asyncio.to_thread(self._append, drafts)
+            for i in done.repeats:
+                earlier = served(self.system.log, self.system.file.plan(model), done.places[i])
+                if earlier is not None:
+                    self.answers.give(earlier)
+            return list(await asyncio.wait_for(asyncio.gather(*futures), timeout_s))
+        except TimeoutError:
+            raise Unavailable("The prediction was not ready in time; the request is on the log.", code="deadline") from None
+        finally:
+            for draft in drafts:
+                self.answers.forget(model, draft.id)
+
+    def _append(self, drafts: list[Draft]) -> Appended:
+        return self.system.log.append(drafts, sync=False)
+

@@ -1,0 +1,162 @@
+"""predict: every logged prediction made again from the log and the blobs, and compared bit for bit."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from penstock.feature import FeatureSet, Fold, Past
+from penstock.log import Log
+from penstock.model.fit import answers
+from penstock.model.pack import Model
+from penstock.record.decisions import TICKS, Prediction, Tick, Value, Vector, predictions, read, vectors
+from penstock.record.errors import PenstockError
+from penstock.record.event import Source
+from penstock.record.record import START, Record
+
+
+class Unequal(msgspec.Struct, frozen=True):
+    """One prediction that came out otherwise: which, where, what differs."""
+
+    id: str
+    position: int
+    what: str
+
+
+class Verified(msgspec.Struct, frozen=True):
+    """How many predictions were made again, and those that differ."""
+
+    predictions: int
+    unequal: list[Unequal]
+
+
+Progress = Callable[[int, int], None]
+
+
+class _Sweep:
+    """One pass over the log: requests' values as they come by, compared when their predictions do."""
+
+    def __init__(
+        self,
+        log: Log,
+        model: str,
+        request: Source,
+        sets: Mapping[str, FeatureSet],
+        load: Callable[[str], Model],
+        past: Callable[[FeatureSet, Record], list[Value]],
+    ) -> None:
+        self.log, self.model, self.request, self.sets = log, model, request, sets
+        self.load, self.past = load, past
+        self.folds = {digest: Fold(features) for digest, features in sets.items()}
+        self.values: dict[int, dict[str, list[Value]]] = {}
+        self.group: dict[str, list[tuple[str, int, Prediction]]] = {}
+        self.count = 0
+        self.unequal: list[Unequal] = []
+
+    def fold(self, record: Record) -> None:
+        """Take one record of the log's order."""
+        if record.topic == TICKS:
+            now_ms = read(record, Tick).t_ms
+            for fold in self.folds.values():
+                fold.tick(now_ms)
+        elif record.topic == predictions(self.model):
+            self.compare(record)
+        elif record.topic == vectors(self.model):
+            self.values[record.position] = dict.fromkeys(self.sets, read(record, Vector).values)
+        else:
+            if record.topic == self.request.topic:
+                self.values[record.position] = self.seen(record)
+            for digest, fold in self.folds.items():
+                if record.topic in self.sets[digest].topics:
+                    fold.add(record)
+
+    def seen(self, record: Record) -> dict[str, list[Value]]:
+        """A request's values by feature set; a set whose function raises has none."""
+        out: dict[str, list[Value]] = {}
+        for digest, fold in self.folds.items():
+            try:
+                out[digest] = fold.read(record)
+            except Past:
+                out[digest] = self.past(self.sets[digest], record)
+            except Exception:  # the user's function raised when it was served, too; compare() checks that
+                continue
+        return out
+
+    def compare(self, record: Record) -> None:
+        """Values now; the score once the whole batch that was scored together is known."""
+        said = read(record, Prediction)
+        self.count += 1
+        for gone in [position for position in self.values if position < said.batch]:
+            del self.values[gone]
+        values = self.values.get(said.position, {}).get(said.features, [])
+        if not same(values, said.values):
+            self.unequal.append(Unequal(record.id, record.position, _which(self.sets, said, values)))
+        group = self.group.setdefault(said.digest, [])
+        if group and group[0][2].batch != said.batch:
+            self.score(said.digest)
+        self.group.setdefault(said.digest, []).append((record.id, record.position, said))
+
+    def score(self, digest: str) -> None:
+        """Score one batch again, in one call as it was."""
+        group = self.group.pop(digest)
+        able = [one for one in group if one[2].error in ("", "model_failed")]
+        try:
+            scores = answers(self.load(digest), [one[2].values for one in able]) if able else []
+        except PenstockError as error:
+            scores = [None] * len(able)
+            if any(one[2].error == "" for one in able):
+                self.unequal.append(Unequal(able[0][0], able[0][1], f"the model cannot be loaded: {error.code}"))
+                return
+        for (id, position, said), score in zip(able, scores, strict=True):
+            if not same([score], [said.score]):
+                self.unequal.append(Unequal(id, position, "score"))
+
+
+def verify(
+    log: Log,
+    model: str,
+    request: Source,
+    sets: Mapping[str, FeatureSet],
+    load: Callable[[str], Model],
+    past: Callable[[FeatureSet, Record], list[Value]],
+    progress: Progress = lambda done, total: None,
+) -> Verified:
+    """Fold the log from its start and compare every prediction of a model with what is on it.
+
+    `sets`: every feature set that its versions were bound to, by digest.
+    """
+    sweep = _Sweep(log, model, request, sets, load, past)
+    topics = {topic for features in sets.values() for topic in features.topics}
+    topics |= {request.topic, vectors(model), predictions(model), TICKS}
+    position, stop = START, log.end()
+    while True:
+        records, position = log.read(sorted(topics), position, limit=4096, stop=stop)
+        if not records:
+            break
+        for record in records:
+            sweep.fold(record)
+        progress(position.n, stop.n)
+    for digest in list(sweep.group):
+        sweep.score(digest)
+    unequal = sorted(sweep.unequal, key=lambda one: one.position)
+    return Verified(sweep.count, unequal)
+
+
+def same(a: Sequence[Value], b: Sequence[Value]) -> bool:
+    """Equal in type and bits: 1 is not 1.0, NaN is NaN, and null is neither."""
+    return len(a) == len(b) and all(_bits(x) == _bits(y) for x, y in zip(a, b, strict=True))
+
+
+def _bits(value: Value) -> tuple[type, object]:
+    return type(value), struct.pack("<d", value) if isinstance(value, float) else value
+
+
+def _which(sets: Mapping[str, FeatureSet], said: Prediction, values: Sequence[Value]) -> str:
+    if len(values) != len(said.values):
+        return "features"
+    names = sets[said.features].names
+    return "feature " + next(n for n, a, b in zip(names, values, said.values, strict=True) if not same([a], [b]))
+
+
