@@ -1,0 +1,43 @@
+"""Penstock: raw events in, judged predictions out. One file declares it, one log remembers it.
+
+What a pipeline file needs is imported from here; everything else has its own room.
+"""
+
+from penstock.app.pipeline import Pipeline, label
+from penstock.feature import count, distinct, feature, first, last, max, mean, min, since, std, sum
+from penstock.gate import better, not_worse
+from penstock.model.schedule import every
+from penstock.monitor.rules import drift, errors, loss, missing, rate
+from penstock.record.event import Event, key, pii, source
+from penstock.release.stage import steps
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Event",
+    "Pipeline",
+    "better",
+    "count",
+    "distinct",
+    "drift",
+    "errors",
+    "every",
+    "feature",
+    "first",
+    "key",
+    "label",
+    "last",
+    "loss",
+    "max",
+    "mean",
+    "min",
+    "missing",
+    "not_worse",
+    "pii",
+    "rate",
+    "since",
+    "source",
+    "std",
+    "steps",
+    "sum",
+]

@@ -1,0 +1,87 @@
+"""log: bytes by digest, in a folder or in memory."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from penstock.record.codec import digest as digest_of
+from penstock.record.errors import Broken, NotFound
+
+
+class MemoryBlob:
+    """Blobs that live as long as their process: the readable reference."""
+
+    def __init__(self) -> None:
+        self._data: dict[str, bytes] = {}
+
+    def put(self, data: bytes) -> str:
+        """See the port."""
+        digest = digest_of(data)
+        self._data[digest] = data
+        return digest
+
+    def get(self, digest: str) -> bytes:
+        """See the port."""
+        if digest not in self._data:
+            raise NotFound("There is no blob of this digest.", where=digest[:12])
+        return self._data[digest]
+
+    def has(self, digest: str) -> bool:
+        """See the port."""
+        return digest in self._data
+
+
+class FolderBlob:
+    """Blobs as files: `ab/cdef...`, each put whole or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _path(self, digest: str) -> Path:
+        return self.folder / digest[:2] / digest[2:]
+
+    def put(self, data: bytes) -> str:
+        """See the port. The bytes and the name are on the disk when this returns."""
+        digest = digest_of(data)
+        path = self._path(digest)
+        if path.exists():
+            return digest
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+        _sync_folder(self.folder)
+        return digest
+
+    def get(self, digest: str) -> bytes:
+        """See the port."""
+        try:
+            data = self._path(digest).read_bytes()
+        except OSError:
+            raise NotFound("There is no blob of this digest.", where=digest[:12]) from None
+        if digest_of(data) != digest:
+            raise Broken("A blob's bytes do not match its digest.", where=digest[:12])
+        return data
+
+    def has(self, digest: str) -> bool:
+        """See the port."""
+        return self._path(digest).exists()
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename is durable once its folder is."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
