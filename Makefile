@@ -1,0 +1,55 @@
+# Every step is one line. Start with `make demo`; `make demo ARGS=--exit` runs it and leaves.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint format size lock clean
+
+demo: .venv/run.stamp
+	$(BIN)/penstock demo $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: .venv/dev.stamp
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+size:
+	@$(PYTHON) tools/size.py
+
+# Pins for every platform, by hash, without the address of any index.
+COMPILE = $(BIN)/uv pip compile -q pyproject.toml --group build --universal --python-version 3.11 --upgrade --no-annotate \
+	--generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+
+lock: .venv/dev.stamp
+	$(COMPILE) --extra dev -o requirements-dev.lock
+	$(COMPILE) --extra examples -c requirements-dev.lock -o requirements.lock
+
+clean:
+	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One virtual environment; the second stamp adds what tests need to what runs.
+.venv/run.stamp: requirements.lock pyproject.toml | .venv
+	$(call install,requirements.lock)
+	touch $@
+
+.venv/dev.stamp: requirements-dev.lock pyproject.toml | .venv
+	$(call install,requirements-dev.lock)
+	touch $@
+
+define install
+$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(1)
+$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+endef
+
+.venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Penstock needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $@ || { rm -rf $@; exit 1; }
