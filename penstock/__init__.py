@@ -6,6 +6,7 @@ What a pipeline file needs is imported from here; everything else has its own ro
 from penstock.app.pipeline import Pipeline, label
 from penstock.feature import count, distinct, feature, first, last, max, mean, min, since, std, sum
 from penstock.gate import better, not_worse
+from penstock.model.fit import Data
 from penstock.model.schedule import every
 from penstock.monitor.rules import drift, errors, loss, missing, rate
 from penstock.record.event import Event, key, pii, source
@@ -14,6 +15,7 @@ from penstock.release.stage import steps
 __version__ = "0.1.0"
 
 __all__ = [
+    "Data",
     "Event",
     "Pipeline",
     "better",

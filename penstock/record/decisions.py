@@ -27,7 +27,19 @@ DEPLOYMENTS = "deployments"
 DELIVERIES = "deliveries"
 REFUSED = "refused"
 SHARED = frozenset(
-    {TICKS, INTENTS, FAILURES, VERSIONS, VERDICTS, RELEASES, ALERTS, DECISIONS, DEPLOYMENTS, DELIVERIES, REFUSED}
+    {
+        TICKS,
+        INTENTS,
+        FAILURES,
+        VERSIONS,
+        VERDICTS,
+        RELEASES,
+        ALERTS,
+        DECISIONS,
+        DEPLOYMENTS,
+        DELIVERIES,
+        REFUSED,
+    }
 )
 
 

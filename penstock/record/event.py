@@ -58,6 +58,10 @@ class Event(msgspec.Struct, metaclass=_EventMeta, kw_only=True, frozen=True, gc=
     __tags__: typing.ClassVar[dict[str, frozenset[str]]]
 
 
+class NoColumn(DefinitionError, AttributeError):
+    """The source has no column of this name."""
+
+
 class Column(msgspec.Struct, frozen=True):
     """One column of a source, as the definitions of features name it."""
 
@@ -77,7 +81,8 @@ class Source(msgspec.Struct, frozen=True, eq=False):
 
     def __getattr__(self, name: str) -> Column:
         if name.startswith("_") or name not in self.schema.__struct_fields__:
-            raise AttributeError(unknown(name, self.columns, f"a column of {self.topic}"))
+            text = unknown(name, self.columns, f"a column of {self.topic}")
+            raise NoColumn(text, code="unknown_column")
         return Column(self, name)
 
     @property

@@ -31,7 +31,11 @@ class Entry(msgspec.Struct, frozen=True):
         if steps:
             return {"rolled_back": "rolled back", "withdrawn": "withdrawn"}.get(steps[-1], "retired")
         verdict = self.verdicts.get(version)
-        return {"block": "blocked", "ship": "passed"}.get(verdict.decision, verdict.decision) if verdict else "trained"
+        return (
+            {"block": "blocked", "ship": "passed"}.get(verdict.decision, verdict.decision)
+            if verdict
+            else "trained"
+        )
 
 
 class Registry(msgspec.Struct, frozen=True):
@@ -51,7 +55,9 @@ class Registry(msgspec.Struct, frozen=True):
         model, _, which = name.partition("@")
         entry = self.models.get(model)
         if entry is None:
-            raise NotFound(f"There is no model of this name. Known: {', '.join(sorted(self.models)) or 'none'}.")
+            raise NotFound(
+                f"There is no model of this name. Known: {', '.join(sorted(self.models)) or 'none'}."
+            )
         if which in ("", "champion"):
             return self.champion(model)
         if which == "newest":
@@ -59,7 +65,9 @@ class Registry(msgspec.Struct, frozen=True):
         number = which.removeprefix("v")
         if not number.isdigit() or int(number) not in entry.versions:
             known = ", ".join(f"v{n}" for n in sorted(entry.versions))
-            raise NotFound(f"{model} has no such version. Known: {known}.", hint=f"Write {model}@v1, for example.")
+            raise NotFound(
+                f"{model} has no such version. Known: {known}.", hint=f"Write {model}@v1, for example."
+            )
         return entry.versions[int(number)]
 
 

@@ -29,7 +29,11 @@ class Route(msgspec.Struct, frozen=True):
 
     def versions(self) -> list[tuple[Role, Ref]]:
         """Every version that scores, by role."""
-        roles: tuple[tuple[Role, Ref | None], ...] = (("champion", self.champion), ("candidate", self.candidate), ("previous", self.previous))
+        roles: tuple[tuple[Role, Ref | None], ...] = (
+            ("champion", self.champion),
+            ("candidate", self.candidate),
+            ("previous", self.previous),
+        )
         return [(role, ref) for role, ref in roles if ref]
 
     def answers(self, model: str, entity: str) -> Role:

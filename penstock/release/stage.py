@@ -97,7 +97,7 @@ class Releasing(msgspec.Struct):
     route: Route = Route()
     trial: Trial | None = None
     next: Verdict | None = None
-    digests: dict[int, str] = {}
+    digests: dict[str, str] = {}
     heard: tuple[str, Said] | None = None
     past: list[Ref] = []
 
@@ -117,7 +117,7 @@ def release_stage(model: str, plan: Steps) -> Stage[Releasing]:
             return []
         if record.topic == VERSIONS:
             version = read(record, Version)
-            state.digests[version.version] = version.digest
+            state.digests[str(version.version)] = version.digest
             return []
         if record.topic == VERDICTS:
             return _judged(model, plan, state, read(record, Verdict), record.id)
@@ -140,7 +140,7 @@ def release_stage(model: str, plan: Steps) -> Stage[Releasing]:
 def _judged(model: str, plan: Steps, state: Releasing, verdict: Verdict, id: str) -> list[Draft]:
     if verdict.decision != "ship":
         return []
-    ref = Ref(verdict.version, state.digests[verdict.version])
+    ref = Ref(verdict.version, state.digests[str(verdict.version)])
     champion = state.route.champion
     if champion is None:
         return [_go(model, state, ref, "champion", 100, "The first version to pass the gate.", verdict.t_ms, id)]
@@ -230,7 +230,7 @@ def _forward(model: str, plan: Steps, state: Releasing, trial: Trial, now_ms: in
     if trial.step == "champion":
         made = [_go(model, state, trial.ref, "settled", 100, why, now_ms)]
         state.trial = None
-            verdict, state.next = state.next, None
+        verdict, state.next = state.next, None
         return made + (_judged(model, plan, state, _again(verdict, now_ms), "") if verdict else [])
     share = next((share for share in plan.canary if share > trial.share), 100)
     step = "canary" if share < 100 else "champion"
@@ -263,7 +263,7 @@ def _decided(model: str, state: Releasing, decision: Decision) -> list[Draft]:
     """A person's word goes before the rules; it is on the log under the person's name."""
     if decision.kind == "rollback":
         return _back(model, state, decision.reason or "Asked for.", decision.t_ms, decision.who)
-    digest = state.digests.get(decision.version)
+    digest = state.digests.get(str(decision.version))
     if decision.kind != "promote" or digest is None:
         return []
     ref, champion = Ref(decision.version, digest), state.route.champion
