@@ -55,7 +55,12 @@ class Answers:
             waiter = self._waiting.pop((prediction.model, prediction.request), None)
         if waiter is not None:
             loop, future = waiter
-            loop.call_soon_threadsafe(lambda: future.done() or future.set_result(prediction))
+            loop.call_soon_threadsafe(_settle, future, prediction)
+
+
+def _settle(future: asyncio.Future[Prediction], prediction: Prediction) -> None:
+    if not future.done():
+        future.set_result(prediction)
 
 
 class Live:
@@ -71,7 +76,12 @@ class Live:
 
     def start(self) -> None:
         """Start answering, folding, training and ticking."""
-        for name, turn in (("predict", self._predict), ("fold", self._fold), ("train", self._train), ("tick", self._tick)):
+        for name, turn in (
+            ("predict", self._predict),
+            ("fold", self._fold),
+            ("train", self._train),
+            ("tick", self._tick),
+        ):
             thread = threading.Thread(target=self._loop, args=(turn,), name=f"penstock-{name}", daemon=True)
             thread.start()
             self.threads.append(thread)
@@ -96,7 +106,9 @@ class Live:
                 return self._break(error)
 
     def _break(self, error: BaseException) -> None:
-        self.broken = str(error) if isinstance(error, PenstockError) else f"{type(error).__name__}; see the notes."
+        self.broken = (
+            str(error) if isinstance(error, PenstockError) else f"{type(error).__name__}; see the notes."
+        )
         traceback.print_exception(error)
         self.stopping.set()
 
@@ -127,7 +139,9 @@ class Live:
         drafts = [source.draft(source.parse(self._complete(row, source.id, source.time))) for row in rows]
         return await self._asked(model, drafts, timeout_s)
 
-    async def ask_vectors(self, model: str, rows: Sequence[Sequence[Any]], timeout_s: float) -> list[Prediction]:
+    async def ask_vectors(
+        self, model: str, rows: Sequence[Sequence[Any]], timeout_s: float
+    ) -> list[Prediction]:
         """The same for rows of feature values."""
         plan = self.system.file.plan(model)
         width = len(plan.features.names)
@@ -148,7 +162,10 @@ class Live:
 
     async def _asked(self, model: str, drafts: list[Draft], timeout_s: float) -> list[Prediction]:
         if self.system.champion(model) is None:
-            raise Unavailable(f"{model} has no champion yet; requests are answered after the first release.", code="no_champion")
+            raise Unavailable(
+                f"{model} has no champion yet; requests are answered after the first release.",
+                code="no_champion",
+            )
         if len({draft.id for draft in drafts}) < len(drafts):
             raise Refused("Two rows of the request have one id.", code="duplicate")
         futures = [self.answers.expect(model, draft.id) for draft in drafts]
@@ -160,11 +177,12 @@ class Live:
                     self.answers.give(earlier)
             return list(await asyncio.wait_for(asyncio.gather(*futures), timeout_s))
         except TimeoutError:
-            raise Unavailable("The prediction was not ready in time; the request is on the log.", code="deadline") from None
+            raise Unavailable(
+                "The prediction was not ready in time; the request is on the log.", code="deadline"
+            ) from None
         finally:
             for draft in drafts:
                 self.answers.forget(model, draft.id)
 
     def _append(self, drafts: list[Draft]) -> Appended:
         return self.system.log.append(drafts, sync=False)
-

@@ -131,7 +131,9 @@ def load_text(text: bytes, path: str) -> File:
         exec(compile(text, path, "exec"), module.__dict__)
         return build(vars(module), path, text)
     except DefinitionError as error:
-        raise DefinitionError(error.what, code=error.code, hint=error.hint, where=_where(error, path)) from error
+        raise DefinitionError(
+            error.what, code=error.code, hint=error.hint, where=_where(error, path)
+        ) from error
     except PenstockError:
         raise
     except Exception as error:  # whatever the user's file raises is told by its own line
@@ -169,7 +171,8 @@ def _topics(sources: Sequence[Source]) -> dict[str, Source]:
         if other is not source:
             raise DefinitionError(
                 f'Two sources share the topic "{source.topic}".',
-                code="topic_taken", where=f"line {source.line}", hint=f"Give one of them topic= (the other: line {other.line}).",
+                code="topic_taken", where=f"line {source.line}",
+                hint=f"Give one of them topic= (the other: line {other.line}).",
             )  # fmt: skip
         if source.topic in SHARED:
             raise DefinitionError(
@@ -187,7 +190,8 @@ def _plan(name: str, pipeline: Pipeline, namespace: Mapping[str, Any]) -> Plan:
     if not pipeline.request.id:
         raise DefinitionError(
             f"{name}'s requests have no id, so no label could find its prediction.",
-            code="no_id", where=f"line {pipeline.request.line}", hint='Declare it: source(..., id="payment_id").',
+            code="no_id", where=f"line {pipeline.request.line}",
+            hint='Declare it: source(..., id="payment_id").',
         )  # fmt: skip
     features = compile_features(
         pipeline.features, pipeline.request, namespace, label=truth.source, label_column=column
@@ -238,7 +242,7 @@ def _keyed(source: Source) -> Source:
     if not source.key:
         raise DefinitionError(
             f"The label's source {source.topic} has no key to join the requests by.",
-            code="no_key", where=f"line {source.line}", hint="Declare the column that holds the request's id: key=.",
+            code="no_key", where=f"line {source.line}",
+            hint="Declare the column that holds the request's id: key=.",
         )  # fmt: skip
     return source
-

@@ -65,7 +65,9 @@ def replay(
                 drafts.append(source.draft(source.parse(row)))
             except Refused:
                 refused += 1
-        system.log.append([*drafts, clock_draft(end_ms)], producer=PRODUCER, sequence=number, sync=system.sync)
+        system.log.append(
+            [*drafts, clock_draft(end_ms)], producer=PRODUCER, sequence=number, sync=system.sync
+        )
         system.drain()
         played = Played(end_ms, played.events + len(drafts), played.refused + refused)
         told(played)

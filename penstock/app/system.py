@@ -45,8 +45,8 @@ from penstock.record.decisions import (
     read,
 )
 from penstock.record.errors import NotFound, PenstockError, Refused
-from penstock.record.record import START, Draft, Position, Record, output_id
 from penstock.record.event import unknown
+from penstock.record.record import START, Draft, Position, Record, output_id
 from penstock.release.registry import registry
 from penstock.release.route import Ref
 from penstock.release.stage import release_stage
@@ -110,7 +110,15 @@ class System:
     """A pipeline file at work on a log. Owns its stages: one system at a time per log."""
 
     def __init__(
-        self, file: File, log: Log, blobs: Blob, home: Path, clock: Clock, trainer: Trainer, *, sync: bool = True
+        self,
+        file: File,
+        log: Log,
+        blobs: Blob,
+        home: Path,
+        clock: Clock,
+        trainer: Trainer,
+        *,
+        sync: bool = True,
     ) -> None:
         self.file, self.log, self.blobs, self.home = file, log, blobs, home
         self.clock, self.trainer, self.sync = clock, trainer, sync
@@ -186,7 +194,9 @@ class System:
         sync: bool = True,
     ) -> Report:
         """Validate events and append the good ones; each refused one is counted by a record."""
-        return append(self.file, self.log, topic, rows, now_ms=now_ms, producer=producer, sequence=sequence, sync=sync)
+        return append(
+            self.file, self.log, topic, rows, now_ms=now_ms, producer=producer, sequence=sequence, sync=sync
+        )
 
     def tick(self, t_ms: int, *, producer: str = "", sequence: int = 0) -> None:
         """Time has reached `t_ms`."""

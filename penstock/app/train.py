@@ -42,7 +42,11 @@ def environment() -> tuple[str, bytes]:
 
 
 def carry_out(
-    order: Order, log: Log, blobs: Blob, clock: Callable[[], float], progress: Progress = lambda done, total: None
+    order: Order,
+    log: Log,
+    blobs: Blob,
+    clock: Callable[[], float],
+    progress: Progress = lambda done, total: None,
 ) -> Version:
     """Train, evaluate and store a version; raises Refused when there is nothing to train on.
 
@@ -53,22 +57,30 @@ def carry_out(
     spec = plan.pipeline.train
     since_ms = intent.t_ms - spec.window_ms if spec.window_ms else -sys.maxsize
     slices = plan.pipeline.gate.slices
-    found = rows(
-        log, plan.features, plan.name, o=intent.o, from_ms=since_ms, facts=slices, progress=progress
+    found = rows(log, plan.features, plan.name, o=intent.o, from_ms=since_ms, facts=slices, progress=progress)
+    champion = (
+        registry(log, intent.o).models[plan.name].versions[intent.champion] if intent.champion else None
     )
-    champion = registry(log, intent.o).models[plan.name].versions[intent.champion] if intent.champion else None
     training, holdout = split(found, spec.holdout, champion.training.to_ms + 1 if champion else -sys.maxsize)
     if not training:
         raise Refused("There are no labelled rows to train on beside the holdout.", code="no_rows")
     task = task_of([row.label for row in found])
     pipeline = plan.pipeline
-    model = fit_rows(pipeline.fit, pipeline.predict, training, plan.features, task, intent.params, intent.seed)
+    model = fit_rows(
+        pipeline.fit, pipeline.predict, training, plan.features, task, intent.params, intent.seed
+    )
     data = dump(model)
     rival = _champion(champion, order, plan, blobs) if champion else None
     rival_values = _seen_by(rival, plan, log, intent, since_ms, holdout) if rival else []
     baseline = sum(row.label for row in training) / len(training)
     evaluation = evaluate(
-        (model, len(data)), (rival[1], rival[2]) if rival else None, holdout, rival_values, slices, baseline, clock
+        (model, len(data)),
+        (rival[1], rival[2]) if rival else None,
+        holdout,
+        rival_values,
+        slices,
+        baseline,
+        clock,
     )
     environment_digest, text = environment()
     blobs.put(text)
@@ -105,7 +117,9 @@ Rival = tuple[Plan, Model, int]
 
 def _champion(version: Version, order: Order, plan: Plan, blobs: Blob) -> Rival:
     """The champion with the plan of its own code, which may be older than the candidate's."""
-    own = plan if version.code == order.code else load_text(blobs.get(version.code), order.path).plan(plan.name)
+    own = (
+        plan if version.code == order.code else load_text(blobs.get(version.code), order.path).plan(plan.name)
+    )
     data = blobs.get(version.digest)
     return own, load(data, own.pipeline.predict), len(data)
 

@@ -23,7 +23,7 @@ _ONE_THREAD = dict.fromkeys(
 def in_process(
     order: Order, limit_s: float, progress: Callable[[Line], None] = lambda line: None
 ) -> Version | Failure:
-    """Carry an order out in a process of its own, under fixed threads and hash seed, for at most `limit_s`."""
+    """Carry an order out in a process of its own, with fixed threads and hash seed, in at most `limit_s`."""
     environment = {**os.environ, **_ONE_THREAD, "PYTHONHASHSEED": "0"}
     child = subprocess.Popen(
         [sys.executable, "-m", "penstock.app.child"],

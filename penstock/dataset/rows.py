@@ -79,12 +79,8 @@ def rows(
         label = labels.get(record.id)
         if label is not None:
             event = unpack(record.value, features.request.schema)
-            made.append(
-                Row(
-                    record.id, record.key, record.time_ms, record.position, values, label,
-                    [_fact(event, features.names, values, name) for name in facts],
-                )  # fmt: skip
-            )
+            told = [_fact(event, features.names, values, name) for name in facts]
+            made.append(Row(record.id, record.key, record.time_ms, record.position, values, label, told))
     return made
 
 
@@ -94,7 +90,7 @@ def past(log: Log, features: FeatureSet, requests: Sequence[Record]) -> list[tup
     wanted = {request.position: request for request in requests}
     stop = Position(n=max(wanted) + 1)
     topics = tuple(sorted({*features.topics, features.request.topic}))
-    position, made = START, []
+    position, made = START, list[tuple[Record, list[Value]]]()
     while True:
         records, position = log.read(topics, position, limit=4096, stop=stop)
         if not records:

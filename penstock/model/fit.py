@@ -63,7 +63,7 @@ def fit_rows(
 
 
 def task_of(labels: Sequence[float]) -> Task:
-    """"binary" when every label is 0 or 1."""
+    """The task is "binary" when every label is 0 or 1."""
     return "binary" if all(label in (0.0, 1.0) for label in labels) else "number"
 
 

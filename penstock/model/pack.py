@@ -46,7 +46,7 @@ class Model(msgspec.Struct, frozen=True):
 
 
 def kinds_of(rows: Sequence[Sequence[Value]], width: int) -> list[str]:
-    """"category" for each column in which text was seen, "number" for the others."""
+    """What each column holds: a "category" where text was seen, a "number" elsewhere."""
     return ["category" if any(isinstance(row[i], str) for row in rows) else "number" for i in range(width)]
 
 
@@ -67,7 +67,11 @@ def matrix(rows: Sequence[Sequence[Value]], kinds: Sequence[str]) -> Matrix:
 def dump(model: Model) -> bytes:
     """A model's bytes. Pickled twice, so that what was merely shared in memory leaves no trace."""
     once = pickle.dumps(model.fitted, protocol=5)
-    return pack(Packed("pickle", model.features, model.task, model.kinds, pickle.dumps(pickle.loads(once), protocol=5)))
+    return pack(
+        Packed(
+            "pickle", model.features, model.task, model.kinds, pickle.dumps(pickle.loads(once), protocol=5)
+        )
+    )
 
 
 def load(data: bytes, predict: Predict | None = None) -> Model:

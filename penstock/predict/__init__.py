@@ -1,1 +1,1 @@
-"""predict: request + features + routed version -> prediction. Live, shadow, canary and batch all score here."""
+"""predict: request + features + routed version -> prediction. Live, shadow, canary, batch: all score here."""

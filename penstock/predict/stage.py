@@ -116,7 +116,9 @@ def predict_stage(
         return state, _answer(model, asks, means, threshold, began)
 
     def dump(state: Predicting) -> bytes:
-        return pack(Saved({digest: one.dump() for digest, one in state.folds.items()}, state.route, state.seen))
+        return pack(
+            Saved({digest: one.dump() for digest, one in state.folds.items()}, state.route, state.seen)
+        )
 
     def load(data: bytes) -> Predicting:
         saved = unpack(data, Saved)
@@ -170,7 +172,9 @@ def _answer(model: str, asks: Sequence[Ask], means: Means, threshold: float, beg
         answering = ask.route.answers(model, ask.record.key)
         for role, ref in sorted(ask.route.versions(), key=lambda pair: pair[0] != answering):
             one = said[ref, i]
-            made.append((ask.record, _prediction(model, ask, ref, role, role == answering, one, threshold, latency_s)))
+            made.append(
+                (ask.record, _prediction(model, ask, ref, role, role == answering, one, threshold, latency_s))
+            )
     return made
 
 

@@ -107,7 +107,9 @@ class _Sweep:
         except PenstockError as error:
             scores = [None] * len(able)
             if any(one[2].error == "" for one in able):
-                self.unequal.append(Unequal(able[0][0], able[0][1], f"the model cannot be loaded: {error.code}"))
+                self.unequal.append(
+                    Unequal(able[0][0], able[0][1], f"the model cannot be loaded: {error.code}")
+                )
                 return
         for (id, position, said), score in zip(able, scores, strict=True):
             if not same([score], [said.score]):
@@ -157,6 +159,6 @@ def _which(sets: Mapping[str, FeatureSet], said: Prediction, values: Sequence[Va
     if len(values) != len(said.values):
         return "features"
     names = sets[said.features].names
-    return "feature " + next(n for n, a, b in zip(names, values, said.values, strict=True) if not same([a], [b]))
-
-
+    return "feature " + next(
+        n for n, a, b in zip(names, values, said.values, strict=True) if not same([a], [b])
+    )

@@ -27,7 +27,7 @@ DEPLOYMENTS = "deployments"
 DELIVERIES = "deliveries"
 REFUSED = "refused"
 SHARED = frozenset(
-    {
+    (
         TICKS,
         INTENTS,
         FAILURES,
@@ -39,7 +39,7 @@ SHARED = frozenset(
         DEPLOYMENTS,
         DELIVERIES,
         REFUSED,
-    }
+    )
 )
 
 

@@ -1,4 +1,4 @@
-"""release: the registry: all versions, verdicts and release steps, a view that can be read at any position."""
+"""release: the registry: versions, verdicts and release steps as a view that can be read at any position."""
 
 from __future__ import annotations
 

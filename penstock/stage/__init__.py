@@ -41,7 +41,13 @@ class Stage(msgspec.Struct, Generic[S], frozen=True):
 
 
 def stage(
-    name: str, inputs: Iterable[str], state: type[S], step: Step[S], *, snapshot_every: int = 1, sync: bool = True
+    name: str,
+    inputs: Iterable[str],
+    state: type[S],
+    step: Step[S],
+    *,
+    snapshot_every: int = 1,
+    sync: bool = True,
 ) -> Stage[S]:
     """A stage from a plain step and a state struct with defaults, whose codec is its type."""
 
@@ -52,7 +58,9 @@ def stage(
             emitted.extend((record, draft) for draft in drafts)
         return current, emitted
 
-    return Stage(name, tuple(inputs), state, many, pack, lambda data: unpack(data, state), snapshot_every, sync)
+    return Stage(
+        name, tuple(inputs), state, many, pack, lambda data: unpack(data, state), snapshot_every, sync
+    )
 
 
 def with_ids(name: str, emitted: Iterable[Emitted]) -> Iterator[Draft]:
@@ -79,7 +87,7 @@ class Running(Generic[S]):
         self.unsaved = 0
 
     def advance(self) -> list[Draft] | None:
-        """Fold what is new, at most one batch, and commit it. Returns the outputs; None if nothing was new."""
+        """Fold what is new, at most one batch, and commit it; the outputs, or None when nothing was new."""
         records, position = self.log.read(self.stage.inputs, self.position, limit=self.batch)
         if not records:
             self.position = position  # nothing to commit: a restart reads the same emptiness again
