@@ -302,6 +302,9 @@ class Verdict(msgspec.Struct, frozen=True):
     t_ms: int
 
 
+ReleaseStep = Literal["shadow", "canary", "champion", "settled", "withdrawn", "rolled_back"]
+
+
 class Release(msgspec.Struct, frozen=True):
     """One step of a version towards serving, or away from it. The fold of these is the route.
 
@@ -314,7 +317,7 @@ class Release(msgspec.Struct, frozen=True):
     model: str
     version: int
     digest: str
-    step: Literal["shadow", "canary", "champion", "settled", "withdrawn", "rolled_back"]
+    step: ReleaseStep
     share: int
     reason: str
     by: str

@@ -93,7 +93,9 @@ class Source(msgspec.Struct, frozen=True, eq=False):
     def column(self, name: str) -> Column:
         """A column by name, for names that collide with a field of `Source` (`id`, `key`, `time`)."""
         if name not in self.columns:
-            raise DefinitionError(unknown(name, self.columns, f"a column of {self.topic}"), code="unknown_column")
+            raise DefinitionError(
+                unknown(name, self.columns, f"a column of {self.topic}"), code="unknown_column"
+            )
         return Column(self, name)
 
     @property
@@ -108,7 +110,9 @@ class Source(msgspec.Struct, frozen=True, eq=False):
                 return msgspec.json.decode(row, type=self.schema)
             return msgspec.convert(row, self.schema, strict=True)
         except msgspec.ValidationError as error:
-            raise Refused(_sentence(self, str(error)), code=_code(self, str(error)), where=self.topic) from None
+            raise Refused(
+                _sentence(self, str(error)), code=_code(self, str(error)), where=self.topic
+            ) from None
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise Refused("The event is not valid JSON.", code="malformed", where=self.topic) from None
 
@@ -140,7 +144,8 @@ def _code(source: Source, text: str) -> str:
 
 def _sentence(source: Source, text: str) -> str:
     """msgspec's own sentence names types and paths, no values; one about an enum would show the value."""
-    return f"The event does not fit {source.schema.__name__}: {re.sub(r'Invalid enum value .*? - at', 'Invalid enum value - at', text)}."
+    shown = re.sub(r"Invalid enum value .*? - at", "Invalid enum value - at", text)
+    return f"The event does not fit {source.schema.__name__}: {shown}."
 
 
 def unknown(name: str, known: Iterable[str], what: str) -> str:
@@ -170,9 +175,14 @@ def source(
     if not time and len(moments) > 1:
         raise DefinitionError(
             f"{schema.__name__} has several datetime columns ({', '.join(moments)}).",
-            code="which_time", where=f"line {line}", hint=f'Say which is the event time: time="{moments[0]}".',
+            code="which_time", where=f"line {line}",
+            hint=f'Say which is the event time: time="{moments[0]}".',
         )  # fmt: skip
-    chosen = {"id": id, "key": key or (tagged[0] if tagged else id), "time": time or (moments[0] if moments else "")}
+    chosen = {
+        "id": id,
+        "key": key or (tagged[0] if tagged else id),
+        "time": time or (moments[0] if moments else ""),
+    }
     for role, name in chosen.items():
         if name and name not in columns:
             text = unknown(name, columns, f"a column of {schema.__name__}")
@@ -184,6 +194,7 @@ def source(
         )  # fmt: skip
     name = topic or schema.__name__.lower()
     if not TOPIC_NAME.fullmatch(name):
-        raise DefinitionError(f'"{name}" cannot be a topic: use a-z, 0-9, ".", "_", "-".', where=f"line {line}")
+        raise DefinitionError(
+            f'"{name}" cannot be a topic: use a-z, 0-9, ".", "_", "-".', where=f"line {line}"
+        )
     return Source(name, schema, chosen["id"], chosen["key"], chosen["time"], line)
-

@@ -23,6 +23,7 @@ from penstock.record.decisions import (
     Outcome,
     Prediction,
     Release,
+    ReleaseStep,
     Said,
     Tick,
     Verdict,
@@ -80,7 +81,7 @@ class Trial(msgspec.Struct):
 
     ref: Ref
     rival: Ref
-    step: str
+    step: ReleaseStep
     share: int
     entered_ms: int
     seen: int = 0
@@ -143,7 +144,9 @@ def _judged(model: str, plan: Steps, state: Releasing, verdict: Verdict, id: str
     ref = Ref(verdict.version, state.digests[str(verdict.version)])
     champion = state.route.champion
     if champion is None:
-        return [_go(model, state, ref, "champion", 100, "The first version to pass the gate.", verdict.t_ms, id)]
+        return [
+            _go(model, state, ref, "champion", 100, "The first version to pass the gate.", verdict.t_ms, id)
+        ]
     if state.trial is not None and state.trial.step != "shadow":
         state.next = verdict
         return []
@@ -221,19 +224,21 @@ def _against(plan: Steps, trial: Trial) -> str:
     if e_worse(trial.failures) >= 1 / plan.alpha:
         return f"It failed on {trial.failed} of {trial.seen} requests, more than v{trial.rival.version}."
     if trial.seen >= plan.at_least and trial.flipped > plan.flips * trial.seen:
-        return f"It would change {trial.flipped / trial.seen:.1%} of the decisions; {plan.flips:.1%} are allowed."
+        share = trial.flipped / trial.seen
+        return f"It would change {share:.1%} of the decisions; {plan.flips:.1%} are allowed."
     return ""
 
 
 def _forward(model: str, plan: Steps, state: Releasing, trial: Trial, now_ms: int) -> list[Draft]:
-    why = f"{trial.seen} requests and {trial.pairs} outcomes beside v{trial.rival.version} speak for it or not against."
+    beside = f"{trial.seen} requests and {trial.pairs} outcomes beside v{trial.rival.version}"
+    why = f"{beside} speak for it or not against."
     if trial.step == "champion":
         made = [_go(model, state, trial.ref, "settled", 100, why, now_ms)]
         state.trial = None
         verdict, state.next = state.next, None
         return made + (_judged(model, plan, state, _again(verdict, now_ms), "") if verdict else [])
     share = next((share for share in plan.canary if share > trial.share), 100)
-    step = "canary" if share < 100 else "champion"
+    step: ReleaseStep = "canary" if share < 100 else "champion"
     made = [_go(model, state, trial.ref, step, share, why, now_ms)]
     trial.step, trial.share, trial.entered_ms, trial.seen, trial.flipped = step, share, now_ms, 0, 0
     return made
@@ -279,7 +284,7 @@ def _go(
     model: str,
     state: Releasing,
     ref: Ref,
-    step: str,
+    step: ReleaseStep,
     share: int,
     why: str,
     now_ms: int,
