@@ -57,7 +57,7 @@ INSERT OR IGNORE INTO meta VALUES('format', 1), ('end', 0);
 """
 _END = "SELECT value FROM meta WHERE key = 'end'"
 _BATCHES = """
-SELECT base, crc, body FROM batch WHERE topic = ?1 AND base < ?3 AND base >=
+SELECT base, ?1 FROM batch WHERE topic = ?1 AND base < ?3 AND base >=
   coalesce((SELECT max(base) FROM batch WHERE topic = ?1 AND base <= ?2), ?2) ORDER BY base"""
 
 
@@ -97,6 +97,8 @@ class SqliteLog:
         self._topics: dict[str, int] = {}
         self._cache: OrderedDict[int, tuple[Record, ...]] = OrderedDict()
         self._cached = 0
+        self._known = -1  # the end at which `_newest`, the last position by topic, was true
+        self._newest: dict[str, int] = {}
         self._lock = threading.Lock()
         self._queue: list[_Work[Any]] = []
         self._fresh: list[tuple[Record, ...]] = []
@@ -136,8 +138,10 @@ class SqliteLog:
             below = min(stop.n, end) if stop else end
             if start.n >= below:
                 return [], start
-            found = self._merged(db, topics, start.n, below, limit)
-        reach = found[-1].position + 1 if len(found) == limit else below
+            fresh = self._maybe_new(topics, start.n, end)
+            found, reach = self._merged(db, fresh, start.n, below, limit)
+        if reach == end:
+            self._note_newest(fresh, found, start.n, end)
         return found, Position(n=reach)
 
     def find(self, topic: str, id: str) -> Record | None:
@@ -147,7 +151,7 @@ class SqliteLog:
             place = _one(db, "SELECT position FROM ident WHERE topic = ? AND id = ?", (number, id), -1)
             if place < 0:
                 return None
-            return next(r for r in self._scan(db, topic, place, place + 1) if r.position == place)
+            return self._merged(db, [topic], place, place + 1, 1)[0][0]
 
     def wait(self, position: Position, timeout_s: float) -> bool:
         """See the port."""
@@ -213,8 +217,9 @@ class SqliteLog:
             number = self._topic(db, topic)
             after = "SELECT coalesce(sum(n), 0), min(base) FROM batch WHERE topic = ? AND base >= ?"
             whole, base = db.execute(after, (number, start.n)).fetchone()
-            begun = self._scan(db, topic, start.n, _one(db, _END) if base is None else base)
-            return int(whole) + sum(1 for _ in begun)
+            below = _one(db, _END) if base is None else base
+            begun = self._merged(db, [topic], start.n, below, below)[0] if start.n < below else []
+            return int(whole) + len(begun)
 
     def stages(self) -> dict[str, Checkpoint]:
         """Every stage's epoch and position, without its state."""
@@ -275,8 +280,10 @@ class SqliteLog:
                     db.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
                     self._full = full
                 db.execute("BEGIN IMMEDIATE")
+                before = _one(db, _END)
                 for work in group:
                     self._attempt(db, work)
+                after = _one(db, _END)
                 db.execute("COMMIT")
         except BaseException as error:
             for work in group:
@@ -284,6 +291,7 @@ class SqliteLog:
             self._undo(db)
         else:
             self._remember(self._fresh)
+            self._follow(before, after)
             if not full:
                 self._keep()
             self._bell.ring()
@@ -291,6 +299,14 @@ class SqliteLog:
             self._fresh = []
             for work in group:
                 work.done = True
+
+    def _follow(self, before: int, after: int) -> None:
+        """What this handle knows of the topics' ends stays true only if nobody else wrote meanwhile."""
+        with self._lock:
+            if self._known != before:
+                self._newest = {}
+            self._newest.update((records[0].topic, records[-1].position) for records in self._fresh)
+            self._known = after
 
     def _attempt(self, db: apsw.Connection, work: _Work[Any]) -> None:
         """A part that is refused undoes itself and nothing of the others."""
@@ -366,27 +382,50 @@ class SqliteLog:
                 self._topics[name] = number
         return number
 
-    def _merged(self, db: apsw.Connection, topics: Sequence[str], start: int, below: int, limit: int) -> list[Record]:
-        streams = [self._scan(db, topic, start, below) for topic in topics]
-        merged = streams[0] if len(streams) == 1 else heapq.merge(*streams, key=attrgetter("position"))
+    def _maybe_new(self, topics: Sequence[str], start: int, end: int) -> list[str]:
+        """The topics that may have records at or above `start`, as far as this handle knows without a look."""
+        with self._lock:
+            if self._known != end:
+                return list(topics)
+            return [topic for topic in topics if self._newest.get(topic, end) >= start]
+
+    def _note_newest(self, topics: Sequence[str], found: Sequence[Record], start: int, end: int) -> None:
+        """These topics were read up to `end`: nothing of theirs lies beyond what was found."""
+        with self._lock:
+            if self._known != end:
+                self._known, self._newest = end, {}
+            self._newest.update(dict.fromkeys(topics, start - 1))
+            self._newest.update((record.topic, record.position) for record in found)
+
+    def _merged(
+        self, db: apsw.Connection, topics: Sequence[str], start: int, below: int, limit: int
+    ) -> tuple[list[Record], int]:
+        """At most `limit` records in [start, below), in order, and the position that they reach."""
+        numbers = {self._topic(db, topic): topic for topic in topics}
+        streams = [db.execute(_BATCHES, (number, start, below)) for number in numbers if number >= 0]
         found: list[Record] = []
-        for record in merged:
-            found.append(record)
-            if len(found) == limit:
+        reach = below
+        for base, number in streams[0] if len(streams) == 1 else heapq.merge(*streams):
+            if len(found) >= limit:
+                reach = base  # every batch not yet read begins here or later
                 break
-        return found
+            records = self._batch(db, base, numbers[number])
+            whole = base >= start and records[-1].position < below
+            found.extend(records if whole else [r for r in records if start <= r.position < below])
+        if len(streams) > 1:  # the batches of one write interleave
+            found.sort(key=attrgetter("position"))
+            while found and found[-1].position >= reach:
+                found.pop()
+        if len(found) > limit:
+            del found[limit:]
+            reach = found[-1].position + 1
+        return found, reach
 
-    def _scan(self, db: apsw.Connection, topic: str, start: int, below: int) -> Iterator[Record]:
-        """A topic's records in [start, below)."""
-        number = self._topic(db, topic)
-        for base, crc, body in db.execute(_BATCHES, (number, start, below)) if number >= 0 else ():
-            for record in self._decoded(base, topic, crc, body):
-                if start <= record.position < below:
-                    yield record
-
-    def _decoded(self, base: int, topic: str, crc: int, body: bytes) -> tuple[Record, ...]:
+    def _batch(self, db: apsw.Connection, base: int, topic: str) -> tuple[Record, ...]:
+        """The records of a batch, checked when they come from the disk."""
         records = self._cache.get(base)
         if records is None:
+            crc, body = db.execute("SELECT crc, body FROM batch WHERE base = ?", (base,)).fetchone()
             if _crc(base, topic, body) != crc:
                 raise Broken("A batch of the log is damaged.", where=f"{topic}@{base}", hint="`penstock doctor` says more.")
             items = unpack(body, list[_Item])
