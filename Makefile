@@ -17,8 +17,8 @@ lint: .venv/dev.stamp
 	$(BIN)/lint-imports --no-logo
 
 format: .venv/dev.stamp
-	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
 
 size:
 	@$(PYTHON) tools/size.py
