@@ -129,7 +129,7 @@ class System:
         self._older_plans()
         self.models = Models(log, blobs, self.plans)
         self.predicting = [Running(self._predict(plan), log) for plan in file.plans.values()]
-        self.folding = [Running(msgspec.structs.replace(one, sync=sync), log) for one in self._folds()]
+        self.folding = [Running(msgspec.structs.replace(one, sync=sync), log) for one in folds(file, blobs)]
         self.open = View(OPEN, log)
 
     def _older_plans(self) -> None:
@@ -165,17 +165,6 @@ class System:
                     fold.tick(read(record, Tick).t_ms)
                 else:
                     fold.add(record)
-
-    def _folds(self) -> list[AnyStage]:
-        """Every stage after the predictions, in the order of the loop."""
-        plans = list(self.file.plans.values())
-        return [
-            *(outcome_stage(p.name, p.pipeline.request, p.label) for p in plans),
-            *(monitor_stage(p.name, p.pipeline.watch, p.pipeline.request, p.features.names) for p in plans),
-            *(train_stage(p.name, p.pipeline.train, p.pipeline.params, p.pipeline.seed) for p in plans),
-            gate_stage({p.name: p.pipeline.gate for p in plans}, self.blobs.get),
-            *(release_stage(p.name, p.pipeline.release) for p in plans),
-        ]
 
     def deploy(self, t_ms: int) -> None:
         """Say on the log which code is up, if that is new."""
@@ -261,6 +250,18 @@ class System:
         """Write every stage's state, so that the next start has little to fold again."""
         for running in [*self.predicting, *self.folding]:
             running.save()
+
+
+def folds(file: File, blobs: Blob) -> list[AnyStage]:
+    """Every stage of a file after the predictions, in the order of the loop."""
+    plans = list(file.plans.values())
+    return [
+        *(outcome_stage(p.name, p.pipeline.request, p.label) for p in plans),
+        *(monitor_stage(p.name, p.pipeline.watch, p.pipeline.request, p.features.names) for p in plans),
+        *(train_stage(p.name, p.pipeline.train, p.pipeline.params, p.pipeline.seed) for p in plans),
+        gate_stage({p.name: p.pipeline.gate for p in plans}, blobs.get),
+        *(release_stage(p.name, p.pipeline.release) for p in plans),
+    ]
 
 
 def served(log: Log, plan: Plan, place: int) -> Prediction | None:

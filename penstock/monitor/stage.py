@@ -40,6 +40,9 @@ from penstock.stage import Emitted, Stage
 
 GRAINS_MS = (3_600_000, 1_800_000, 900_000, 300_000, 60_000)
 PROFILES_KEPT = 8
+DRIFT_MS = 24 * HOUR_MS
+DRIFT_HOURS = 6
+"""Every sixth hour's record says how far the day up to it has drifted."""
 CLEAR_AFTER = 2
 """A raised alert clears when its rule held at this many ticks in a row."""
 _CLIP = 1e-15
@@ -88,7 +91,8 @@ def monitor_stage(
     """The stage `monitor.MODEL`: profiles of every hour, and alerts when rules break and hold again."""
     spoken, joined = predictions(model), outcomes(model)
     grain_ms = _grain(rules)
-    keep_ms = max((rule.measure.window_ms for rule in rules), default=0) + 2 * HOUR_MS
+    keep_ms = max((rule.measure.window_ms for rule in rules), default=0)
+    keep_ms = max(keep_ms, DRIFT_MS) + 2 * HOUR_MS
     optional = [name for name in request.columns if name != request.id]
     names = (*features, "score")
 
@@ -301,14 +305,15 @@ def _hour(
     reference = state.profiles.get(str(state.champion))
     missing = {name: _share(sum(one.blank.get(name, 0) for one in buckets), asked)[0] for name in request.columns}
     means: dict[str, float] = {}
-    drifts: dict[str, float] = {}
     for name in names:
         gone = sum(one.missing.get(name, 0) for one in buckets)
         missing.setdefault(name, _share(gone, served)[0])
         if served > gone:
             means[name] = sum(one.sums.get(name, 0.0) for one in buckets) / (served - gone)
-        if reference and name in reference.columns:
-            drifts[name] = drift(reference.columns[name], *_cells(buckets, name))
+    drifts: dict[str, float] = {}
+    if reference and (hour + 1) % DRIFT_HOURS == 0:  # an hour has too few rows for it
+        day = _between(state, (hour + 1) * HOUR_MS - DRIFT_MS, (hour + 1) * HOUR_MS, grain_ms)
+        drifts = {n: drift(reference.columns[n], *_cells(day, n)) for n in names if n in reference.columns}
     p50, p99 = _quantiles(buckets)
     return Hour(
         model, hour * HOUR_MS, (hour + 1) * HOUR_MS, asked, served,

@@ -84,7 +84,6 @@ def predict_stage(
     snapshot_every: int = 20_000,
 ) -> Stage[Predicting]:
     """The stage `predict.MODEL`. `sets`: the feature sets in use, by digest."""
-    topics = {topic for features in sets.values() for topic in features.topics}
     direct = vectors(model)
 
     def empty() -> Predicting:
@@ -130,8 +129,13 @@ def predict_stage(
         }
         return Predicting(folds, saved.route, saved.seen)
 
-    inputs = tuple(sorted(topics | {request.topic, direct, RELEASES, TICKS}))
-    return Stage(f"predict.{model}", inputs, empty, step_many, dump, load, snapshot_every, sync=False)
+    return Stage(f"predict.{model}", predict_inputs(model, request, sets), empty, step_many, dump, load, snapshot_every, sync=False)
+
+
+def predict_inputs(model: str, request: Source, sets: Mapping[str, FeatureSet]) -> tuple[str, ...]:
+    """The topics that the stage reads."""
+    topics = {topic for features in sets.values() for topic in features.topics}
+    return tuple(sorted(topics | {request.topic, vectors(model), RELEASES, TICKS}))
 
 
 def _ask(state: Predicting, record: Record, sets: Mapping[str, FeatureSet], means: Means) -> Ask:

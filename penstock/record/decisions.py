@@ -358,7 +358,7 @@ class Hour(msgspec.Struct, frozen=True):
 
     `versions` holds, by version number as text, sums over the outcomes that became known in the
     hour: rows, loss (log loss or squared error), wrong, positives. `drift` is the population
-    stability index by column against the champion's training profile.
+    stability index of the last day by column against the champion's training profile, every sixth hour.
     """
 
     model: str
