@@ -10,11 +10,11 @@ from penstock import (
     Pipeline,
     better,
     count,
-    drift,
     every,
     feature,
     key,
     last,
+    loss,
     mean,
     missing,
     rate,
@@ -142,8 +142,8 @@ late = Pipeline(
     release=steps(shadow="2d", canary=(10, 50), hold="2d", guard="7d", flips=0.25),
     watch=[
         missing("tailnum") < 0.05,
-        rate("positive", "1d") < 0.35,
-        drift("origin_delay_2h") < 1.0,
+        rate("positive", "1d") < 0.5,
+        loss("7d") < 0.6,
     ],
     threshold=0.4,
 )

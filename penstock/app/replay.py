@@ -14,10 +14,11 @@ from typing import Any
 import msgspec
 
 from penstock.app.system import System, clock_draft
+from penstock.record.decisions import DECISIONS, Decision, draft
 from penstock.record.errors import Refused
 
-Timed = tuple[int, str, Mapping[str, Any]]
-"""An event of a history: when it becomes known (UTC ms), its topic, its row."""
+Timed = tuple[int, str, Mapping[str, Any] | Decision]
+"""An event of a history: when it becomes known (UTC ms), its topic, its row. A person's decision may be one."""
 
 PRODUCER = "replay"
 
@@ -59,7 +60,10 @@ def replay(
         if number <= done:
             continue
         drafts, refused = [], 0
-        for _, topic, row in events:
+        for at_ms, topic, row in events:
+            if isinstance(row, Decision):
+                drafts.append(draft(DECISIONS, row, key=row.model, t_ms=at_ms))
+                continue
             source = system.file.source(topic)
             try:
                 drafts.append(source.draft(source.parse(row)))

@@ -289,10 +289,12 @@ def append(
     producer: str = "",
     sequence: int = 0,
     sync: bool = True,
+    strict: bool = True,
+    first: int = 1,
 ) -> Report:
     """Validate events for a topic and append the good ones. Raises NotFound for an unknown topic.
 
-    A refused event stops nothing: it is counted in the report and by a record on `refused`.
+    `first` is the number of the first row in the notes; see `Source.parse` for `strict`. A refused event stops nothing: it is counted in the report and by a record on `refused`.
     """
     try:
         source = file.source(topic)
@@ -303,9 +305,9 @@ def append(
     refusals: list[Draft] = []
     refused: dict[str, int] = {}
     notes: list[str] = []
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(rows, first):
         try:
-            drafts.append(source.draft(source.parse(row)))
+            drafts.append(source.draft(source.parse(row, strict=strict)))
         except Refused as error:
             refused[error.code] = refused.get(error.code, 0) + 1
             refusals.append(_refusal(topic, error, now_ms))

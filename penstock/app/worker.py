@@ -8,12 +8,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
 from penstock.app.child import Line
 from penstock.app.train import THREADS, Order
-from penstock.record.decisions import Failure, Version
+from penstock.log import Log
+from penstock.record.decisions import INTENTS, Failure, Intent, Version, read
+from penstock.record.errors import NotFound, Refused
 
 _ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), str(THREADS)
@@ -55,6 +58,21 @@ def in_process(
     intent = order.intent
     code = last.code or "died"
     return Failure(intent.id, intent.model, intent.version, intent.t_ms, code, last.note)
+
+
+def rebuild(
+    home: Path, log: Log, path: str, version: Version, progress: Callable[[int, int], None], *, limit_s: float = 3600.0
+) -> str:
+    """Train a version again by its own intent and code; the digest that comes out. Raises Refused when
+    the training fails now."""
+    found = log.find(INTENTS, version.intent)
+    if found is None:
+        raise NotFound("The log no longer holds what this version was trained by.", code="no_intent")
+    order = Order(str(home), read(found, Intent), version.code, path)
+    result = in_process(order, limit_s, lambda line: progress(line.done, line.total))
+    if isinstance(result, Failure):
+        raise Refused(result.note, code=result.code)
+    return result.digest
 
 
 def _end(child: subprocess.Popen[bytes], late: threading.Event) -> None:

@@ -1,1 +1,50 @@
-"""cli: the verbs, each a thin call of the app, the console or the server."""
+"""cli: the verbs. Each is a function of its arguments; `--json` where a machine reads."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+# One thread a linear-algebra library: answers are small, stages run side by side, and the number of
+# threads must not change a bit of a score. Set before numpy is loaded.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+Verb = Callable[[argparse.Namespace], int]
+
+
+def _parser() -> argparse.ArgumentParser:
+    from penstock import __version__
+    from penstock.cli import arguments
+
+    parser = argparse.ArgumentParser(
+        prog="penstock",
+        description="Raw events in, judged predictions out: one file declares it, one log remembers it.",
+        epilog="Each command has its own help with an example: penstock up --help",
+    )
+    parser.add_argument("--version", action="version", version=f"penstock {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
+    arguments.declare(verbs)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Exit status: 0 done, 1 a check failed, 2 refused, 3 not available now."""
+    from penstock.record.errors import PenstockError, Refused
+
+    given = _parser().parse_args(argv)
+    try:
+        verb: Verb = given.run
+        return verb(given)
+    except Refused as error:
+        print(f"penstock: {error}", file=sys.stderr)
+        return 2
+    except PenstockError as error:
+        print(f"penstock: {error}", file=sys.stderr)
+        return 3
+    except BrokenPipeError:
+        return 0
+    except KeyboardInterrupt:
+        return 130

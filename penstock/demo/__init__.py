@@ -1,1 +1,1 @@
-"""demo: the whole loop on a simulated year, in one command."""
+"""demo: an online shop, played through the whole loop by its public face."""

@@ -133,6 +133,10 @@ class SqliteLog:
         self, topics: Sequence[str], start: Position, *, limit: int = 1024, stop: Position | None = None
     ) -> tuple[list[Record], Position]:
         """See the port. The end is taken in the snapshot that the records are read from."""
+        if stop is None:
+            end = self.end().n
+            if start.n >= end or not self._maybe_new(topics, start.n, end):
+                return [], Position(n=max(start.n, end))
         with self._reading() as db:
             end = _one(db, _END)
             below = min(stop.n, end) if stop else end
@@ -167,8 +171,8 @@ class SqliteLog:
 
     def end(self) -> Position:
         """See the port."""
-        with self._reading() as db:
-            return Position(n=_one(db, _END))
+        with _said():
+            return Position(n=_one(self._reader(), _END))
 
     def load(self, stage: str, *, claim: bool = False) -> Checkpoint:
         """See the port."""
@@ -446,16 +450,21 @@ class SqliteLog:
     @contextlib.contextmanager
     def _reading(self) -> Iterator[apsw.Connection]:
         """A read transaction on this thread's connection."""
-        db: apsw.Connection | None = getattr(self._local, "db", None)
         with _said():
-            if db is None or self._local.pid != os.getpid():  # a connection must not cross a fork
-                db = self._local.db = self._connect()
-                self._local.pid = os.getpid()
+            db = self._reader()
             db.execute("BEGIN")
             try:
                 yield db
             finally:
                 db.execute("COMMIT")
+
+    def _reader(self) -> apsw.Connection:
+        """This thread's connection; one must not cross a fork."""
+        db: apsw.Connection | None = getattr(self._local, "db", None)
+        if db is None or self._local.pid != os.getpid():
+            db = self._local.db = self._connect()
+            self._local.pid = os.getpid()
+        return db
 
     def _connect(self) -> apsw.Connection:
         db = apsw.Connection(str(self.path), statementcachesize=100)

@@ -40,7 +40,7 @@ class Every(msgspec.Struct, frozen=True):
     labels: int
     at_least: int
     holdout: float
-    on_alert: bool
+    on_alert: str
     limit_s: float
 
 
@@ -51,13 +51,14 @@ def every(
     labels: int = 0,
     at_least: int = 200,
     holdout: float = 0.25,
-    on_alert: bool = False,
+    on_alert: str = "",
     limit: str = "10min",
 ) -> Every:
     """Train each `period` and/or after `labels` new labels, on the requests of the last `window`.
 
     The first training starts as soon as there are `at_least` labels. `holdout` is the newest share of
-    the rows, kept for the gate. `on_alert` trains when a rule breaks, too. `limit` is how long the
+    the rows, kept for the gate. `on_alert` names a kind of rule
+    ("drift", "loss", ...) that trains when it breaks, too. `limit` is how long the
     training process may take.
     """
     try:
@@ -65,7 +66,7 @@ def every(
     except ValueError as error:
         raise DefinitionError(f"{error}.", code="unit") from None
     if not period and not labels and not on_alert:
-        raise DefinitionError('Say when to train: every("7d"), every(labels=5000) or every(on_alert=True).')
+        raise DefinitionError('Say when to train: every("7d"), every(labels=5000) or every(on_alert="drift").')
     if not 0 < holdout < 1:
         raise DefinitionError("holdout= is a share between 0 and 1, such as 0.25.")
     return Every(times[0], times[1], labels, at_least, holdout, on_alert, times[2] / 1000)
@@ -80,6 +81,7 @@ class Schedule(msgspec.Struct, frozen=True):
     last_ms: int = 0
     pending: str = ""
     champion: int = 0
+    recipes: dict[str, dict[str, Any]] = {}
     asked: Decision | None = None
     alert: str = ""
 
@@ -99,16 +101,21 @@ def train_stage(model: str, plan: Every, params: dict[str, Any], seed: int) -> S
 
     def note(state: Schedule, record: Record) -> Schedule:
         match record.topic:
-            case topic if topic == VERSIONS and read(record, Version).intent == state.pending:
-                return msgspec.structs.replace(state, pending="")
+            case topic if topic == VERSIONS:
+                version = read(record, Version)
+                recipes = {**state.recipes, str(version.version): version.params}
+                pending = "" if version.intent == state.pending else state.pending
+                return msgspec.structs.replace(state, pending=pending, recipes=recipes)
             case topic if topic == FAILURES and read(record, Failure).intent == state.pending:
                 return msgspec.structs.replace(state, pending="")
             case topic if topic == RELEASES:
                 return _released(state, read(record, Release))
             case topic if topic == DECISIONS and read(record, Decision).kind == "train":
                 return msgspec.structs.replace(state, asked=read(record, Decision))
-            case topic if topic == ALERTS and plan.on_alert and read(record, Alert).state == "raised":
-                return msgspec.structs.replace(state, alert=read(record, Alert).rule)
+            case topic if topic == ALERTS and plan.on_alert:
+                alert = read(record, Alert)
+                if alert.state == "raised" and alert.rule.startswith(f"{plan.on_alert}("):
+                    return msgspec.structs.replace(state, alert=alert.rule)
         return state
 
     def due(state: Schedule, record: Record) -> tuple[Schedule, list[Draft]]:
@@ -116,7 +123,8 @@ def train_stage(model: str, plan: Every, params: dict[str, Any], seed: int) -> S
         reason = "" if state.pending else _reason(plan, state, now_ms)
         if not reason:
             return state, []
-        given = {**params, **(state.asked.params if state.asked else {})}
+        recipe = state.recipes.get(str(state.champion), {})  # a retrained champion stays what it is
+        given = {**params, **recipe, **(state.asked.params if state.asked else {})}
         id = output_id(f"train.{model}", record, 0)
         o = Position(n=record.position)
         intent = Intent(id, "train", model, state.next, reason, now_ms, o, given, seed, state.champion)

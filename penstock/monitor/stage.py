@@ -1,13 +1,13 @@
 """monitor: the stage: requests, predictions and outcomes counted in buckets of event time, rules judged at ticks.
 
-A tick judges the time up to the tick before it: by then the answers to all earlier requests are on the
+A tick judges the time up to the tick before it, in whole buckets: by then the answers to all earlier requests are on the
 log, in a replay as in live work. What comes after its time was judged counts to the time that is next.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -44,7 +44,7 @@ DRIFT_MS = 24 * HOUR_MS
 DRIFT_HOURS = 6
 """Every sixth hour's record says how far the day up to it has drifted."""
 CLEAR_AFTER = 2
-"""A raised alert clears when its rule held at this many ticks in a row."""
+"""A raised alert clears when its rule held this many times in a row, on however few rows."""
 _CLIP = 1e-15
 
 
@@ -127,6 +127,7 @@ def monitor_stage(
 
     def tick(state: Watching, now_ms: int) -> list[Draft]:
         until_ms, state.tick_ms = state.tick_ms, max(state.tick_ms, now_ms)
+        until_ms -= until_ms % grain_ms
         if until_ms <= state.judged_ms:
             return []
         state.judged_ms = until_ms
@@ -137,23 +138,26 @@ def monitor_stage(
         state.hour = until_ms // HOUR_MS
         for rule in rules:
             made += _judge(model, rule, state, until_ms, now_ms, grain_ms, request.columns)
-        oldest = (until_ms - keep_ms) // grain_ms
-        for at in [at for at in state.buckets if int(at) < oldest]:
-            del state.buckets[at]
+        if len(state.buckets) > 2 * keep_ms // grain_ms:
+            oldest = (until_ms - keep_ms) // grain_ms
+            state.buckets = {at: one for at, one in state.buckets.items() if int(at) >= oldest}
         return made
 
     def step_many(state: Watching, records: Sequence[Record]) -> tuple[Watching, list[Emitted]]:
         return state, [(record, made) for record in records for made in fold(state, record)]
 
     inputs = (request.topic, spoken, joined, TICKS, VERSIONS, RELEASES)
-    load: Callable[[bytes], Watching] = lambda data: unpack(data, Watching)  # noqa: E731
-    return Stage(f"monitor.{model}", inputs, Watching, step_many, pack, load, snapshot_every=4000)
+    return Stage(f"monitor.{model}", inputs, Watching, step_many, pack, _load, snapshot_every=4000)
+
+
+def _load(data: bytes) -> Watching:
+    return unpack(data, Watching)
 
 
 def _grain(rules: Sequence[Rule]) -> int:
-    """The length of a bucket: a 24th of the shortest window, an hour at most."""
+    """The length of a bucket: a 12th of the shortest window at most, and an hour at most."""
     shortest_ms = min((rule.measure.window_ms for rule in rules), default=24 * HOUR_MS)
-    return next((grain_ms for grain_ms in GRAINS_MS if grain_ms * 24 <= shortest_ms), GRAINS_MS[-1])
+    return next((grain_ms for grain_ms in GRAINS_MS if grain_ms * 12 <= shortest_ms), GRAINS_MS[-1])
 
 
 def _follow(state: Watching, record: Record) -> None:
@@ -239,9 +243,9 @@ def _judge(
     measure, text = rule.measure, str(rule)
     buckets = _between(state, until_ms - measure.window_ms, until_ms, grain_ms)
     value, rows = _measured(measure, buckets, state.profiles.get(str(state.champion)), columns)
-    if rows < measure.at_least:
-        return []
     standing, holds = text in state.raised, rule.holds(value)
+    if rows < (1 if standing else measure.at_least):
+        return []
     state.held[text] = state.held.get(text, 0) + 1 if holds else 0
     if standing == (not holds) or (standing and state.held[text] < CLEAR_AFTER):
         return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import types
 import typing
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -103,12 +104,13 @@ class Source(msgspec.Struct, frozen=True, eq=False):
         """The columns tagged `pii`."""
         return frozenset(name for name, tags in self.schema.__tags__.items() if "pii" in tags)
 
-    def parse(self, row: Mapping[str, Any] | bytes) -> Event:
-        """An event from a mapping or from JSON; raises Refused naming the column, never its value."""
+    def parse(self, row: Mapping[str, Any] | bytes, *, strict: bool = True) -> Event:
+        """An event from a mapping or from JSON; raises Refused naming the column, never its value.
+        Not `strict`: texts are read as what the column's type says, as a CSV file needs."""
         try:
             if isinstance(row, bytes):
                 return msgspec.json.decode(row, type=self.schema)
-            return msgspec.convert(row, self.schema, strict=True)
+            return msgspec.convert(row, self.schema, strict=strict)
         except msgspec.ValidationError as error:
             raise Refused(
                 _sentence(self, str(error)), code=_code(self, str(error)), where=self.topic
@@ -159,15 +161,17 @@ def unknown(name: str, known: Iterable[str], what: str) -> str:
 
 
 def source(
-    schema: type[Event], *, topic: str = "", id: str = "", key: str = "", time: str = "", _depth: int = 1
+    schema: type[Event] | str, *, topic: str = "", id: str = "", key: str = "", time: str = "", _depth: int = 1
 ) -> Source:
-    """Declare a topic of events.
+    """Declare a topic of events. A text alone is a topic whose events have nothing but their key and time.
 
     `id` names the column that tells one event from another (a repeat is dropped), `key` the entity
     (default: the column tagged `key()`), `time` the event time (default: the only `datetime` column;
     an event type without one is a fact that holds always). Raises DefinitionError with the line.
     """
     line = sys._getframe(_depth).f_lineno
+    if isinstance(schema, str):
+        schema, topic = _bare(schema, key or id, time, line), topic or schema
     hints = typing.get_type_hints(schema)
     columns = schema.__struct_fields__
     tagged = [name for name in columns if "key" in schema.__tags__.get(name, ())]
@@ -198,3 +202,15 @@ def source(
             f'"{name}" cannot be a topic: use a-z, 0-9, ".", "_", "-".', where=f"line {line}"
         )
     return Source(name, schema, chosen["id"], chosen["key"], chosen["time"], line)
+
+
+def _bare(topic: str, key: str, time: str, line: int) -> type[Event]:
+    """The type of events that say only whose they are and when."""
+    if not key or not time:
+        raise DefinitionError(
+            f'"{topic}" has no columns of its own, so say which it has.',
+            code="no_key", where=f"line {line}", hint=f'source("{topic}", key="payment_id", time="at"), for example.',
+        )  # fmt: skip
+    hints = {"__annotations__": {key: str, time: datetime}, "__module__": __name__}
+    made: type[Event] = types.new_class(topic, (Event,), {}, lambda space: space.update(hints))
+    return made

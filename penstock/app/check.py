@@ -1,0 +1,267 @@
+"""app: the one-minute test: a whole pipeline on a sliver of data, and the laws on the user's own code."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import tempfile
+import time
+import typing
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from penstock.app.home import Books, Home, open_home
+from penstock.app.pipeline import File, Plan, load
+from penstock.app.replay import Timed, replay
+from penstock.app.system import System
+from penstock.app.worker import in_process
+from penstock.feature import Fold
+from penstock.model.fit import answers
+from penstock.model.pack import Model, dump
+from penstock.predict.verify import same
+from penstock.record.codec import millis, moment
+from penstock.record.decisions import Decision, Failure, Prediction, Version, predictions, read
+from penstock.record.errors import PenstockError, Refused
+from penstock.record.event import Source
+from penstock.record.record import START, Record
+from penstock.release.registry import registry
+
+REQUESTS = 400
+START_AT = datetime(2024, 1, 1, tzinfo=UTC)
+LIMIT_S = 40.0
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was checked: whether it holds, and what to do where it does not."""
+
+    what: str
+    ok: bool
+    note: str = ""
+
+
+def check(path: str, data: Path | None, *, limit_s: float = LIMIT_S) -> list[Finding]:
+    """Load a file, play events through every stage in a temporary home, train, judge, serve, verify, rebuild.
+
+    `data` is a folder of TOPIC.ndjson; without one, events are made up from the types.
+    """
+    try:
+        file = load(path)
+    except PenstockError as error:
+        return [Finding("the file loads", False, str(error))]
+    findings = [Finding("the file loads", True, f"{len(file.plans)} pipelines, {len(file.sources)} topics")]
+    with tempfile.TemporaryDirectory() as folder:
+        home = open_home(Path(folder), create=True)
+        with contextlib.closing(home.log):
+            findings += _played(file, home, data, limit_s)
+    return findings
+
+
+def _played(file: File, home: Home, data: Path | None, limit_s: float) -> list[Finding]:
+    trained: list[Version | Failure] = []
+
+    def train(order: Any) -> Version | Failure:
+        trained.append(in_process(order, limit_s))
+        return trained[-1]
+
+    quick = _hurried(file)
+    system = System(quick, home.log, home.blobs, home.path, time.perf_counter, train, sync=False)
+    system.deploy(millis(START_AT))
+    try:
+        history = _sampled(file, data) if data else _made_up(file)
+        end_ms = replay(system, history, period_ms=_period(history)).now_ms
+        for name in file.plans:
+            system.decide(Decision(name, "train", "check", "a sliver of data", end_ms))
+        system.tick(end_ms + 1)
+        system.drain()
+        for name, entry in registry(home.log).models.items():
+            if entry.versions and entry.route.champion is None:
+                system.decide(Decision(name, "promote", "check", "to see it serve", end_ms + 2, max(entry.versions)))
+        again = [(end_ms + 3, topic, row) for _, topic, row in _asked_again(file, history, end_ms)]
+        system.drain()
+        for _, topic, row in again:
+            system.append(topic, [row], now_ms=end_ms + 3, sync=False)
+        system.drain()
+    except PenstockError as error:
+        return [Finding("the stages run", False, str(error))]
+    findings = [Finding("the stages run", True, f"{home.log.end().n} records")]
+    return findings + [one for name in file.plans for one in _model(quick, home, name, trained)]
+
+
+def _hurried(file: File) -> File:
+    """The same file, trained only when it is asked to be, on however few rows."""
+    plans = {}
+    for name, plan in file.plans.items():
+        when = msgspec.structs.replace(plan.pipeline.train, period_ms=0, labels=0, at_least=10**9, on_alert="")
+        plans[name] = msgspec.structs.replace(plan, pipeline=msgspec.structs.replace(plan.pipeline, train=when))
+    return msgspec.structs.replace(file, plans=plans)
+
+
+def _period(history: list[Timed]) -> int:
+    """Some sixty periods over the whole history."""
+    return max(1, (history[-1][0] - history[0][0]) // 60) if history else 1
+
+
+def _asked_again(file: File, history: list[Timed], end_ms: int) -> list[Timed]:
+    """The newest requests once more under new ids, so that a fresh champion has some to answer."""
+    found = []
+    for plan in file.plans.values():
+        request = plan.pipeline.request
+        mine = [event for event in history if event[1] == request.topic][-20:]
+        for i, (_, topic, row) in enumerate(mine):
+            changed = {**row, request.id: f"check-{i}"} if _is_text(request, request.id) else {**row, request.id: 10**9 + i}
+            found.append((end_ms, topic, {**changed, **({request.time: moment(end_ms)} if request.time else {})}))
+    return found
+
+
+def _is_text(source: Source, column: str) -> bool:
+    return typing.get_type_hints(source.schema)[column] is str
+
+
+# What must hold.
+
+
+def _model(file: File, home: Home, name: str, trained: list[Version | Failure]) -> list[Finding]:
+    plan = file.plan(name)
+    mine = [one for one in trained if one.model == name]
+    if not mine:
+        return [Finding(f"{name} trains", False, "No label found its request: check the label's key and `wait`.")]
+    if isinstance(mine[-1], Failure):
+        return [Finding(f"{name} trains", False, mine[-1].note)]
+    version = mine[-1]
+    books = Books(file, home.log, home.blobs)
+    said = _predictions(home, name)
+    failed = [one.error for one in said if one.error]
+    checked = books.verify(name)
+    model = books.models.get(version.digest)
+    rows = [one.values for one in said] or [[None] * len(plan.features.names)]
+    return [
+        Finding(f"{name} trains", True, f"{version.training.rows} rows, {version.size_bytes} bytes, {version.train_s:.1f} s"),
+        Finding(f"{name} answers", bool(said) and not failed, f"{len(said)} predictions" + (f", failed: {failed[0]}" if failed else "")),
+        Finding(f"{name} answers the same again", not checked.unequal and _pure(plan, home), _first(checked.unequal)),
+        Finding(f"{name} is not changed by predicting", _unchanged(model, rows), ""),
+        Finding(f"{name} answers a row of nulls", answers(model, [[None] * len(rows[0])])[0] is not None,
+                "A request with missing values would get no score: let the model take NaN."),
+        _rebuilt(home, version),
+    ]  # fmt: skip
+
+
+def _first(unequal: list[Any]) -> str:
+    return f"{unequal[0].id}: {unequal[0].what}; does a feature use the clock, or chance?" if unequal else ""
+
+
+def _predictions(home: Home, name: str) -> list[Prediction]:
+    records, _ = home.log.read([predictions(name)], START, limit=1000)
+    return [read(record, Prediction) for record in records]
+
+
+def _pure(plan: Plan, home: Home) -> bool:
+    """Features read twice from one state are the same."""
+    fold = Fold(plan.features, prune=False)
+    records, _ = home.log.read([plan.pipeline.request.topic], START, limit=50)
+    return all(same(fold.read(record), fold.read(record)) for record in records)
+
+
+def _unchanged(model: Model, rows: list[Any]) -> bool:
+    before = dump(model)
+    first = answers(model, rows)
+    return answers(model, rows) == first and dump(model) == before
+
+
+def _rebuilt(home: Home, version: Version) -> Finding:
+    from penstock.app.worker import rebuild
+
+    what = f"{version.model} is trained to the same bytes again"
+    try:
+        digest = rebuild(home.path, home.log, "check", version, lambda done, total: None, limit_s=LIMIT_S)
+    except Refused as error:
+        return Finding(what, False, str(error))
+    hint = "Give every random_state=data.seed, and iterate over no set."
+    return Finding(what, digest == version.digest, "" if digest == version.digest else hint)
+
+
+# Data to play.
+
+
+def _sampled(file: File, folder: Path) -> list[Timed]:
+    """The events of TOPIC.ndjson files, by event time."""
+    events: list[Timed] = []
+    for topic, source in file.sources.items():
+        path = folder / f"{topic}.ndjson"
+        for line in path.read_bytes().splitlines() if path.exists() else ():
+            draft = source.draft(source.parse(line))
+            events.append((draft.time_ms, topic, msgspec.json.decode(line)))
+    if not events:
+        raise Refused("The folder holds no TOPIC.ndjson of this file's topics.", code="no_data")
+    return sorted(events, key=lambda event: event[0])
+
+
+def _made_up(file: File) -> list[Timed]:
+    """Seeded events of every topic; a label follows half of the requests, or all where its value tells."""
+    chance, events = random.Random(0), []
+    pools: dict[str, list[Any]] = {}
+    labels = {plan.label.source.topic: plan for plan in file.plans.values()}
+    at = {plan.name: list(_times(plan, chance)) for plan in file.plans.values()}
+    for plan in file.plans.values():
+        for i, when in enumerate(at[plan.name]):
+            row = _row(plan.pipeline.request, when, i, chance, pools)
+            events.append((millis(when), plan.pipeline.request.topic, row))
+            if plan.label.silence is None or i % 2:
+                later = when + timedelta(milliseconds=plan.label.wait_ms // 4)
+                truth = _row(plan.label.source, later, i, chance, pools)
+                truth[plan.label.source.key] = row[plan.pipeline.request.id]
+                events.append((millis(later), plan.label.source.topic, truth))
+    asked = {plan.pipeline.request.topic for plan in file.plans.values()}
+    whens = next(iter(at.values()))
+    for topic, source in file.sources.items():
+        if topic not in asked and topic not in labels:
+            events += [(millis(w), topic, _row(source, w, i, chance, pools)) for i, w in enumerate(whens)]
+    return sorted(_unique(file, events), key=lambda event: event[0])
+
+
+def _times(plan: Plan, chance: random.Random) -> Iterator[datetime]:
+    step_ms = max(1, 3 * plan.label.wait_ms // REQUESTS)
+    for i in range(REQUESTS):
+        yield START_AT + timedelta(milliseconds=i * step_ms + chance.randrange(step_ms))
+
+
+def _unique(file: File, events: list[Timed]) -> list[Timed]:
+    seen: set[tuple[str, Any]] = set()
+    kept = []
+    for event in events:
+        id = file.sources[event[1]].id
+        if not id or (event[1], event[2][id]) not in seen:
+            seen.add((event[1], event[2].get(id)))
+            kept.append(event)
+    return kept
+
+
+def _row(source: Source, when: datetime, i: int, chance: random.Random, pools: dict[str, list[Any]]) -> dict[str, Any]:
+    """An event made up from its type; columns of one name share their values, so that entities meet."""
+    hints = typing.get_type_hints(source.schema)
+    row = {name: _value(name, hints[name], chance, pools) for name in source.columns}
+    if source.id:
+        row[source.id] = f"r{i}" if hints[source.id] is str else i
+    if source.time:
+        row[source.time] = when if hints[source.time] is datetime else millis(when)
+    return row
+
+
+def _value(name: str, hint: Any, chance: random.Random, pools: dict[str, list[Any]]) -> Any:
+    kinds = [kind for kind in (typing.get_args(hint) or (hint,)) if kind is not type(None)]
+    if type(None) in typing.get_args(hint) and chance.random() < 0.1:
+        return None
+    kind = kinds[0]
+    if typing.get_origin(hint) is typing.Literal:
+        return chance.choice(typing.get_args(hint))
+    makers: dict[Any, Callable[[], Any]] = {
+        bool: lambda: chance.random() < 0.4,
+        float: lambda: round(chance.lognormvariate(2, 1), 2),
+        int: lambda: chance.randrange(100),
+        datetime: lambda: START_AT + timedelta(minutes=chance.randrange(10_000)),
+        str: lambda: chance.choice(pools.setdefault(name, [f"{name}-{n}" for n in range(20)])),
+    }
+    return makers[kind]() if kind in makers else None

@@ -1,0 +1,142 @@
+"""app: a home: the folder of one log and its blobs, and what any process can read from it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from penstock.app.pipeline import File, Plan, load_text
+from penstock.app.system import Models, folds
+from penstock.dataset.rows import past
+from penstock.feature import FeatureSet
+from penstock.log import Blob, Log
+from penstock.log.blob import FolderBlob
+from penstock.log.sqlite import SqliteLog
+from penstock.monitor.board import ALARMS
+from penstock.predict.stage import predict_inputs
+from penstock.predict.verify import Progress, Verified, verify
+from penstock.record.decisions import DEPLOYMENTS, DECISIONS, Decision, Deployment, Value, draft, predictions, read
+from penstock.record.errors import NotFound
+from penstock.record.record import START, Position, Record
+from penstock.release.registry import REGISTRY, Registry, registry
+from penstock.stage import View
+
+
+class Home(msgspec.Struct, frozen=True, eq=False):
+    """An open home."""
+
+    path: Path
+    log: SqliteLog
+    blobs: FolderBlob
+
+    def file(self) -> File:
+        """The pipeline file that was brought up last, as its text was then."""
+        found: Record | None = None
+        position = START
+        while True:
+            records, position = self.log.read([DEPLOYMENTS], position)
+            if not records:
+                break
+            found = records[-1]
+        if found is None:
+            raise NotFound("Nothing was brought up in this home yet.", hint="`penstock up FILE` does that.")
+        deployment = read(found, Deployment)
+        return load_text(self.blobs.get(deployment.code), deployment.path)
+
+
+def open_home(path: Path, *, create: bool = False) -> Home:
+    """A home's log and blobs; raises NotFound when there is none and none shall be made."""
+    return Home(path, SqliteLog(path, create=create), FolderBlob(path / "blobs"))
+
+
+def wall_ms() -> int:
+    """The wall clock in UTC milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+def decide(home: Home, decision: Decision) -> None:
+    """Put a person's decision on the log; whoever runs the stages follows it."""
+    home.log.append([draft(DECISIONS, decision, key=decision.model, t_ms=decision.t_ms)])
+
+
+class Views:
+    """What status and pages read: folds that are kept up with the log. One thread at a time."""
+
+    def __init__(self, file: File, log: Log, blobs: Blob) -> None:
+        self.file, self.log, self.blobs = file, log, blobs
+        self._registry = View(REGISTRY, log)
+        self._alarms = View(ALARMS, log)
+        self._inputs = {one.name: one.inputs for one in folds(file, blobs)}
+        for plan in file.plans.values():
+            sets = {plan.features.digest: plan.features}
+            self._inputs[f"predict.{plan.name}"] = predict_inputs(plan.name, plan.pipeline.request, sets)
+
+    def registry(self) -> Registry:
+        """All versions and what became of them, as of now."""
+        return self._registry.read()
+
+    def status(self) -> dict[str, Any]:
+        """How things stand: the log, every stage's lag in records, every model."""
+        log: Any = self.log
+        topics = {topic: log.count(topic) for topic in log.topics()}
+        stages = {
+            name: {"position": one.position.n, "lag": self._lag(topics, self._inputs[name], one.position)}
+            for name, one in log.stages().items()
+            if name in self._inputs
+        }
+        models = {name: self._model(name, topics) for name in self.file.plans}
+        return {"end": log.end().n, "topics": topics, "stages": stages, "models": models, "code": self.file.code}
+
+    def _lag(self, topics: dict[str, int], inputs: Sequence[str], position: Position) -> int:
+        log: Any = self.log
+        return sum(log.count(topic, position) for topic in inputs if topic in topics)
+
+    def _model(self, name: str, topics: dict[str, int]) -> dict[str, Any]:
+        entry = self.registry().models.get(name)
+        route = entry.route if entry else None
+        standing = self._alarms.read().standing.get(name, {})
+        return {
+            "versions": len(entry.versions) if entry else 0,
+            "champion": route.champion.version if route and route.champion else None,
+            "candidate": route.candidate.version if route and route.candidate else None,
+            "share": route.share if route else 0,
+            "predictions": topics.get(predictions(name), 0),
+            "alerts": sorted(standing),
+        }
+
+
+class Books:
+    """Every feature set and model that a home's versions were bound to: what verify and trace need."""
+
+    def __init__(self, file: File, log: Log, blobs: Blob) -> None:
+        self.file, self.log = file, log
+        self.plans: dict[str, dict[str, Plan]] = {
+            name: {plan.features.digest: plan} for name, plan in file.plans.items()
+        }
+        for name, entry in registry(log).models.items():
+            known = self.plans.get(name)
+            for version in entry.versions.values():
+                if known is not None and version.features not in known:
+                    plan = load_text(blobs.get(version.code), file.path).plan(name)
+                    known[plan.features.digest] = plan
+        self.models = Models(log, blobs, {d: plan for known in self.plans.values() for d, plan in known.items()})
+
+    def sets(self, model: str) -> dict[str, FeatureSet]:
+        """A model's feature sets, by digest."""
+        return {digest: plan.features for digest, plan in self.plans[model].items()}
+
+    def past(self, features: FeatureSet, record: Record) -> list[Value]:
+        """The values of a request whose time lies behind the live state."""
+        return past(self.log, features, [record])[0][1]
+
+    def verify(self, model: str, progress: Progress = lambda done, total: None) -> Verified:
+        """Every prediction of a model made again, and compared."""
+        request = self.file.plan(model).pipeline.request
+        return verify(self.log, model, request, self.sets(model), self.models.get, self.past, progress)
+
+
+Clock = Callable[[], float]

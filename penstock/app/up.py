@@ -1,0 +1,208 @@
+"""app: bring a pipeline file up: its stages on threads, its doors on a port, its alerts to a webhook."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+import traceback
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvicorn
+
+from penstock.app.home import Books, Home, Views, open_home, wall_ms
+from penstock.app.live import Live
+from penstock.app.pipeline import File, load
+from penstock.app.system import System, Trainer, append
+from penstock.app.worker import in_process
+from penstock.console import pages
+from penstock.record.codec import to_json
+from penstock.record.decisions import ALERTS, DELIVERIES, Alert, Delivery, draft, read
+from penstock.record.errors import NotFound, Unavailable
+from penstock.record.record import START, Record
+from penstock.serve.desk import Desk, ModelFace
+from penstock.serve.http import create
+from penstock.serve.identity import Keys, may_bind, read_keys
+
+DURABILITY = "safe against a killed process; against power loss within 100 ms"
+WEBHOOK_S = 5.0
+WEBHOOK_TRIES = 5
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """Where and how to serve. `hosts`: names besides loopback to answer under."""
+
+    host: str = "127.0.0.1"
+    port: int = 8411
+    key_file: str = ""
+    webhook: str = ""
+    hosts: tuple[str, ...] = ()
+    tick_s: float = 1.0
+
+
+def keys_of(settings: Settings) -> Keys | None:
+    """The keys of the settings' file; raises Refused where the address needs them and there are none."""
+    keys = None
+    if settings.key_file:
+        try:
+            keys = read_keys(Path(settings.key_file).read_text())
+        except OSError:
+            raise NotFound("There is no key file there.", hint="Make one with `penstock key NAME --key-file FILE`.") from None
+    may_bind(settings.host, keys)
+    return keys
+
+
+def trainer(home: Path) -> Trainer:
+    """Training in a process of its own, under the limit that the pipeline file sets."""
+
+    def train(order: Any) -> Any:
+        from penstock.app.pipeline import load_text
+        from penstock.log.blob import FolderBlob
+
+        plan = load_text(FolderBlob(home / "blobs").get(order.code), order.path).plan(order.intent.model)
+        return in_process(order, plan.pipeline.train.limit_s)
+
+    return train
+
+
+def desk(live: Live, file: File, views: Views) -> Desk:
+    """The desk that the doors ask: the live system's functions, with reads one at a time."""
+    lock = threading.Lock()
+    system = live.system
+
+    async def take(topic: str, rows: Sequence[Mapping[str, Any] | bytes]) -> dict[str, Any]:
+        report = await asyncio.to_thread(append, file, system.log, topic, rows, now_ms=live.now_ms(), sync=False)
+        return {n: getattr(report, n) for n in ("appended", "duplicates", "refused", "notes")}
+
+    def status() -> dict[str, Any]:
+        with lock:
+            return {**views.status(), "broken": live.broken}
+
+    def registry() -> Any:
+        with lock:
+            return views.registry()
+
+    faces = {n: ModelFace(n, p.pipeline.request, p.features.names) for n, p in file.plans.items()}
+    return Desk(
+        faces, live.ask, live.ask_vectors, take, registry, status, DURABILITY, system.log, system.blobs
+    )
+
+
+class Server:
+    """The doors of a live system on a thread of their own."""
+
+    def __init__(self, live: Live, home: Home, settings: Settings) -> None:
+        file = live.system.file
+        views = Views(file, home.log, home.blobs)
+        self.desk = desk(live, file, views)
+        books = Books(file, home.log, home.blobs)
+        app = create(self.desk, keys_of(settings), settings.hosts, pages(self.desk, file, books.trace), note)
+        config = uvicorn.Config(
+            app, host=settings.host, port=settings.port, log_level="warning", access_log=False, lifespan="off",
+            timeout_graceful_shutdown=5, server_header=False,
+        )  # fmt: skip
+        self._server = uvicorn.Server(config)
+        self._server.install_signal_handlers = lambda: None  # type: ignore[attr-defined, method-assign]
+        self._thread = threading.Thread(target=self._server.run, name="penstock-http", daemon=True)
+        self.settings = settings
+
+    def start(self, within_s: float = 10.0) -> str:
+        """Open the door; returns its address. Raises Unavailable when the port is taken."""
+        self._thread.start()
+        deadline = time.monotonic() + within_s
+        while not self._server.started:
+            if not self._thread.is_alive() or time.monotonic() > deadline:
+                raise Unavailable(f"Port {self.settings.port} cannot be opened.", code="port", hint="Take another: --port.")
+            time.sleep(0.01)
+        port = self._server.servers[0].sockets[0].getsockname()[1]
+        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
+        return f"http://{host}:{port}"
+
+    def stop(self) -> None:
+        """Let the requests under way finish, then close."""
+        self._server.should_exit = True
+        self._thread.join(10)
+
+
+def note(error: BaseException) -> None:
+    """Errors that are ours, for whoever reads the process's notes."""
+    traceback.print_exception(error, file=sys.stderr)
+
+
+def up(path: str, home_path: Path, settings: Settings, said: Callable[[str], None], stop: threading.Event) -> None:
+    """Bring a file up and stay until `stop` is set or the system breaks."""
+    keys_of(settings)
+    file = load(path)
+    home = open_home(home_path, create=True)
+    system = System(file, home.log, home.blobs, home_path, time.perf_counter, trainer(home_path))
+    system.deploy(wall_ms())
+    live = Live(system, wall_ms, tick_s=settings.tick_s)
+    server = Server(live, home, settings)
+    live.start()
+    said(server.start())
+    hook = Webhook(home, settings.webhook, stop) if settings.webhook else None
+    if hook:
+        hook.start()
+    while not stop.wait(0.2) and not live.broken:
+        pass
+    stop.set()
+    server.stop()
+    live.stop()
+    home.log.close()
+    if live.broken:
+        raise Unavailable(f"The system stopped itself: {live.broken}", code="broken")
+
+
+class Webhook(threading.Thread):
+    """Alerts to an address, as JSON, each under its id: at least once, in order, from now on."""
+
+    def __init__(self, home: Home, url: str, stop: threading.Event) -> None:
+        super().__init__(name="penstock-webhook", daemon=True)
+        self.home, self.url, self.stopping = home, url, stop
+
+    def run(self) -> None:
+        """Follow the alerts; what was delivered is on the log."""
+        log, position = self.home.log, self._begin()
+        while not self.stopping.is_set():
+            records, position = log.read([ALERTS], position)
+            for record in records:
+                status = self._deliver(record)
+                delivery = Delivery(record.id, status, wall_ms())
+                log.append([draft(DELIVERIES, delivery, key=record.key, t_ms=delivery.t_ms, id=record.id)])
+            if not records:
+                log.wait(position, 0.5)
+
+    def _begin(self) -> Any:
+        """After the newest alert that was delivered; on a log without deliveries, now."""
+        position, last = START, ""
+        while True:
+            records, position = self.home.log.read([DELIVERIES], position)
+            if not records:
+                break
+            last = records[-1].id
+        found = self.home.log.find(ALERTS, last) if last else None
+        return type(position)(n=found.position + 1) if found else self.home.log.end()
+
+    def _deliver(self, record: Record) -> int:
+        """The status of the answer; 0 when there was none after all tries."""
+        alert = read(record, Alert)
+        body = to_json({"id": record.id, **msgspec.structs.asdict(alert)})
+        asked = urllib.request.Request(self.url, body, {"content-type": "application/json", "idempotency-key": record.id})
+        status = 0
+        for attempt in range(WEBHOOK_TRIES):
+            try:
+                with urllib.request.urlopen(asked, timeout=WEBHOOK_S) as answer:
+                    return int(answer.status)
+            except urllib.error.HTTPError as error:
+                status = error.code
+            except OSError:
+                status = 0
+            if self.stopping.wait(0.2 * 2**attempt):
+                break
+        return status
