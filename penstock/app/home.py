@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from penstock.log.blob import FolderBlob
 from penstock.log.sqlite import SqliteLog
 from penstock.monitor.board import ALARMS
 from penstock.predict.stage import predict_inputs
+from penstock.predict.trace import Trace, trace
 from penstock.predict.verify import Progress, Verified, verify
 from penstock.record.decisions import DEPLOYMENTS, DECISIONS, Decision, Deployment, Value, draft, predictions, read
 from penstock.record.errors import NotFound
@@ -138,5 +139,7 @@ class Books:
         request = self.file.plan(model).pipeline.request
         return verify(self.log, model, request, self.sets(model), self.models.get, self.past, progress)
 
-
-Clock = Callable[[], float]
+    def trace(self, id: str) -> Trace:
+        """Everything about one prediction, by its id or its request's."""
+        requests = {name: plan.pipeline.request for name, plan in self.file.plans.items()}
+        return trace(self.log, requests, {name: self.sets(name) for name in self.plans}, id)

@@ -21,7 +21,7 @@ from penstock.app.live import Live
 from penstock.app.pipeline import File, load
 from penstock.app.system import System, Trainer, append
 from penstock.app.worker import in_process
-from penstock.console import pages
+from penstock.console import Sight, pages
 from penstock.record.codec import to_json
 from penstock.record.decisions import ALERTS, DELIVERIES, Alert, Delivery, draft, read
 from penstock.record.errors import NotFound, Unavailable
@@ -101,8 +101,10 @@ class Server:
         file = live.system.file
         views = Views(file, home.log, home.blobs)
         self.desk = desk(live, file, views)
-        books = Books(file, home.log, home.blobs)
-        app = create(self.desk, keys_of(settings), settings.hosts, pages(self.desk, file, books.trace), note)
+        rules = {name: [str(rule) for rule in plan.pipeline.watch] for name, plan in file.plans.items()}
+        trace = Books(file, home.log, home.blobs).trace
+        sight = Sight(home.log, home.blobs, self.desk.status, self.desk.registry, rules, trace)
+        app = create(self.desk, keys_of(settings), settings.hosts, pages(sight), note)
         config = uvicorn.Config(
             app, host=settings.host, port=settings.port, log_level="warning", access_log=False, lifespan="off",
             timeout_graceful_shutdown=5, server_header=False,

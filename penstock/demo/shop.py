@@ -108,7 +108,7 @@ buy = Pipeline(
     train=every(window="1d", at_least=900, on_alert="drift"),
     gate=better("log_loss", slices=["device"]),
     release=steps(shadow="6h", canary=(20, 50), hold="4h", guard="12h", flips=0.5),
-    watch=[missing("previous_page", "6h") < 0.05, drift("log_price", "1d") < 0.7],
+    watch=[missing("previous_page", "6h") < 0.05, drift("log_price", "1d") < 2.0],
 )
 
 # Is the order fraud? The truth comes days later, as a chargeback, or never.

@@ -66,7 +66,7 @@ def _visit(chance: random.Random, day: float, id: str) -> list[Timed]:
     at = day + chance.random() / 24
     visitor = f"visitor-{chance.randrange(VISITORS)}"
     category = chance.choice(list(CATEGORIES))
-    level = 1.9 if at >= PRICES_UP else 1.0
+    level = 2.6 if at >= PRICES_UP else 1.0
     ratio = chance.lognormvariate(0, 0.5)
     price = round(CATEGORIES[category] * level * ratio, 2)
     mobile = chance.random() < 0.55

@@ -32,6 +32,38 @@ def _step(state: Alarms, record: Record) -> tuple[Alarms, list[Draft]]:
 ALARMS: Stage[Alarms] = stage("alarms", (ALERTS,), Alarms, _step)
 
 
+def thin(hours: Sequence[Hour], most: int = 240) -> list[Hour]:
+    """The same stretch of time in at most `most` longer steps; counts become those of a mean hour."""
+    step = -(-len(hours) // most) if hours else 1
+    return [_joined(hours[i : i + step]) for i in range(0, len(hours), step)] if step > 1 else list(hours)
+
+
+def _joined(group: Sequence[Hour]) -> Hour:
+    n, served = len(group), max(1, sum(hour.served for hour in group))
+    asked = max(1, sum(hour.requests for hour in group))
+    versions: dict[str, dict[str, float]] = {}
+    for hour in group:
+        for version, numbers in hour.versions.items():
+            into = versions.setdefault(version, {})
+            for name, value in numbers.items():
+                into[name] = into.get(name, 0.0) + value
+    names = {name for hour in group for name in hour.missing}
+    return Hour(
+        group[0].model, group[0].from_ms, group[-1].to_ms, asked // n, served // n,
+        sum(hour.positives for hour in group) // n, sum(hour.errors for hour in group),
+        group[n // 2].latency_p50_s, max(hour.latency_p99_s for hour in group),
+        {name: _weighted((hour.missing.get(name, 0.0), hour.requests) for hour in group) for name in names},
+        group[-1].means, next((hour.drift for hour in reversed(group) if hour.drift), {}), versions,
+    )  # fmt: skip
+
+
+def _weighted(pairs: Iterable[tuple[float, int]]) -> float:
+    total, weight = 0.0, 0
+    for value, n in pairs:
+        total, weight = total + value * n, weight + n
+    return total / weight if weight else 0.0
+
+
 def volume(hours: Sequence[Hour]) -> Series:
     """Requests an hour."""
     return {"requests": [(hour.to_ms, float(hour.requests)) for hour in hours]}
@@ -51,7 +83,7 @@ def latency(hours: Sequence[Hour]) -> Series:
     }
 
 
-def live_loss(hours: Sequence[Hour], every: int = 24) -> Series:
+def live_loss(hours: Sequence[Hour], every: int = 12) -> Series:
     """The mean loss of each version over the outcomes of `every` hours."""
     found: Series = {}
     for group in _groups(hours, every):

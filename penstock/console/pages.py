@@ -1,0 +1,249 @@
+"""console: routes and what they show. Plain pages without a script; charts are SVG in the page."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+import msgspec
+from markupsafe import Markup
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from penstock.chart import line
+from penstock.gate.report import report
+from penstock.log import Blob, Log
+from penstock.monitor import board
+from penstock.monitor.board import ALARMS, Alarms
+from penstock.predict.trace import Trace
+from penstock.record.codec import moment, span_text, unpack
+from penstock.record.decisions import REFUSED, Evaluation, Hour, Prediction, Refusal, predictions, profiles, read
+from penstock.record.errors import NotFound, PenstockError
+from penstock.record.record import Draft, Position, Record
+from penstock.release.registry import Entry, Registry
+from penstock.stage import Stage, View, stage
+
+HOURS_KEPT = 24 * 90
+PREDICTIONS_SHOWN = 50
+HERE = Path(__file__).parent
+POLICY = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+REPORT_POLICY = POLICY.replace("style-src 'self'", "style-src 'unsafe-inline'")
+
+
+class Sight(msgspec.Struct, frozen=True):
+    """What the pages read: the log and its folds, the rules' texts by model, and the tracer."""
+
+    log: Log
+    blobs: Blob
+    status: Callable[[], dict[str, Any]]
+    registry: Callable[[], Registry]
+    rules: Mapping[str, Sequence[str]]
+    trace: Callable[[str], Trace]
+
+
+class Hours(msgspec.Struct):
+    """The newest hours of a model, oldest first."""
+
+    hours: list[Hour] = []
+
+
+class Refused(msgspec.Struct):
+    """Refused events, counted by topic and code."""
+
+    counts: dict[tuple[str, str], int] = {}
+
+
+def _hours(model: str) -> Stage[Hours]:
+    def step(state: Hours, record: Record) -> tuple[Hours, list[Draft]]:
+        state.hours.append(read(record, Hour))
+        del state.hours[:-HOURS_KEPT]
+        return state, []
+
+    return stage(f"hours.{model}", (profiles(model),), Hours, step)
+
+
+def _refused(state: Refused, record: Record) -> tuple[Refused, list[Draft]]:
+    refusal = read(record, Refusal)
+    key = (refusal.topic, refusal.code)
+    state.counts[key] = state.counts.get(key, 0) + 1
+    return state, []
+
+
+class Folds:
+    """The console's own folds, kept up with the log under one lock."""
+
+    def __init__(self, sight: Sight) -> None:
+        self._lock = threading.Lock()
+        self._hours = {model: View(_hours(model), sight.log) for model in sight.rules}
+        self._alarms = View(ALARMS, sight.log)
+        self._refused = View(stage("refused", (REFUSED,), Refused, _refused), sight.log)
+
+    def hours(self, model: str) -> list[Hour]:
+        """A model's hours, oldest first."""
+        with self._lock:
+            return list(self._hours[model].read().hours)
+
+    def alarms(self) -> Alarms:
+        """Standing and recent alerts."""
+        with self._lock:
+            return self._alarms.read()
+
+    def refused(self) -> list[tuple[str, str, int]]:
+        """Topic, code and number of refused events."""
+        with self._lock:
+            return [(topic, code, n) for (topic, code), n in sorted(self._refused.read().counts.items())]
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    loader = jinja2.PackageLoader("penstock.console")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters.update(
+        time=lambda ms: f"{moment(ms):%Y-%m-%d %H:%M}",
+        n=lambda x: "–" if x is None else f"{x:,}" if isinstance(x, int) else f"{x:,.4g}",
+        percent=lambda x: "–" if x is None else f"{x:.1%}",
+        span=lambda ms: span_text(ms) if ms else "all history",
+        path=lambda text: quote(text, safe=""),
+    )
+    return environment
+
+
+def pages(sight: Sight) -> ASGIApp:
+    """The console as an app to mount."""
+    folds = Folds(sight)
+    routes = [
+        Route("/", lambda request: _overview(sight, folds)),
+        Route("/static/style.css", _style),
+        Route("/find", lambda request: RedirectResponse(f"/predictions/{quote(request.query_params.get('id', '').strip(), safe='')}")),
+        Route("/models/{name}", lambda request: _model(sight, folds, request)),
+        Route("/models/{name}/predictions", lambda request: _predictions(sight, request)),
+        Route("/models/{name}/versions/{n:int}/report", lambda request: _report(sight, request)),
+        Route("/predictions/{id:path}", lambda request: _prediction(sight, request)),
+    ]
+    handlers: dict[Any, Any] = {PenstockError: _sorry, HTTPException: _sorry}
+    return Starlette(routes=routes, exception_handlers=handlers)
+
+
+def _page(template: str, status: int = 200, **values: Any) -> Response:
+    text = _templates().get_template(template).render(**values)
+    return HTMLResponse(text, status, headers={"content-security-policy": POLICY})
+
+
+def _style(request: Request) -> Response:
+    return Response((HERE / "style.css").read_bytes(), media_type="text/css")
+
+
+def _sorry(request: Request, error: Exception) -> Response:
+    """An error as a page: a sentence, and nothing of our insides."""
+    status = error.status if isinstance(error, PenstockError) else getattr(error, "status_code", 500)
+    sentence = str(error) if isinstance(error, PenstockError) else "There is nothing at this address."
+    return _page("message.html", status, title=str(status), sentence=sentence)
+
+
+def _entry(sight: Sight, name: str) -> Entry:
+    if name not in sight.rules:
+        raise NotFound("There is no model of this name.")
+    return sight.registry().models.get(name, Entry())
+
+
+def _overview(sight: Sight, folds: Folds) -> Response:
+    status, alarms = sight.status(), folds.alarms()
+    standing = [alert for mine in alarms.standing.values() for alert in mine.values()]
+    models = [_summary(sight, name, status["models"][name], folds.hours(name)) for name in sight.rules]
+    traffic = {name: board.volume(board.thin(folds.hours(name)))["requests"] for name in sight.rules}
+    return _page(
+        "overview.html",
+        status=status, models=models, standing=standing, recent=alarms.recent[::-1][:8], refused=folds.refused(),
+        traffic=Markup(line(traffic, title="Requests an hour")),
+        lag=max((one["lag"] for one in status["stages"].values()), default=0),
+    )  # fmt: skip
+
+
+def _summary(sight: Sight, name: str, status: dict[str, Any], hours: Sequence[Hour]) -> dict[str, Any]:
+    """A model's line on the overview: of the last hour, and of the last day's outcomes."""
+    entry = sight.registry().models.get(name, Entry())
+    newest = hours[-1] if hours else None
+    day = [hour for hour in hours if newest and hour.to_ms > newest.to_ms - 86_400_000]
+    champion = str(status["champion"])
+    known = sum(hour.versions.get(champion, {}).get("rows", 0.0) for hour in day)
+    lost = sum(hour.versions.get(champion, {}).get("loss", 0.0) for hour in day)
+    verdict = entry.verdicts[max(entry.verdicts)] if entry.verdicts else None
+    return {
+        "name": name, **status, "step": entry.standing(status["candidate"]) if status["candidate"] else "",
+        "hour": newest, "rate": newest.positives / newest.served if newest and newest.served else None,
+        "loss": lost / known if known else None, "known": int(known), "verdict": verdict,
+    }  # fmt: skip
+
+
+def _model(sight: Sight, folds: Folds, request: Request) -> Response:
+    name = request.path_params["name"]
+    entry = _entry(sight, name)
+    hours = board.thin(folds.hours(name))
+    standing = folds.alarms().standing.get(name, {})
+    return _page(
+        "model.html",
+        name=name, entry=entry, rules=[(rule, standing.get(rule)) for rule in sight.rules[name]],
+        versions=[entry.versions[n] for n in sorted(entry.versions, reverse=True)],
+        releases=entry.releases[::-1], charts=_charts(hours, entry),
+    )  # fmt: skip
+
+
+def _charts(hours: Sequence[Hour], entry: Entry) -> list[Markup]:
+    marks = [(one.t_ms, f"v{one.version} {one.step}") for one in entry.releases if one.step in ("champion", "rolled_back")]
+    drawn = [
+        line(board.live_loss(hours), title="Live loss by version", marks=marks),
+        line(board.positive_rate(hours), title="Positive answers", percent=True, marks=marks),
+        line(board.volume(hours), title="Requests an hour"),
+        line(board.latency(hours), title="Latency of a batch, ms"),
+        line(board.missing(hours), title="Missing values", percent=True),
+        line(board.drifts(hours), title="Drift against the training rows (PSI)", marks=marks),
+    ]
+    return [Markup(one) for one in drawn]
+
+
+def _predictions(sight: Sight, request: Request) -> Response:
+    name = request.path_params["name"]
+    _entry(sight, name)
+    topic, end = predictions(name), sight.log.end().n
+    found: list[Record] = []
+    reach = 500
+    while len(found) < PREDICTIONS_SHOWN and reach <= 64_000:
+        found = _after(sight.log, topic, Position(n=max(0, end - reach)))[-PREDICTIONS_SHOWN:]
+        reach = reach * 4 if reach < end else 10**9
+    rows = [(record.id, read(record, Prediction)) for record in reversed(found)]
+    return _page("predictions.html", name=name, rows=rows)
+
+
+def _after(log: Log, topic: str, position: Position) -> list[Record]:
+    found: list[Record] = []
+    while True:
+        records, position = log.read([topic], position)
+        if not records:
+            return found
+        found = [*found, *records][-PREDICTIONS_SHOWN:]
+
+
+def _report(sight: Sight, request: Request) -> Response:
+    entry, number = _entry(sight, request.path_params["name"]), request.path_params["n"]
+    version, verdict = entry.versions.get(number), entry.verdicts.get(number)
+    if version is None or verdict is None:
+        raise NotFound("There is no verdict on such a version.")
+    evaluation = unpack(sight.blobs.get(version.evaluation), Evaluation)
+    return HTMLResponse(report(version, verdict, evaluation), headers={"content-security-policy": REPORT_POLICY})
+
+
+def _prediction(sight: Sight, request: Request) -> Response:
+    return _page("prediction.html", trace=sight.trace(request.path_params["id"]))
+
+
