@@ -32,7 +32,9 @@ def history(folder: Path, months: int = 12) -> list[Timed]:
 
 def _zones(path: Path) -> dict[str, ZoneInfo]:
     names = pl.read_csv(path, columns=["faa", "tzone"], null_values=["NA", "\\N"]).drop_nulls()
-    return {faa: ZoneInfo(zone) for faa, zone in names.iter_rows()} | dict.fromkeys(ATLANTIC, ZoneInfo("America/Puerto_Rico"))
+    return {faa: ZoneInfo(zone) for faa, zone in names.iter_rows()} | dict.fromkeys(
+        ATLANTIC, ZoneInfo("America/Puerto_Rico")
+    )
 
 
 def _planes(path: Path) -> Iterator[Timed]:
@@ -53,7 +55,9 @@ def _weather(path: Path) -> Iterator[Timed]:
 
 def _flight(row: dict[str, Any], zone: ZoneInfo) -> Iterator[Timed]:
     at = row["time_hour"] + timedelta(minutes=row["minute"])
-    flight_id = f"{row['year']}-{row['month']:02}-{row['day']:02}/{row['carrier']}{row['flight']}/{row['origin']}"
+    flight_id = (
+        f"{row['year']}-{row['month']:02}-{row['day']:02}/{row['carrier']}{row['flight']}/{row['origin']}"
+    )
     same = {"flight_id": flight_id, "carrier": row["carrier"], "origin": row["origin"]}
     tail = {"tailnum": row["tailnum"]}
     yield _ms(at), "flight", {

@@ -27,7 +27,7 @@ from penstock.record.codec import millis, moment
 from penstock.record.decisions import Decision, Failure, Prediction, Version, predictions, read
 from penstock.record.errors import PenstockError, Refused
 from penstock.record.event import Source
-from penstock.record.record import START, Record
+from penstock.record.record import START
 from penstock.release.registry import registry
 
 REQUESTS = 400
@@ -79,7 +79,9 @@ def _played(file: File, home: Home, data: Path | None, limit_s: float) -> list[F
         system.drain()
         for name, entry in registry(home.log).models.items():
             if entry.versions and entry.route.champion is None:
-                system.decide(Decision(name, "promote", "check", "to see it serve", end_ms + 2, max(entry.versions)))
+                system.decide(
+                    Decision(name, "promote", "check", "to see it serve", end_ms + 2, max(entry.versions))
+                )
         again = [(end_ms + 3, topic, row) for _, topic, row in _asked_again(file, history, end_ms)]
         system.drain()
         for _, topic, row in again:
@@ -95,8 +97,12 @@ def _hurried(file: File) -> File:
     """The same file, trained only when it is asked to be, on however few rows."""
     plans = {}
     for name, plan in file.plans.items():
-        when = msgspec.structs.replace(plan.pipeline.train, period_ms=0, labels=0, at_least=10**9, on_alert="")
-        plans[name] = msgspec.structs.replace(plan, pipeline=msgspec.structs.replace(plan.pipeline, train=when))
+        when = msgspec.structs.replace(
+            plan.pipeline.train, period_ms=0, labels=0, at_least=10**9, on_alert=""
+        )
+        plans[name] = msgspec.structs.replace(
+            plan, pipeline=msgspec.structs.replace(plan.pipeline, train=when)
+        )
     return msgspec.structs.replace(file, plans=plans)
 
 
@@ -112,8 +118,14 @@ def _asked_again(file: File, history: list[Timed], end_ms: int) -> list[Timed]:
         request = plan.pipeline.request
         mine = [event for event in history if event[1] == request.topic][-20:]
         for i, (_, topic, row) in enumerate(mine):
-            changed = {**row, request.id: f"check-{i}"} if _is_text(request, request.id) else {**row, request.id: 10**9 + i}
-            found.append((end_ms, topic, {**changed, **({request.time: moment(end_ms)} if request.time else {})}))
+            changed = (
+                {**row, request.id: f"check-{i}"}
+                if _is_text(request, request.id)
+                else {**row, request.id: 10**9 + i}
+            )
+            found.append(
+                (end_ms, topic, {**changed, **({request.time: moment(end_ms)} if request.time else {})})
+            )
     return found
 
 
@@ -128,7 +140,9 @@ def _model(file: File, home: Home, name: str, trained: list[Version | Failure]) 
     plan = file.plan(name)
     mine = [one for one in trained if one.model == name]
     if not mine:
-        return [Finding(f"{name} trains", False, "No label found its request: check the label's key and `wait`.")]
+        return [
+            Finding(f"{name} trains", False, "No label found its request: check the label's key and `wait`.")
+        ]
     if isinstance(mine[-1], Failure):
         return [Finding(f"{name} trains", False, mine[-1].note)]
     version = mine[-1]
@@ -138,9 +152,11 @@ def _model(file: File, home: Home, name: str, trained: list[Version | Failure]) 
     checked = books.verify(name)
     model = books.models.get(version.digest)
     rows = [one.values for one in said] or [[None] * len(plan.features.names)]
+    made = f"{version.training.rows} rows, {version.size_bytes} bytes, {version.train_s:.1f} s"
+    answered = f"{len(said)} predictions{f', failed: {failed[0]}' if failed else ''}"
     return [
-        Finding(f"{name} trains", True, f"{version.training.rows} rows, {version.size_bytes} bytes, {version.train_s:.1f} s"),
-        Finding(f"{name} answers", bool(said) and not failed, f"{len(said)} predictions" + (f", failed: {failed[0]}" if failed else "")),
+        Finding(f"{name} trains", True, made),
+        Finding(f"{name} answers", bool(said) and not failed, answered),
         Finding(f"{name} answers the same again", not checked.unequal and _pure(plan, home), _first(checked.unequal)),
         Finding(f"{name} is not changed by predicting", _unchanged(model, rows), ""),
         Finding(f"{name} answers a row of nulls", answers(model, [[None] * len(rows[0])])[0] is not None,
@@ -239,7 +255,9 @@ def _unique(file: File, events: list[Timed]) -> list[Timed]:
     return kept
 
 
-def _row(source: Source, when: datetime, i: int, chance: random.Random, pools: dict[str, list[Any]]) -> dict[str, Any]:
+def _row(
+    source: Source, when: datetime, i: int, chance: random.Random, pools: dict[str, list[Any]]
+) -> dict[str, Any]:
     """An event made up from its type; columns of one name share their values, so that entities meet."""
     hints = typing.get_type_hints(source.schema)
     row = {name: _value(name, hints[name], chance, pools) for name in source.columns}

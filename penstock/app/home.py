@@ -20,7 +20,16 @@ from penstock.monitor.board import ALARMS
 from penstock.predict.stage import predict_inputs
 from penstock.predict.trace import Trace, trace
 from penstock.predict.verify import Progress, Verified, verify
-from penstock.record.decisions import DEPLOYMENTS, DECISIONS, Decision, Deployment, Value, draft, predictions, read
+from penstock.record.decisions import (
+    DECISIONS,
+    DEPLOYMENTS,
+    Decision,
+    Deployment,
+    Value,
+    draft,
+    predictions,
+    read,
+)
 from penstock.record.errors import NotFound
 from penstock.record.record import START, Position, Record
 from penstock.release.registry import REGISTRY, Registry, registry
@@ -90,7 +99,13 @@ class Views:
             if name in self._inputs
         }
         models = {name: self._model(name, topics) for name in self.file.plans}
-        return {"end": log.end().n, "topics": topics, "stages": stages, "models": models, "code": self.file.code}
+        return {
+            "end": log.end().n,
+            "topics": topics,
+            "stages": stages,
+            "models": models,
+            "code": self.file.code,
+        }
 
     def _lag(self, topics: dict[str, int], inputs: Sequence[str], position: Position) -> int:
         log: Any = self.log
@@ -124,7 +139,9 @@ class Books:
                 if known is not None and version.features not in known:
                     plan = load_text(blobs.get(version.code), file.path).plan(name)
                     known[plan.features.digest] = plan
-        self.models = Models(log, blobs, {d: plan for known in self.plans.values() for d, plan in known.items()})
+        self.models = Models(
+            log, blobs, {d: plan for known in self.plans.values() for d, plan in known.items()}
+        )
 
     def sets(self, model: str) -> dict[str, FeatureSet]:
         """A model's feature sets, by digest."""

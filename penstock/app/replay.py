@@ -8,7 +8,7 @@ ends in the same log.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -17,8 +17,9 @@ from penstock.app.system import System, clock_draft
 from penstock.record.decisions import DECISIONS, Decision, draft
 from penstock.record.errors import Refused
 
-Timed = tuple[int, str, Mapping[str, Any] | Decision]
-"""An event of a history: when it becomes known (UTC ms), its topic, its row. A person's decision may be one."""
+Timed = tuple[int, str, Any]
+"""An event of a history: when it becomes known (UTC ms), its topic, its row (a mapping, or a
+person's `Decision`)."""
 
 PRODUCER = "replay"
 

@@ -294,7 +294,8 @@ def append(
 ) -> Report:
     """Validate events for a topic and append the good ones. Raises NotFound for an unknown topic.
 
-    `first` is the number of the first row in the notes; see `Source.parse` for `strict`. A refused event stops nothing: it is counted in the report and by a record on `refused`.
+    `first` is the number of the first row in the notes; see `Source.parse` for `strict`.
+    A refused event stops nothing: it is counted in the report and by a record on `refused`.
     """
     try:
         source = file.source(topic)

@@ -53,7 +53,9 @@ def keys_of(settings: Settings) -> Keys | None:
         try:
             keys = read_keys(Path(settings.key_file).read_text())
         except OSError:
-            raise NotFound("There is no key file there.", hint="Make one with `penstock key NAME --key-file FILE`.") from None
+            raise NotFound(
+                "There is no key file there.", hint="Make one with `penstock key NAME --key-file FILE`."
+            ) from None
     may_bind(settings.host, keys)
     return keys
 
@@ -77,7 +79,9 @@ def desk(live: Live, file: File, views: Views) -> Desk:
     system = live.system
 
     async def take(topic: str, rows: Sequence[Mapping[str, Any] | bytes]) -> dict[str, Any]:
-        report = await asyncio.to_thread(append, file, system.log, topic, rows, now_ms=live.now_ms(), sync=False)
+        report = await asyncio.to_thread(
+            append, file, system.log, topic, rows, now_ms=live.now_ms(), sync=False
+        )
         return {n: getattr(report, n) for n in ("appended", "duplicates", "refused", "notes")}
 
     def status() -> dict[str, Any]:
@@ -110,7 +114,7 @@ class Server:
             timeout_graceful_shutdown=5, server_header=False,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
-        self._server.install_signal_handlers = lambda: None  # type: ignore[attr-defined, method-assign]
+        self._server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
         self._thread = threading.Thread(target=self._server.run, name="penstock-http", daemon=True)
         self.settings = settings
 
@@ -120,7 +124,9 @@ class Server:
         deadline = time.monotonic() + within_s
         while not self._server.started:
             if not self._thread.is_alive() or time.monotonic() > deadline:
-                raise Unavailable(f"Port {self.settings.port} cannot be opened.", code="port", hint="Take another: --port.")
+                raise Unavailable(
+                    f"Port {self.settings.port} cannot be opened.", code="port", hint="Take another: --port."
+                )
             time.sleep(0.01)
         port = self._server.servers[0].sockets[0].getsockname()[1]
         host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
@@ -137,7 +143,9 @@ def note(error: BaseException) -> None:
     traceback.print_exception(error, file=sys.stderr)
 
 
-def up(path: str, home_path: Path, settings: Settings, said: Callable[[str], None], stop: threading.Event) -> None:
+def up(
+    path: str, home_path: Path, settings: Settings, said: Callable[[str], None], stop: threading.Event
+) -> None:
     """Bring a file up and stay until `stop` is set or the system breaks."""
     keys_of(settings)
     file = load(path)
@@ -195,7 +203,9 @@ class Webhook(threading.Thread):
         """The status of the answer; 0 when there was none after all tries."""
         alert = read(record, Alert)
         body = to_json({"id": record.id, **msgspec.structs.asdict(alert)})
-        asked = urllib.request.Request(self.url, body, {"content-type": "application/json", "idempotency-key": record.id})
+        asked = urllib.request.Request(
+            self.url, body, {"content-type": "application/json", "idempotency-key": record.id}
+        )
         status = 0
         for attempt in range(WEBHOOK_TRIES):
             try:

@@ -61,7 +61,13 @@ def in_process(
 
 
 def rebuild(
-    home: Path, log: Log, path: str, version: Version, progress: Callable[[int, int], None], *, limit_s: float = 3600.0
+    home: Path,
+    log: Log,
+    path: str,
+    version: Version,
+    progress: Callable[[int, int], None],
+    *,
+    limit_s: float = 3600.0,
 ) -> str:
     """Train a version again by its own intent and code; the digest that comes out. Raises Refused when
     the training fails now."""

@@ -26,7 +26,9 @@ def _verb(verbs: Any, name: str, function: Any, what: str, example: str) -> argp
 
 
 def _homed(parser: argparse.ArgumentParser, *, json: bool = True) -> argparse.ArgumentParser:
-    parser.add_argument("--home", default=".penstock", metavar="DIR", help="the folder of the log (default: .penstock)")
+    parser.add_argument(
+        "--home", default=".penstock", metavar="DIR", help="the folder of the log (default: .penstock)"
+    )
     if json:
         parser.add_argument("--json", action="store_true", help="print JSON for a machine to read")
     return parser
@@ -36,21 +38,35 @@ def _serving(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="any but loopback needs --key-file")
     parser.add_argument("--port", type=int, default=8411, help="0 takes a free one")
     parser.add_argument("--key-file", default="", metavar="FILE", help="keys made with `penstock key`")
-    parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a host name to answer under")
+    parser.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="a host name to answer under"
+    )
 
 
 def _running(verbs: Any) -> None:
-    demo = _verb(verbs, "demo", run.demo, "Play a shop through the whole loop, and show it.", "penstock demo --exit")
+    demo = _verb(
+        verbs, "demo", run.demo, "Play a shop through the whole loop, and show it.", "penstock demo --exit"
+    )
     demo.add_argument("--exit", action="store_true", help="end when the story is told, instead of serving on")
-    demo.add_argument("--home", default="", metavar="DIR", help="keep the log here (default: a temporary folder)")
+    demo.add_argument(
+        "--home", default="", metavar="DIR", help="keep the log here (default: a temporary folder)"
+    )
     demo.add_argument("--seed", type=int, default=7)
     demo.add_argument("--port", type=int, default=8411)
-    up = _verb(verbs, "up", run.up, "Bring a pipeline file up and serve it.", "penstock up pipeline.py --port 8411")
+    up = _verb(
+        verbs, "up", run.up, "Bring a pipeline file up and serve it.", "penstock up pipeline.py --port 8411"
+    )
     up.add_argument("file", metavar="FILE")
     _homed(up, json=False)
     _serving(up)
     up.add_argument("--webhook", default="", metavar="URL", help="send alerts there, as JSON")
-    key = _verb(verbs, "key", run.key, "Make a key; the file keeps only its digest.", "penstock key alice --key-file keys")
+    key = _verb(
+        verbs,
+        "key",
+        run.key,
+        "Make a key; the file keeps only its digest.",
+        "penstock key alice --key-file keys",
+    )
     key.add_argument("name", metavar="NAME")
     key.add_argument("--key-file", required=True, metavar="FILE")
     append = _verb(
@@ -65,12 +81,22 @@ def _running(verbs: Any) -> None:
         "penstock check pipeline.py --data samples/",
     )  # fmt: skip
     check.add_argument("file", metavar="FILE")
-    check.add_argument("--data", default="", metavar="DIR", help="samples as TOPIC.ndjson (default: made up from the types)")
+    check.add_argument(
+        "--data", default="", metavar="DIR", help="samples as TOPIC.ndjson (default: made up from the types)"
+    )
     check.add_argument("--json", action="store_true", help="print JSON for a machine to read")
 
 
 def _asking(verbs: Any) -> None:
-    _homed(_verb(verbs, "status", ask.status, "How things stand: log, stages, models, alerts.", "penstock status --json"))
+    _homed(
+        _verb(
+            verbs,
+            "status",
+            ask.status,
+            "How things stand: log, stages, models, alerts.",
+            "penstock status --json",
+        )
+    )
     _homed(_verb(verbs, "models", ask.models, "Every version and what became of it.", "penstock models"))
     _homed(_verb(verbs, "doctor", ask.doctor, "Look at the log's health.", "penstock doctor"))
     report = _homed(_verb(
@@ -79,16 +105,26 @@ def _asking(verbs: Any) -> None:
     ))  # fmt: skip
     report.add_argument("version", metavar="MODEL@vN")
     report.add_argument("--out", default="", metavar="FILE")
-    trace = _homed(_verb(
-        verbs, "trace", ask.trace, "Tell everything about one prediction.", "penstock trace predict.fraud:payment:0:1234:0"
-    ))
+    trace = _homed(
+        _verb(
+            verbs,
+            "trace",
+            ask.trace,
+            "Tell everything about one prediction.",
+            "penstock trace predict.fraud:payment:0:1234:0",
+        )
+    )
     trace.add_argument("prediction", metavar="PREDICTION", help="a prediction's id, or a request's")
 
 
 def _deciding(verbs: Any) -> None:
-    train = _homed(_verb(verbs, "train", ask.train, "Ask for a training now.", "penstock train fraud --set C=0.5"))
+    train = _homed(
+        _verb(verbs, "train", ask.train, "Ask for a training now.", "penstock train fraud --set C=0.5")
+    )
     train.add_argument("model", metavar="MODEL")
-    train.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter for this training")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter for this training"
+    )
     promote = _homed(_verb(
         verbs, "promote", ask.promote, "Make a version champion, whatever the rules say.",
         'penstock promote fraud@v3 --reason "agreed with risk"',
@@ -101,13 +137,21 @@ def _deciding(verbs: Any) -> None:
     rollback.add_argument("model", metavar="MODEL")
     for parser in (train, promote, rollback):
         parser.add_argument("--reason", default="", metavar="TEXT")
-        parser.add_argument("--who", default="", metavar="NAME", help="default: the name you are logged in under")
+        parser.add_argument(
+            "--who", default="", metavar="NAME", help="default: the name you are logged in under"
+        )
 
 
 def _proving(verbs: Any) -> None:
-    verify = _homed(_verb(
-        verbs, "verify", ask.verify, "Make every prediction again from the log, and compare bit for bit.", "penstock verify"
-    ))
+    verify = _homed(
+        _verb(
+            verbs,
+            "verify",
+            ask.verify,
+            "Make every prediction again from the log, and compare bit for bit.",
+            "penstock verify",
+        )
+    )
     verify.add_argument("--model", default="", metavar="MODEL")
     rebuild = _homed(_verb(
         verbs, "rebuild", ask.rebuild, "Train a version again from the log; say whether its digest is the same.",

@@ -33,7 +33,11 @@ def status(given: argparse.Namespace) -> int:
         return 0
     show.table("", ["topic", "records"], list(found["topics"].items()))
     show.console.print()
-    show.table("", ["stage", "position", "lag"], [[n, one["position"], one["lag"]] for n, one in found["stages"].items()])
+    show.table(
+        "",
+        ["stage", "position", "lag"],
+        [[n, one["position"], one["lag"]] for n, one in found["stages"].items()],
+    )
     show.console.print()
     models = [[name, _v(m["champion"]), _v(m["candidate"]), m["predictions"], ", ".join(m["alerts"]) or "none"]
               for name, m in found["models"].items()]  # fmt: skip
@@ -48,7 +52,9 @@ def _v(number: int | None) -> str:
 def models(given: argparse.Namespace) -> int:
     """Every version."""
     known = registry(_home(given).log)
-    rows = [_version_row(known, name, n) for name, entry in known.models.items() for n in sorted(entry.versions)]
+    rows = [
+        _version_row(known, name, n) for name, entry in known.models.items() for n in sorted(entry.versions)
+    ]
     if given.json:
         show.as_json([dict(zip(_VERSION_HEAD, row, strict=True)) for row in rows])
     else:
@@ -135,7 +141,9 @@ def _ask(home: Home, given: argparse.Namespace, decision: Decision) -> int:
     if given.json:
         show.as_json(decision)
     else:
-        show.console.print(f"Asked for: {decision.kind} {decision.model}. `penstock models` shows what becomes of it.")
+        show.console.print(
+            f"Asked for: {decision.kind} {decision.model}. `penstock models` shows what becomes of it."
+        )
     return 0
 
 

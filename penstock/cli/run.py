@@ -37,7 +37,13 @@ def demo(given: argparse.Namespace) -> int:
     """The shop."""
     from penstock.demo.play import play
 
-    return play(Path(given.home) if given.home else None, given.seed, given.port, leave=given.exit, stop=_until_asked())
+    return play(
+        Path(given.home) if given.home else None,
+        given.seed,
+        given.port,
+        leave=given.exit,
+        stop=_until_asked(),
+    )
 
 
 def up(given: argparse.Namespace) -> int:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import jinja2
 import msgspec
 from markupsafe import Markup
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -26,7 +25,16 @@ from penstock.monitor import board
 from penstock.monitor.board import ALARMS, Alarms
 from penstock.predict.trace import Trace
 from penstock.record.codec import moment, span_text, unpack
-from penstock.record.decisions import REFUSED, Evaluation, Hour, Prediction, Refusal, predictions, profiles, read
+from penstock.record.decisions import (
+    REFUSED,
+    Evaluation,
+    Hour,
+    Prediction,
+    Refusal,
+    predictions,
+    profiles,
+    read,
+)
 from penstock.record.errors import NotFound, PenstockError
 from penstock.record.record import Draft, Position, Record
 from penstock.release.registry import Entry, Registry
@@ -35,8 +43,12 @@ from penstock.stage import Stage, View, stage
 HOURS_KEPT = 24 * 90
 PREDICTIONS_SHOWN = 50
 HERE = Path(__file__).parent
-POLICY = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+POLICY = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'"
+)
 REPORT_POLICY = POLICY.replace("style-src 'self'", "style-src 'unsafe-inline'")
+_SENTENCES = {404: "There is nothing at this address.", 405: "This address does not take this method."}
 
 
 class Sight(msgspec.Struct, frozen=True):
@@ -79,28 +91,24 @@ def _refused(state: Refused, record: Record) -> tuple[Refused, list[Draft]]:
 
 
 class Folds:
-    """The console's own folds, kept up with the log under one lock."""
+    """The console's own folds, kept up with the log; read on the event loop only, so one at a time."""
 
     def __init__(self, sight: Sight) -> None:
-        self._lock = threading.Lock()
         self._hours = {model: View(_hours(model), sight.log) for model in sight.rules}
         self._alarms = View(ALARMS, sight.log)
         self._refused = View(stage("refused", (REFUSED,), Refused, _refused), sight.log)
 
     def hours(self, model: str) -> list[Hour]:
         """A model's hours, oldest first."""
-        with self._lock:
-            return list(self._hours[model].read().hours)
+        return list(self._hours[model].read().hours)
 
     def alarms(self) -> Alarms:
         """Standing and recent alerts."""
-        with self._lock:
-            return self._alarms.read()
+        return self._alarms.read()
 
     def refused(self) -> list[tuple[str, str, int]]:
         """Topic, code and number of refused events."""
-        with self._lock:
-            return [(topic, code, n) for (topic, code), n in sorted(self._refused.read().counts.items())]
+        return [(topic, code, n) for (topic, code), n in sorted(self._refused.read().counts.items())]
 
 
 @cache
@@ -114,7 +122,6 @@ def _templates() -> jinja2.Environment:
         n=lambda x: "–" if x is None else f"{x:,}" if isinstance(x, int) else f"{x:,.4g}",
         percent=lambda x: "–" if x is None else f"{x:.1%}",
         span=lambda ms: span_text(ms) if ms else "all history",
-        path=lambda text: quote(text, safe=""),
     )
     return environment
 
@@ -122,17 +129,35 @@ def _templates() -> jinja2.Environment:
 def pages(sight: Sight) -> ASGIApp:
     """The console as an app to mount."""
     folds = Folds(sight)
+
+    async def traced(request: Request) -> Response:  # it folds the log again, so off the loop
+        found = await run_in_threadpool(sight.trace, request.path_params["id"])
+        return _page("prediction.html", trace=found)
+
     routes = [
-        Route("/", lambda request: _overview(sight, folds)),
-        Route("/static/style.css", _style),
-        Route("/find", lambda request: RedirectResponse(f"/predictions/{quote(request.query_params.get('id', '').strip(), safe='')}")),
-        Route("/models/{name}", lambda request: _model(sight, folds, request)),
-        Route("/models/{name}/predictions", lambda request: _predictions(sight, request)),
-        Route("/models/{name}/versions/{n:int}/report", lambda request: _report(sight, request)),
-        Route("/predictions/{id:path}", lambda request: _prediction(sight, request)),
+        Route("/", _shown(lambda request: _overview(sight, folds))),
+        Route("/static/style.css", _shown(_style)),
+        Route("/find", _shown(_find)),
+        Route("/models/{name}", _shown(lambda request: _model(sight, folds, request))),
+        Route("/models/{name}/predictions", _shown(lambda request: _predictions(sight, request))),
+        Route("/models/{name}/versions/{n:int}/report", _shown(lambda request: _report(sight, request))),
+        Route("/predictions/{id:path}", traced),
     ]
-    handlers: dict[Any, Any] = {PenstockError: _sorry, HTTPException: _sorry}
+    handlers: dict[Any, Any] = {PenstockError: _sorry, HTTPException: _sorry, Exception: _sorry}
     return Starlette(routes=routes, exception_handlers=handlers)
+
+
+def _shown(show: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
+    """A page that is made on the event loop: quick, and never two at a time."""
+
+    async def endpoint(request: Request) -> Response:
+        return show(request)
+
+    return endpoint
+
+
+def _find(request: Request) -> Response:
+    return RedirectResponse(f"/predictions/{request.query_params.get('id', '').strip()}")
 
 
 def _page(template: str, status: int = 200, **values: Any) -> Response:
@@ -147,7 +172,11 @@ def _style(request: Request) -> Response:
 def _sorry(request: Request, error: Exception) -> Response:
     """An error as a page: a sentence, and nothing of our insides."""
     status = error.status if isinstance(error, PenstockError) else getattr(error, "status_code", 500)
-    sentence = str(error) if isinstance(error, PenstockError) else "There is nothing at this address."
+    sentence = (
+        str(error)
+        if isinstance(error, PenstockError)
+        else _SENTENCES.get(status, "This page cannot be shown.")
+    )
     return _page("message.html", status, title=str(status), sentence=sentence)
 
 
@@ -164,7 +193,7 @@ def _overview(sight: Sight, folds: Folds) -> Response:
     traffic = {name: board.volume(board.thin(folds.hours(name)))["requests"] for name in sight.rules}
     return _page(
         "overview.html",
-        status=status, models=models, standing=standing, recent=alarms.recent[::-1][:8], refused=folds.refused(),
+        how=status, models=models, standing=standing, recent=alarms.recent[::-1][:8], refused=folds.refused(),
         traffic=Markup(line(traffic, title="Requests an hour")),
         lag=max((one["lag"] for one in status["stages"].values()), default=0),
     )  # fmt: skip
@@ -200,14 +229,18 @@ def _model(sight: Sight, folds: Folds, request: Request) -> Response:
 
 
 def _charts(hours: Sequence[Hour], entry: Entry) -> list[Markup]:
-    marks = [(one.t_ms, f"v{one.version} {one.step}") for one in entry.releases if one.step in ("champion", "rolled_back")]
+    marks = [
+        (one.t_ms, f"v{one.version} {one.step}")
+        for one in entry.releases
+        if one.step in ("champion", "rolled_back")
+    ]
     drawn = [
         line(board.live_loss(hours), title="Live loss by version", marks=marks),
         line(board.positive_rate(hours), title="Positive answers", percent=True, marks=marks),
         line(board.volume(hours), title="Requests an hour"),
         line(board.latency(hours), title="Latency of a batch, ms"),
         line(board.missing(hours), title="Missing values", percent=True),
-        line(board.drifts(hours), title="Drift against the training rows (PSI)", marks=marks),
+        line(board.drifts(hours), title="Drift (PSI)", marks=marks),
     ]
     return [Markup(one) for one in drawn]
 
@@ -240,10 +273,6 @@ def _report(sight: Sight, request: Request) -> Response:
     if version is None or verdict is None:
         raise NotFound("There is no verdict on such a version.")
     evaluation = unpack(sight.blobs.get(version.evaluation), Evaluation)
-    return HTMLResponse(report(version, verdict, evaluation), headers={"content-security-policy": REPORT_POLICY})
-
-
-def _prediction(sight: Sight, request: Request) -> Response:
-    return _page("prediction.html", trace=sight.trace(request.path_params["id"]))
-
-
+    return HTMLResponse(
+        report(version, verdict, evaluation), headers={"content-security-policy": REPORT_POLICY}
+    )

@@ -74,7 +74,9 @@ def play(home_path: Path | None, seed: int, port: int, *, leave: bool, stop: thr
         folder = home_path or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-demo-")))
         home = open_home(folder, create=True)
         stack.callback(home.log.close)
-        system = System(load(SHOP), home.log, home.blobs, folder, time.perf_counter, trainer(folder), sync=False)
+        system = System(
+            load(SHOP), home.log, home.blobs, folder, time.perf_counter, trainer(folder), sync=False
+        )
         system.deploy(millis(world.START_AT))
         teller = Teller(home)
         played = replay(system, _until(stop, world.history(seed)), period_ms=HOUR_MS, told=teller.told)
@@ -154,14 +156,21 @@ class Teller:
         if records:
             self.first = False
             said = read(records[0], Prediction)
-            self.say(said.t_ms, "", f"buy v{said.version} answers its first request: {said.score or 0:.0%} likely to buy")
+            self.say(
+                said.t_ms,
+                "",
+                f"buy v{said.version} answers its first request: {said.score or 0:.0%} likely to buy",
+            )
 
 
 def _sentence(record: Record) -> tuple[str, str]:
     """The colour and the words for a record."""
     if record.topic == VERSIONS:
         version = read(record, Version)
-        return "", f"{version.model} v{version.version} trained on {version.training.rows} rows ({version.reason})"
+        return (
+            "",
+            f"{version.model} v{version.version} trained on {version.training.rows} rows ({version.reason})",
+        )
     if record.topic == VERDICTS:
         verdict = read(record, Verdict)
         colour = {"ship": "green", "block": "red"}.get(verdict.decision, "yellow")
@@ -169,7 +178,10 @@ def _sentence(record: Record) -> tuple[str, str]:
     if record.topic == ALERTS:
         alert = read(record, Alert)
         colour = "red" if alert.state == "raised" else "green"
-        return colour, f"{alert.model} alert {alert.state}: {alert.rule} (is {alert.value:.3g} over {alert.rows} rows)"
+        return (
+            colour,
+            f"{alert.model} alert {alert.state}: {alert.rule} (is {alert.value:.3g} over {alert.rows} rows)",
+        )
     release = read(record, Release)
     step = f"canary for {release.share} %" if release.step == "canary" else release.step.replace("_", " ")
     colour = {"champion": "bold green", "rolled_back": "bold red"}.get(release.step, "")

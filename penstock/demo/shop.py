@@ -2,6 +2,7 @@
 
 import math
 from datetime import datetime
+from typing import Any
 
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -74,7 +75,7 @@ def log_price(price: float) -> float:
     return math.log(price)
 
 
-def fit_buy(data: Data):
+def fit_buy(data: Data) -> Any:
     """`model` is one of linear, trees, coarse; `campaign` says whether to use the campaign's code."""
     texts = TEXTS + (("campaign",) if data.params["campaign"] else ())
     numbers = [name for name in data.names if name not in TEXTS and name != "campaign"]
@@ -127,7 +128,7 @@ def new_card(card_days: int) -> bool:
     return card_days < 3
 
 
-def fit_fraud(data: Data):
+def fit_fraud(data: Data) -> Any:
     return make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)).fit(data.x, data.y)
 
 

@@ -42,7 +42,14 @@ def history(seed: int) -> Iterator[Timed]:
             events += _visit(chance, day, f"{hour}-{i}")
         if FRAUD_WAVE[0] <= day < FRAUD_WAVE[1]:
             for i in range(70):
-                events += _order(chance, day + chance.random() / 24, f"wave-{hour}-{i}", f"bot-{chance.randrange(6)}", 400.0, True)
+                events += _order(
+                    chance,
+                    day + chance.random() / 24,
+                    f"wave-{hour}-{i}",
+                    f"bot-{chance.randrange(6)}",
+                    400.0,
+                    True,
+                )
     events += [_asked(day, who, why, params) for day, who, why, params in ASKED]
     end_ms = millis(START_AT + timedelta(days=DAYS))
     return iter(sorted((event for event in events if event[0] < end_ms), key=lambda event: event[0]))
@@ -95,12 +102,15 @@ def _buys(day: float, dear: float, mobile: bool, page: str, campaign: str) -> fl
     return 1 / (1 + math.exp(-logit))
 
 
-def _order(chance: random.Random, day: float, id: str, customer: str, price: float, crooked: bool) -> list[Timed]:
+def _order(
+    chance: random.Random, day: float, id: str, customer: str, price: float, crooked: bool
+) -> list[Timed]:
     """An order and, where it is fraud, its chargeback days later."""
     amount = round(price * chance.uniform(1.0, 2.5) * (3.0 if crooked else 1.0), 2)
     row = {
         "order_id": f"order-{id}", "customer": customer, "at": _at(day), "amount": amount,
-        "country": chance.choice(("DE", "FR", "NL", "US")), "card_days": chance.randrange(3) if crooked else chance.randrange(1, 900),
+        "country": chance.choice(("DE", "FR", "NL", "US")),
+        "card_days": chance.randrange(3) if crooked else chance.randrange(1, 900),
     }  # fmt: skip
     events: list[Timed] = [(millis(_at(day)), "order", row)]
     if crooked and chance.random() < 0.95:

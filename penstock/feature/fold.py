@@ -149,23 +149,17 @@ class Fold:
                 if value is None or value != value:  # a NaN says as little as a null
                     continue
                 if table.summed:
-                    units = self._units(value, table.key)
-                    if units is None:
+                    scaled = value / table.key.quantum
+                    if not -LARGEST_UNITS < scaled < LARGEST_UNITS:
+                        self._drop(f"{record.topic}.{table.key.column}: too large to sum")
                         continue
+                    units = round(scaled)
             series = table.series.get(entity)
             if series is None:
                 series = table.series[entity] = Series()
             series.add(time_ms, position, value, units)
             if self.prune and len(series.times) > 2 * series.trimmed + 32:
                 self._trim(table, series)
-
-    def _units(self, value: float, key: Key) -> int | None:
-        """A number as a multiple of the quantum; one too large for exact sums is refused, and counted."""
-        scaled = value / key.quantum
-        if not -LARGEST_UNITS < scaled < LARGEST_UNITS:
-            self._drop(f"{key.topic}.{key.column}: too large to sum")
-            return None
-        return round(scaled)
 
     def _drop(self, why: str) -> None:
         self.dropped[why] = self.dropped.get(why, 0) + 1
@@ -203,7 +197,17 @@ class Fold:
         one = node.aggregate
         if one is None:
             needs = ", ".join(self.features.nodes[i].name for i in node.inputs)
-            return Seen(name, value, f"of {needs}" if node.function else "column", self.features.request.topic, "", 0, 0, -1, -1)
+            return Seen(
+                name,
+                value,
+                f"of {needs}" if node.function else "column",
+                self.features.request.topic,
+                "",
+                0,
+                0,
+                -1,
+                -1,
+            )
         entity = slots[node.inputs[0]]
         series = self._tables[node.series].series.get(entity, _EMPTY)
         low = bisect_right(series.times, t_ms - one.window_ms) if one.window_ms else 0
@@ -233,7 +237,9 @@ class Fold:
     def load(features: FeatureSet, data: bytes) -> Fold:
         """The fold that `dump` wrote."""
         fold = Fold(features)
-        fold.now_ms, dropped, tables = unpack(data, tuple[int, dict[str, int] | list[tuple[str, int]], list[Any]])
+        fold.now_ms, dropped, tables = unpack(
+            data, tuple[int, dict[str, int] | list[tuple[str, int]], list[Any]]
+        )
         fold.dropped = dict(dropped)
         for table, rows in zip(fold._tables, tables, strict=True):
             for entity, *columns in rows:
@@ -284,7 +290,10 @@ def _value(answer: Any) -> Value:
     item = getattr(answer, "item", None)
     if item is not None:
         return _value(item())
-    raise Refused(f"A feature returned a {type(answer).__name__}; it may be a number, a bool, a text or None.", code="feature_type")
+    raise Refused(
+        f"A feature returned a {type(answer).__name__}; it may be a number, a bool, a text or None.",
+        code="feature_type",
+    )
 
 
 def _reader(node: Aggregate) -> Read:
@@ -315,7 +324,9 @@ Look = Callable[[Series, int, int, int, float], Value]
 _LOOKS: dict[str, Look] = {
     "count": lambda s, low, high, t, q: high - low,
     "sum": lambda s, low, high, t, q: (s.sums[high] - s.sums[low]) * q,
-    "mean": lambda s, low, high, t, q: (s.sums[high] - s.sums[low]) / (high - low) * q if high > low else None,
+    "mean": lambda s, low, high, t, q: (
+        (s.sums[high] - s.sums[low]) / (high - low) * q if high > low else None
+    ),
     "std": _std,
     "min": lambda s, low, high, t, q: min(s.values[low:high], default=None),
     "max": lambda s, low, high, t, q: max(s.values[low:high], default=None),

@@ -110,7 +110,9 @@ def distinct(of: Column, *, window: str = "", entity: Entity = None) -> Aggregat
     return _aggregate("distinct", of, window, entity, None)
 
 
-def since(of: Source | Column, *, window: str = "", entity: Entity = None, default: Value = None) -> Aggregate:
+def since(
+    of: Source | Column, *, window: str = "", entity: Entity = None, default: Value = None
+) -> Aggregate:
     """Seconds since the newest event; of a column: since the newest one whose value is not null."""
     return _aggregate("since", of, window, entity, default)
 
@@ -140,7 +142,7 @@ def _window(text: object, where: str) -> int:
         return 0
     try:
         if not isinstance(text, str):
-            raise ValueError(f"{text!r} has no unit: write a text such as \"1h\"")
+            raise ValueError(f'{text!r} has no unit: write a text such as "1h"')
         length_ms = span(text)
     except ValueError as error:
         raise DefinitionError(f"{error}.", code="unit", where=where) from None

@@ -103,7 +103,11 @@ class _Compiler:
                    for name, one in zip(names, features, strict=True)]  # fmt: skip
         for name, place in zip(names, outputs, strict=True):
             self.value_type(name, place)
-        meaning = [self.request.topic, [[name, self.meanings[name]] for name in names], sorted(self.meanings.items())]
+        meaning = [
+            self.request.topic,
+            [[name, self.meanings[name]] for name in names],
+            sorted(self.meanings.items()),
+        ]
         return FeatureSet(
             tuple(names), self.request, tuple(self.nodes), tuple(outputs), tuple(self.series), self.sources,
             digest(pack(meaning)),
@@ -114,15 +118,22 @@ class _Compiler:
             if one.source is not self.request:
                 raise DefinitionError(
                     f'"{one.name}" is a column of {one.source.topic}, not of the request.',
-                    code="not_a_feature", hint=f"Say which of its values: last({one.source.topic}.{one.name}), for example.",
+                    code="not_a_feature", hint=f"Say which of its values: last({one.source.topic}.{one.name}).",
                 )  # fmt: skip
             return one.name
         if not isinstance(one, (Aggregate, Function)):
             kind = type(one).__name__
-            raise DefinitionError(f"A {kind} is not a feature.", code="not_a_feature", hint="List features by their variables.")
+            raise DefinitionError(
+                f"A {kind} is not a feature.", code="not_a_feature", hint="List features by their variables."
+            )
         name = self.names.get(id(one), "")
         if not name:
-            raise DefinitionError("A feature has no name.", code="no_name", where=f"line {one.line}", hint="Put it in a variable.")
+            raise DefinitionError(
+                "A feature has no name.",
+                code="no_name",
+                where=f"line {one.line}",
+                hint="Put it in a variable.",
+            )
         return name
 
     def node(self, name: str) -> int:
@@ -133,11 +144,16 @@ class _Compiler:
         where = f"line {one.line}"
         if name in self.request.columns:
             raise DefinitionError(
-                f'"{name}" is a column of the request and a feature.', code="name_taken", where=where, hint="Rename the feature."
+                f'"{name}" is a column of the request and a feature.',
+                code="name_taken",
+                where=where,
+                hint="Rename the feature.",
             )
         if name in self.path:
             chain = " -> ".join([*self.path[self.path.index(name) :], name])
-            raise DefinitionError(f"Features need each other in a circle: {chain}.", code="cycle", where=where)
+            raise DefinitionError(
+                f"Features need each other in a circle: {chain}.", code="cycle", where=where
+            )
         self.path.append(name)
         made = self.aggregate(name, one) if isinstance(one, Aggregate) else self.function(name, one)
         self.path.pop()
@@ -152,7 +168,10 @@ class _Compiler:
         """A column of the request as a node."""
         if self.label is self.request and name == self.label_column:
             raise DefinitionError(
-                f'"{name}" is the label itself.', code="leak", where=where, hint="A feature must be known before the label."
+                f'"{name}" is the label itself.',
+                code="leak",
+                where=where,
+                hint="A feature must be known before the label.",
             )
         if name not in self.places:
             self.meanings[name] = ["column", name]
@@ -167,10 +186,12 @@ class _Compiler:
         if self.label is not None and name in self.label.columns:
             raise DefinitionError(
                 f'"{name}" is a column of {self.label.topic}: it is known only when the label is known.',
-                code="leak", where=where, hint=f"Use the request's columns ({', '.join(self.request.columns)}) and features.",
+                code="leak", where=where, hint="Use the request's columns and features.",
             )  # fmt: skip
         known = [*self.request.columns, *self.defined]
-        raise DefinitionError(unknown(name, known, "a column of the request or a feature"), code="unknown_column", where=where)
+        raise DefinitionError(
+            unknown(name, known, "a column of the request or a feature"), code="unknown_column", where=where
+        )
 
     def function(self, name: str, one: Function) -> Node:
         inputs = tuple(self.argument(argument, f"line {one.line}") for argument in one.arguments)
@@ -183,21 +204,34 @@ class _Compiler:
         if one.source is self.label and asked == self.request.id:
             raise DefinitionError(
                 f"This reads the request's own truth from {one.source.topic}.",
-                code="leak", where=where, hint="Aggregate over another entity, such as the customer, or drop the feature.",
+                code="leak", where=where, hint="Aggregate over another entity, such as the customer.",
             )  # fmt: skip
         if one.kind in ("sum", "mean", "std", "min", "max"):
             types_ = _types(one.source, one.column)
             if not types_ <= {int, float, bool}:
                 raise DefinitionError(
-                    f'{one.kind}() needs numbers, and "{one.column}" is {_spelled(types_)}.', code="wrong_type", where=where
+                    f'{one.kind}() needs numbers, and "{one.column}" is {_spelled(types_)}.',
+                    code="wrong_type",
+                    where=where,
                 )
         if one.kind in ("first", "last") and datetime in _types(one.source, one.column):
-            raise DefinitionError(f'"{one.column}" is a time, not a value.', code="wrong_type", where=where, hint="Use since().")
+            raise DefinitionError(
+                f'"{one.column}" is a time, not a value.', code="wrong_type", where=where, hint="Use since()."
+            )
         self.sources[one.source.topic] = one.source
         key = Key(one.source.topic, mine, one.column, one.quantum)
         series = self.series.setdefault(key, len(self.series))
         place = self.column(asked, where)
-        self.meanings[name] = [one.kind, one.source.topic, mine, asked, one.column, one.window_ms, one.default, one.quantum]
+        self.meanings[name] = [
+            one.kind,
+            one.source.topic,
+            mine,
+            asked,
+            one.column,
+            one.window_ms,
+            one.default,
+            one.quantum,
+        ]
         return Node(name, aggregate=one, series=series, entity=asked, inputs=(place,))
 
     def entity(self, one: Aggregate, where: str) -> tuple[str, str]:
@@ -205,9 +239,18 @@ class _Compiler:
         given = one.entity or one.source.key
         mine, asked = (given, given) if isinstance(given, str) else given
         if not mine:
-            raise DefinitionError(f"{one.source.topic} has no key.", code="no_key", where=where, hint="Say whose events: entity=.")
+            raise DefinitionError(
+                f"{one.source.topic} has no key.",
+                code="no_key",
+                where=where,
+                hint="Say whose events: entity=.",
+            )
         if mine not in one.source.columns:
-            raise DefinitionError(unknown(mine, one.source.columns, f"a column of {one.source.topic}"), code="unknown_column", where=where)
+            raise DefinitionError(
+                unknown(mine, one.source.columns, f"a column of {one.source.topic}"),
+                code="unknown_column",
+                where=where,
+            )
         if asked not in self.request.columns:
             text = unknown(asked, self.request.columns, f"a column of the request {self.request.topic}")
             hint = f'Say which one it is: entity=("{mine}", COLUMN OF THE REQUEST).'
@@ -215,7 +258,7 @@ class _Compiler:
         a, b = _types(one.source, mine), _types(self.request, asked)
         if a != b:
             raise DefinitionError(
-                f'"{mine}" of {one.source.topic} is {_spelled(a)}, "{asked}" of the request {_spelled(b)}: they never match.',
+                f'"{mine}" of {one.source.topic} is {_spelled(a)}, "{asked}" of the request is {_spelled(b)}.',
                 code="wrong_type", where=where,
             )  # fmt: skip
         return mine, asked
@@ -236,7 +279,11 @@ def _line(column: Column) -> str:
 def _types(source: Source, column: str) -> set[Any]:
     """The types of a column, without None."""
     hint = typing.get_type_hints(source.schema)[column]
-    parts = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+    parts = (
+        typing.get_args(hint)
+        if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+        else (hint,)
+    )
     return {part for part in parts if part is not type(None)}
 
 
@@ -256,7 +303,9 @@ def _meaning(function: types.FunctionType | Any, seen: set[int]) -> list[Any]:
             part.decorator_list = []
             if ast.get_docstring(part) is not None:
                 part.body = part.body[1:]
-    used = [(name, function.__globals__[name]) for name in _global_names(tree) if name in function.__globals__]
+    used = [
+        (name, function.__globals__[name]) for name in _global_names(tree) if name in function.__globals__
+    ]
     return [ast.dump(tree), [[name, _used(value, seen)] for name, value in used]]
 
 

@@ -20,7 +20,11 @@ def judge(version: Version, evaluation: Evaluation, gate: Gate) -> Verdict:
     paired, doubt = _overall(evaluation, gate)
     slices = _slices(evaluation, gate) if paired.rows >= LEAST_ROWS else []
     p99_s = percentile(evaluation.candidate_latency_s, 99)
-    blocks = _against(gate, paired, slices, p99_s, evaluation.candidate_bytes, version.champion) if not doubt else []
+    blocks = (
+        _against(gate, paired, slices, p99_s, evaluation.candidate_bytes, version.champion)
+        if not doubt
+        else []
+    )
     decision, reasons = _decide(gate, paired, doubt, blocks, version.champion)
     return Verdict(
         model=version.model,
@@ -61,7 +65,10 @@ def _overall(evaluation: Evaluation, gate: Gate) -> tuple[Paired, str]:
     labels, rows = evaluation.labels, len(evaluation.labels)
     none = Paired(rows, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0)
     if rows < LEAST_ROWS:
-        return none, f"Only {rows} labelled rows that neither version was trained on; {LEAST_ROWS} are needed."
+        return (
+            none,
+            f"Only {rows} labelled rows that neither version was trained on; {LEAST_ROWS} are needed.",
+        )
     if gate.metric in _PROBABILITIES and evaluation.kind != "binary":
         return none, f"{gate.metric} needs labels that are true or false; these are numbers."
     if gate.metric == "roc_auc" and len(set(labels)) < 2:
@@ -96,7 +103,16 @@ def _slices(evaluation: Evaluation, gate: Gate) -> list[SliceResult]:
     adjusted = holm([one.p_worse for _, _, one in found])
     return [
         SliceResult(
-            column, value, p.rows, p.candidate, p.champion, p.difference, p.low, p.high, p_worse, p_worse < 1 - gate.level
+            column,
+            value,
+            p.rows,
+            p.candidate,
+            p.champion,
+            p.difference,
+            p.low,
+            p.high,
+            p_worse,
+            p_worse < 1 - gate.level,
         )
         for (column, value, p), p_worse in zip(found, adjusted, strict=True)
     ]
@@ -106,27 +122,42 @@ def _against(
     gate: Gate, paired: Paired, slices: Sequence[SliceResult], p99_s: float, size_bytes: int, champion: int
 ) -> list[str]:
     """Every reason to block."""
-    said = [f"On {one.column}={one.value} it is worse by {-one.difference:.4f} ({one.rows} rows)." for one in slices if one.worse]
+    said = [
+        f"On {one.column}={one.value} it is worse by {-one.difference:.4f} ({one.rows} rows)."
+        for one in slices
+        if one.worse
+    ]
     if paired.high < -gate.margin:
-        said.insert(0, f"{gate.metric} is worse than {_rival(champion)} by {-paired.difference:.4f} {_range(gate, paired)}.")
+        said.insert(
+            0,
+            f"{gate.metric} is worse than {_rival(champion)} by {-paired.difference:.4f} {_range(gate, paired)}.",
+        )
     if gate.p99_s and p99_s > gate.p99_s:
-        said.append(f"A single row takes {p99_s * 1000:.1f} ms at the 99th percentile; {gate.p99_s * 1000:g} ms are allowed.")
+        said.append(
+            f"A single row takes {p99_s * 1000:.1f} ms at the 99th percentile; {gate.p99_s * 1000:g} ms are allowed."
+        )
     if gate.size_bytes and size_bytes > gate.size_bytes:
         said.append(f"It has {size_bytes / 1e6:.1f} MB; {gate.size_bytes / 1e6:g} MB are allowed.")
     return said
 
 
-def _decide(gate: Gate, paired: Paired, doubt: str, blocks: list[str], champion: int) -> tuple[Decision, list[str]]:
+def _decide(
+    gate: Gate, paired: Paired, doubt: str, blocks: list[str], champion: int
+) -> tuple[Decision, list[str]]:
     if doubt:
         return "inconclusive", [doubt]
     if blocks:
         return "block", blocks
     if paired.low > (0.0 if gate.strict else -gate.margin):
         word = "better" if paired.difference >= 0 else "not worse by more than the margin"
-        return "ship", [f"{gate.metric} is {word} than {_rival(champion)}: {paired.difference:+.4f} {_range(gate, paired)}."]
+        return "ship", [
+            f"{gate.metric} is {word} than {_rival(champion)}: {paired.difference:+.4f} {_range(gate, paired)}."
+        ]
     needs = rows_needed(paired, gate.level)
     more = f"about {needs} more rows would decide" if needs < 10_000_000 else "no number of rows would decide"
-    return "inconclusive", [f"{gate.metric} differs by {paired.difference:+.4f} {_range(gate, paired)}; {more}."]
+    return "inconclusive", [
+        f"{gate.metric} differs by {paired.difference:+.4f} {_range(gate, paired)}; {more}."
+    ]
 
 
 def _rival(champion: int) -> str:

@@ -63,11 +63,19 @@ def compare(metric: str, mine: Floats, other: Floats, level: float, margin: floa
     d = other - mine
     error = float(d.std(ddof=1)) / math.sqrt(len(d)) if len(d) > 1 else 0.0
     return _paired(
-        len(d), shown(metric, float(mine.mean())), shown(metric, float(other.mean())), float(d.mean()), error, level, margin
+        len(d),
+        shown(metric, float(mine.mean())),
+        shown(metric, float(other.mean())),
+        float(d.mean()),
+        error,
+        level,
+        margin,
     )
 
 
-def compare_auc(labels: Sequence[float], mine: Floats, other: Floats, level: float, margin: float = 0.0) -> Paired:
+def compare_auc(
+    labels: Sequence[float], mine: Floats, other: Floats, level: float, margin: float = 0.0
+) -> Paired:
     """The paired test of two areas under the ROC curve.
 
     DeLong's variance from midranks: Sun and Xu, "Fast implementation of DeLong's algorithm", IEEE
@@ -99,7 +107,9 @@ def _paired(
     half = _NORMAL.inv_cdf((1 + level) / 2) * error
     p_value = 2 * _tail(abs(difference), error)
     p_worse = _tail(-(difference + margin), error)
-    return Paired(rows, candidate, champion, difference, difference - half, difference + half, error, p_value, p_worse)
+    return Paired(
+        rows, candidate, champion, difference, difference - half, difference + half, error, p_value, p_worse
+    )
 
 
 def _tail(x: float, error: float) -> float:

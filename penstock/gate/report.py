@@ -38,12 +38,20 @@ def report(version: Version, verdict: Verdict, evaluation: Evaluation) -> str:
         version=version,
         verdict=verdict,
         rival=rival,
-        forest=Markup(forest(rows, title=f"{verdict.metric}: how much better than {rival} ({verdict.level:.0%} intervals)")),
+        forest=Markup(
+            forest(
+                rows, title=f"{verdict.metric}: how much better than {rival} ({verdict.level:.0%} intervals)"
+            )
+        ),
         bins=bins,
         rival_bins=bins_of(evaluation.labels, rival_scores(evaluation)) if bins else [],
         calibration=Markup(calibration(bins, title="Calibration: said and was")) if bins else "",
         speeds=[_speed(f"v{version.version}", evaluation.candidate_latency_s, evaluation.candidate_bytes)]
-        + ([_speed(rival, evaluation.champion_latency_s, evaluation.champion_bytes)] if evaluation.champion else []),
+        + (
+            [_speed(rival, evaluation.champion_latency_s, evaluation.champion_bytes)]
+            if evaluation.champion
+            else []
+        ),
         failed=sum(score is None for score in evaluation.candidate),
     )
 

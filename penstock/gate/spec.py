@@ -64,13 +64,22 @@ def not_worse(
 
 
 def _gate(
-    metric: str, strict: bool, margin: float, slices: Sequence[str], slice_margin: float, p99: str, size: str, level: float
+    metric: str,
+    strict: bool,
+    margin: float,
+    slices: Sequence[str],
+    slice_margin: float,
+    p99: str,
+    size: str,
+    level: float,
 ) -> Gate:
     where = f"line {sys._getframe(2).f_lineno}"
     if metric not in METRICS:
         raise DefinitionError(unknown(metric, METRICS, "a metric"), code="unknown_metric", where=where)
     if not 0.5 < level < 1 or margin < 0 or slice_margin < 0:
-        raise DefinitionError("level= lies between 0.5 and 1, margins are not negative.", code="gate", where=where)
+        raise DefinitionError(
+            "level= lies between 0.5 and 1, margins are not negative.", code="gate", where=where
+        )
     try:
         p99_s = span(p99) / 1000 if p99 else 0.0
     except ValueError as error:

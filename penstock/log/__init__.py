@@ -57,7 +57,9 @@ class Log(Protocol):
         A (producer, sequence) pair that was appended before changes nothing and answers as it did
         (`places` of the earlier append may then be empty); sequences of a producer grow."""
 
-    def read(self, topics: Sequence[str], start: Position, *, limit: int = 1024, stop: Position | None = None) -> tuple[list[Record], Position]:
+    def read(
+        self, topics: Sequence[str], start: Position, *, limit: int = 1024, stop: Position | None = None
+    ) -> tuple[list[Record], Position]:
         """At most `limit` records of the topics from `start` on, below `stop` (default: the end), in the
         log's order, and the position up to which nothing on these topics was left out."""
 

@@ -67,7 +67,9 @@ class Bell:
                 self._folder.mkdir(mode=0o700, exist_ok=True)
                 self._path = str(self._folder / f"{os.getpid()}-{id(self):x}")
                 self._socket.bind(self._path)
-                threading.Thread(target=self._hear, args=(self._socket,), name="penstock-bell", daemon=True).start()
+                threading.Thread(
+                    target=self._hear, args=(self._socket,), name="penstock-bell", daemon=True
+                ).start()
 
     def _hear(self, listening: socket.socket) -> None:
         with contextlib.suppress(OSError):

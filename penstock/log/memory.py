@@ -43,7 +43,14 @@ class MemoryLog:
                 places.append(first.position)
                 continue
             record = Record(
-                draft.topic, 0, len(self._records), draft.id, draft.key, draft.time_ms, draft.value, draft.headers
+                draft.topic,
+                0,
+                len(self._records),
+                draft.id,
+                draft.key,
+                draft.time_ms,
+                draft.value,
+                draft.headers,
             )
             self._records.append(record)
             if draft.id:
@@ -116,4 +123,6 @@ class MemoryLog:
 
     def stages(self) -> dict[str, Checkpoint]:
         """Every stage's epoch and position, without its state."""
-        return {name: msgspec.structs.replace(found, state=b"") for name, found in sorted(self._stages.items())}
+        return {
+            name: msgspec.structs.replace(found, state=b"") for name, found in sorted(self._stages.items())
+        }

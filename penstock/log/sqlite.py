@@ -220,7 +220,7 @@ class SqliteLog:
         with self._reading() as db:
             number = self._topic(db, topic)
             after = "SELECT coalesce(sum(n), 0), min(base) FROM batch WHERE topic = ? AND base >= ?"
-            whole, base = db.execute(after, (number, start.n)).fetchone()
+            whole, base = _row(db, after, (number, start.n))
             below = _one(db, _END) if base is None else base
             begun = self._merged(db, [topic], start.n, below, below)[0] if start.n < below else []
             return int(whole) + len(begun)
@@ -228,8 +228,12 @@ class SqliteLog:
     def stages(self) -> dict[str, Checkpoint]:
         """Every stage's epoch and position, without its state."""
         with self._reading() as db:
-            rows = db.execute("SELECT name, epoch, position, state_position FROM stage ORDER BY name").fetchall()
-        return {name: Checkpoint(epoch, Position(n=at), b"", Position(n=saved)) for name, epoch, at, saved in rows}
+            rows: list[Any] = db.execute(
+                "SELECT name, epoch, position, state_position FROM stage ORDER BY name"
+            ).fetchall()
+        return {
+            name: Checkpoint(epoch, Position(n=at), b"", Position(n=saved)) for name, epoch, at, saved in rows
+        }
 
     def health(self) -> dict[str, Any]:
         """What `penstock doctor` shows. Sizes in bytes; `integrity` is "ok" or SQLite's first complaint."""
@@ -429,11 +433,17 @@ class SqliteLog:
         """The records of a batch, checked when they come from the disk."""
         records = self._cache.get(base)
         if records is None:
-            crc, body = db.execute("SELECT crc, body FROM batch WHERE base = ?", (base,)).fetchone()
+            crc, body = _row(db, "SELECT crc, body FROM batch WHERE base = ?", (base,))
             if _crc(base, topic, body) != crc:
-                raise Broken("A batch of the log is damaged.", where=f"{topic}@{base}", hint="`penstock doctor` says more.")
+                raise Broken(
+                    "A batch of the log is damaged.",
+                    where=f"{topic}@{base}",
+                    hint="`penstock doctor` says more.",
+                )
             items = unpack(body, list[_Item])
-            records = tuple(Record(topic, 0, base + i.at, i.id, i.key, i.time_ms, i.value, i.headers) for i in items)
+            records = tuple(
+                Record(topic, 0, base + i.at, i.id, i.key, i.time_ms, i.value, i.headers) for i in items
+            )
             self._remember([records])
         return records
 
@@ -530,8 +540,13 @@ def _place(
 
 
 def _one(db: apsw.Connection, sql: str, values: tuple[Any, ...] = (), default: int = 0) -> int:
-    row = db.execute(sql, values).fetchone()
-    return default if row is None or row[0] is None else row[0]
+    row: Any = db.execute(sql, values).fetchone()
+    return default if row is None or row[0] is None else int(row[0])
+
+
+def _row(db: apsw.Connection, sql: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    row: Any = db.execute(sql, values).fetchone()
+    return tuple(row)
 
 
 def _crc(base: int, topic: str, body: bytes) -> int:
@@ -562,7 +577,9 @@ def _said() -> Iterator[None]:
     except apsw.FullError:
         raise Unavailable("The disk is full; nothing of this write was kept.", code="log_full") from None
     except (apsw.CorruptError, apsw.NotADBError):
-        raise Broken("The log's file is damaged.", where="log.db", hint="`penstock doctor` says more.") from None
+        raise Broken(
+            "The log's file is damaged.", where="log.db", hint="`penstock doctor` says more."
+        ) from None
     except (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError) as error:
         raise Unavailable(f"The log's file cannot be used: {type(error).__name__}.", code="log_io") from error
 
@@ -571,7 +588,11 @@ def _check_library() -> None:
     version = apsw.sqlite_lib_version()
     if tuple(int(part) for part in version.split(".")) < OLDEST_SQLITE:
         needed = ".".join(map(str, OLDEST_SQLITE))
-        raise Refused(f"SQLite {version} may damage a log; {needed} or newer is needed.", code="sqlite_old", hint="Upgrade apsw.")
+        raise Refused(
+            f"SQLite {version} may damage a log; {needed} or newer is needed.",
+            code="sqlite_old",
+            hint="Upgrade apsw.",
+        )
 
 
 def _file_system(home: Path) -> str:

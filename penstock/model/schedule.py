@@ -66,7 +66,9 @@ def every(
     except ValueError as error:
         raise DefinitionError(f"{error}.", code="unit") from None
     if not period and not labels and not on_alert:
-        raise DefinitionError('Say when to train: every("7d"), every(labels=5000) or every(on_alert="drift").')
+        raise DefinitionError(
+            'Say when to train: every("7d"), every(labels=5000) or every(on_alert="drift").'
+        )
     if not 0 < holdout < 1:
         raise DefinitionError("holdout= is a share between 0 and 1, such as 0.25.")
     return Every(times[0], times[1], labels, at_least, holdout, on_alert, times[2] / 1000)

@@ -97,7 +97,9 @@ def live_loss(hours: Sequence[Hour], every: int = 12) -> Series:
 def missing(hours: Sequence[Hour], most: int = 5) -> Series:
     """The share of missing values, of the columns in which most are missing."""
     names = _highest(((n, share) for hour in hours for n, share in hour.missing.items()), most)
-    return {name: [(hour.to_ms, hour.missing.get(name, 0.0)) for hour in hours if hour.requests] for name in names}
+    return {
+        name: [(hour.to_ms, hour.missing.get(name, 0.0)) for hour in hours if hour.requests] for name in names
+    }
 
 
 def drifts(hours: Sequence[Hour], most: int = 5) -> Series:

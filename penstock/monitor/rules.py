@@ -71,7 +71,7 @@ def missing(column: str, window: str = "1h", *, at_least: int = 30) -> Measure:
 
 
 def rate(what: str, window: str = "1h", *, at_least: int = 30) -> Measure:
-    """"positive": the share of served predictions that are positive; "label": of labels that are true."""
+    """ "positive": the share of served predictions that are positive; "label": of labels that are true."""
     return _measure("rate", what, window, at_least)
 
 
@@ -99,7 +99,9 @@ def _measure(
     except ValueError as error:
         raise DefinitionError(f"{error}.", code="unit", where=f"line {line}") from None
     if window_ms < 60_000:
-        raise DefinitionError("A rule's window is a text of a minute or more, such as \"1h\".", code="unit", where=f"line {line}")
+        raise DefinitionError(
+            'A rule\'s window is a text of a minute or more, such as "1h".', code="unit", where=f"line {line}"
+        )
     return Measure(kind, name, window_ms, at_least, line)
 
 
@@ -108,9 +110,15 @@ def check_rules(rules: Sequence[Rule], columns: Iterable[str]) -> None:
     known = [*columns, "score"]
     for rule in rules:
         if not isinstance(rule, Rule):
-            raise DefinitionError("watch= is a list of rules.", hint='Write missing("column") < 0.05, for example.')
+            raise DefinitionError(
+                "watch= is a list of rules.", hint='Write missing("column") < 0.05, for example.'
+            )
         measure, where = rule.measure, f"line {rule.measure.line}"
         if measure.kind in ("missing", "drift") and measure.name not in known:
-            raise DefinitionError(unknown(measure.name, known, "a column or a feature"), code="unknown_column", where=where)
+            raise DefinitionError(
+                unknown(measure.name, known, "a column or a feature"), code="unknown_column", where=where
+            )
         if measure.kind == "rate" and measure.name not in ("positive", "label"):
-            raise DefinitionError(unknown(measure.name, ("positive", "label"), "a rate"), code="unknown_column", where=where)
+            raise DefinitionError(
+                unknown(measure.name, ("positive", "label"), "a rate"), code="unknown_column", where=where
+            )

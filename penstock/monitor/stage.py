@@ -1,8 +1,8 @@
-"""monitor: the stage: requests, predictions and outcomes counted in buckets of event time, rules judged at ticks.
+"""monitor: the stage: what happens is counted in buckets of event time, and rules are judged at ticks.
 
-A tick judges the time up to the tick before it, in whole buckets: by then the answers to all earlier requests are on the
-log, in a replay as in live work. What comes after its time was judged counts to the time that is next.
-"""
+A tick judges the time up to the tick before it, in whole buckets: by then the answers to all earlier
+requests are on the log, in a replay as in live work. What comes after its time was judged counts to
+the time that is next.
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from penstock.record.decisions import (
     Prediction,
     Profile,
     Release,
-    Said,
     Tick,
     Version,
     draft,
@@ -89,65 +88,85 @@ def monitor_stage(
     model: str, rules: Sequence[Rule], request: Source, features: Sequence[str]
 ) -> Stage[Watching]:
     """The stage `monitor.MODEL`: profiles of every hour, and alerts when rules break and hold again."""
-    spoken, joined = predictions(model), outcomes(model)
-    grain_ms = _grain(rules)
-    keep_ms = max((rule.measure.window_ms for rule in rules), default=0)
-    keep_ms = max(keep_ms, DRIFT_MS) + 2 * HOUR_MS
-    optional = [name for name in request.columns if name != request.id]
-    names = (*features, "score")
+    watch = _Watch(model, rules, request, features)
 
-    def bucket(state: Watching, t_ms: int) -> Bucket:
-        at = str((max(t_ms, state.judged_ms + 1) - 1) // grain_ms)
+    def step_many(state: Watching, records: Sequence[Record]) -> tuple[Watching, list[Emitted]]:
+        return state, [(record, made) for record in records for made in watch.fold(state, record)]
+
+    inputs = (request.topic, predictions(model), outcomes(model), TICKS, VERSIONS, RELEASES)
+    return Stage(f"monitor.{model}", inputs, Watching, step_many, pack, _load, snapshot_every=4000)
+
+
+class _Watch:
+    """What the stage was declared with, and its step."""
+
+    def __init__(self, model: str, rules: Sequence[Rule], request: Source, features: Sequence[str]) -> None:
+        self.model, self.rules, self.request = model, rules, request
+        self.names = (*features, "score")
+        self.optional = [name for name in request.columns if name != request.id]
+        self.grain_ms = _grain(rules)
+        longest_ms = max((rule.measure.window_ms for rule in rules), default=0)
+        self.keep_ms = max(longest_ms, DRIFT_MS) + 2 * HOUR_MS
+        self.topics = {request.topic: self.ask, predictions(model): self.answer, outcomes(model): self.learn}
+
+    def bucket(self, state: Watching, t_ms: int) -> Bucket:
+        """The bucket of a moment, or the next one where that moment has been judged."""
+        at = str((max(t_ms, state.judged_ms + 1) - 1) // self.grain_ms)
         found = state.buckets.get(at)
         if found is None:
             found = state.buckets[at] = Bucket()
         return found
 
-    def fold(state: Watching, record: Record) -> list[Draft]:
-        if record.topic == request.topic:
-            event = unpack(record.value, request.schema)
-            into = bucket(state, record.time_ms)
-            into.requests += 1
-            for name in optional:
-                if getattr(event, name) in (None, ""):
-                    into.blank[name] = into.blank.get(name, 0) + 1
-        elif record.topic == spoken:
-            said = read(record, Prediction)
-            if said.served:
-                _count(bucket(state, said.t_ms), said, names, state.profiles.get(str(state.champion)))
-        elif record.topic == joined:
-            outcome = read(record, Outcome)
-            if outcome.label is not None and not outcome.amends:
-                _learn(bucket(state, outcome.known_ms), outcome, outcome.label)
+    def fold(self, state: Watching, record: Record) -> list[Draft]:
+        """Take one record."""
+        take = self.topics.get(record.topic)
+        if take is not None:
+            take(state, record)
         elif record.topic == TICKS:
-            return tick(state, read(record, Tick).t_ms)
-        elif record.key == model:
+            return self.tick(state, read(record, Tick).t_ms)
+        elif record.key == self.model:
             _follow(state, record)
         return []
 
-    def tick(state: Watching, now_ms: int) -> list[Draft]:
+    def ask(self, state: Watching, record: Record) -> None:
+        """Count a request, and what is missing in it."""
+        event = unpack(record.value, self.request.schema)
+        into = self.bucket(state, record.time_ms)
+        into.requests += 1
+        for name in self.optional:
+            if getattr(event, name) in (None, ""):
+                into.blank[name] = into.blank.get(name, 0) + 1
+
+    def answer(self, state: Watching, record: Record) -> None:
+        """Count a prediction that was served."""
+        said = read(record, Prediction)
+        if said.served:
+            _count(self.bucket(state, said.t_ms), said, self.names, state.profiles.get(str(state.champion)))
+
+    def learn(self, state: Watching, record: Record) -> None:
+        """Count an outcome whose label is known."""
+        outcome = read(record, Outcome)
+        if outcome.label is not None and not outcome.amends:
+            _learn(self.bucket(state, outcome.known_ms), outcome, outcome.label)
+
+    def tick(self, state: Watching, now_ms: int) -> list[Draft]:
+        """Judge the time up to the tick before."""
         until_ms, state.tick_ms = state.tick_ms, max(state.tick_ms, now_ms)
-        until_ms -= until_ms % grain_ms
+        until_ms -= until_ms % self.grain_ms
         if until_ms <= state.judged_ms:
             return []
         state.judged_ms = until_ms
         made = []
         for hour in range(state.hour or until_ms // HOUR_MS - 1, until_ms // HOUR_MS):
-            one = _hour(model, state, hour, grain_ms, names, request)
-            made += [draft(profiles(model), one, key=model, t_ms=now_ms)] if one else []
+            one = _hour(self.model, state, hour, self.grain_ms, self.names, self.request)
+            made += [draft(profiles(self.model), one, key=self.model, t_ms=now_ms)] if one else []
         state.hour = until_ms // HOUR_MS
-        for rule in rules:
-            made += _judge(model, rule, state, until_ms, now_ms, grain_ms, request.columns)
-        if len(state.buckets) > 2 * keep_ms // grain_ms:
-            oldest = (until_ms - keep_ms) // grain_ms
+        for rule in self.rules:
+            made += _judge(self.model, rule, state, until_ms, now_ms, self.grain_ms, self.request.columns)
+        if len(state.buckets) > 2 * self.keep_ms // self.grain_ms:
+            oldest = (until_ms - self.keep_ms) // self.grain_ms
             state.buckets = {at: one for at, one in state.buckets.items() if int(at) >= oldest}
         return made
-
-    def step_many(state: Watching, records: Sequence[Record]) -> tuple[Watching, list[Emitted]]:
-        return state, [(record, made) for record in records for made in fold(state, record)]
-
-    inputs = (request.topic, spoken, joined, TICKS, VERSIONS, RELEASES)
-    return Stage(f"monitor.{model}", inputs, Watching, step_many, pack, _load, snapshot_every=4000)
 
 
 def _load(data: bytes) -> Watching:
@@ -249,7 +268,9 @@ def _judge(
     state.held[text] = state.held.get(text, 0) + 1 if holds else 0
     if standing == (not holds) or (standing and state.held[text] < CLEAR_AFTER):
         return []
-    alert = Alert(model, text, "cleared" if standing else "raised", value, rule.bound, measure.window_ms, rows, now_ms)
+    alert = Alert(
+        model, text, "cleared" if standing else "raised", value, rule.bound, measure.window_ms, rows, now_ms
+    )
     if standing:
         del state.raised[text]
     else:
@@ -307,7 +328,9 @@ def _hour(
         return None
     asked, served = sum(one.requests for one in buckets), sum(one.served for one in buckets)
     reference = state.profiles.get(str(state.champion))
-    missing = {name: _share(sum(one.blank.get(name, 0) for one in buckets), asked)[0] for name in request.columns}
+    missing = {
+        name: _share(sum(one.blank.get(name, 0) for one in buckets), asked)[0] for name in request.columns
+    }
     means: dict[str, float] = {}
     for name in names:
         gone = sum(one.missing.get(name, 0) for one in buckets)
@@ -339,8 +362,8 @@ def _quantiles(buckets: Iterable[Bucket]) -> tuple[float, float]:
     """The median and the 99th percentile of the latencies, in seconds."""
     counts: dict[int, int] = {}
     for one in buckets:
-        for step, n in one.latency.items():
-            counts[int(step)] = counts.get(int(step), 0) + n
+        for text, n in one.latency.items():
+            counts[int(text)] = counts.get(int(text), 0) + n
     total, found = sum(counts.values()), []
     for share in (0.5, 0.99):
         below = 0

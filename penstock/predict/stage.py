@@ -129,7 +129,16 @@ def predict_stage(
         }
         return Predicting(folds, saved.route, saved.seen)
 
-    return Stage(f"predict.{model}", predict_inputs(model, request, sets), empty, step_many, dump, load, snapshot_every, sync=False)
+    return Stage(
+        f"predict.{model}",
+        predict_inputs(model, request, sets),
+        empty,
+        step_many,
+        dump,
+        load,
+        snapshot_every,
+        sync=False,
+    )
 
 
 def predict_inputs(model: str, request: Source, sets: Mapping[str, FeatureSet]) -> tuple[str, ...]:

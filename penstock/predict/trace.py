@@ -28,6 +28,8 @@ from penstock.record.record import START, Position, Record, output_id
 from penstock.release.registry import registry
 
 HIDDEN = "•••"
+_TAKEN = ("shadow", "canary", "champion", "rolled_back")
+"""The steps that put a version where it answers."""
 
 
 class Trace(msgspec.Struct, frozen=True):
@@ -46,7 +48,9 @@ class Trace(msgspec.Struct, frozen=True):
     outcome: Outcome | None
 
 
-def trace(log: Log, requests: Mapping[str, Source], sets: Mapping[str, Mapping[str, FeatureSet]], id: str) -> Trace:
+def trace(
+    log: Log, requests: Mapping[str, Source], sets: Mapping[str, Mapping[str, FeatureSet]], id: str
+) -> Trace:
     """What the log says of a prediction. `requests`: the request's source by model; `sets`: the feature
     sets by model and digest. `id` is a prediction's, or a request's (then of the served prediction).
     Raises NotFound."""
@@ -57,7 +61,9 @@ def trace(log: Log, requests: Mapping[str, Source], sets: Mapping[str, Mapping[s
     features = sets[said.model].get(said.features)
     known = registry(log, said.o).models.get(said.model)
     version = known.versions.get(said.version) if known else None
-    steps = [one for one in known.releases if one.version == said.version] if known else []
+    steps = (
+        [one for one in known.releases if one.version == said.version and one.step in _TAKEN] if known else []
+    )
     verdict = known.verdicts.get(said.version) if known else None
     outcome = _outcome(log, said)
     return Trace(
@@ -76,7 +82,10 @@ def _find(log: Log, requests: Mapping[str, Source], id: str) -> Record:
             found = log.find(predictions(model), output_id(f"predict.{model}", asked, 0))
         if found is not None:
             return found
-    raise NotFound("No prediction and no answered request has this id.", hint="An id looks like predict.MODEL:TOPIC:0:POSITION:0.")
+    raise NotFound(
+        "No prediction and no answered request has this id.",
+        hint="An id looks like predict.MODEL:TOPIC:0:POSITION:0.",
+    )
 
 
 def _shown(source: Source, asked: Record) -> dict[str, Any]:
@@ -84,7 +93,10 @@ def _shown(source: Source, asked: Record) -> dict[str, Any]:
     if asked.topic != source.topic:
         return {}
     event = msgspec.to_builtins(unpack(asked.value, source.schema))
-    return {name: HIDDEN if name in source.pii and event[name] is not None else event[name] for name in source.columns}
+    return {
+        name: HIDDEN if name in source.pii and event[name] is not None else event[name]
+        for name in source.columns
+    }
 
 
 def _seen(log: Log, features: FeatureSet, asked: Record, source: Source) -> list[Seen]:
@@ -101,7 +113,10 @@ def _seen(log: Log, features: FeatureSet, asked: Record, source: Source) -> list
             else:
                 fold.add(record)
     personal = {str(getattr(unpack(asked.value, source.schema), name)) for name in source.pii}
-    return [msgspec.structs.replace(one, entity=HIDDEN if one.entity in personal else one.entity) for one in fold.explain(asked)]
+    return [
+        msgspec.structs.replace(one, entity=HIDDEN if one.entity in personal else one.entity)
+        for one in fold.explain(asked)
+    ]
 
 
 def _others(log: Log, said: Prediction, id: str) -> list[Prediction]:
@@ -150,21 +165,28 @@ def _why(found: Trace) -> list[str]:
         data = version.training
         lines = [
             f"version     v{version.version} {version.digest}",
-            f"            trained on {data.rows} rows of {data.source}, {moment(data.from_ms):%Y-%m-%d} to "
-            f"{moment(data.to_ms):%Y-%m-%d}, as seen at position {data.o} ({version.reason})",
+            f"            trained on {data.rows} rows of {data.source}, seen at position {data.o} ({version.reason})",
+            f"            from {moment(data.from_ms):%Y-%m-%d %H:%M} to {moment(data.to_ms):%Y-%m-%d %H:%M} UTC",
             f"            dataset {data.digest}",
         ]
     if verdict is not None:
         lines.append(f"verdict     {verdict.decision}: {verdict.reasons[0]}")
     if release is not None:
-        lines.append(f"release     {release.step}{f' {release.share} %' if release.share else ''} by {release.by}: {release.reason}")
+        share = f" {release.share} %" if release.share else ""
+        lines.append(f"release     {release.step}{share} by {release.by}: {release.reason}")
     outcome = found.outcome
-    truth = "pending" if outcome is None else f"{outcome.state}: {outcome.label} (known {moment(outcome.known_ms):%Y-%m-%d %H:%M} UTC)"
+    truth = "pending"
+    if outcome is not None:
+        truth = f"{outcome.state}: {outcome.label} (known {moment(outcome.known_ms):%Y-%m-%d %H:%M} UTC)"
     return [*lines, f"outcome     {truth}"]
 
 
 def _answer(said: Prediction) -> str:
-    return f"failed ({said.error})" if said.score is None else f"{said.score:.6g}{' (positive)' if said.positive else ''}"
+    return (
+        f"failed ({said.error})"
+        if said.score is None
+        else f"{said.score:.6g}{' (positive)' if said.positive else ''}"
+    )
 
 
 def _behind(one: Seen) -> str:

@@ -40,6 +40,7 @@ def _tag(name: str, inner: Any) -> Tag:
     return Tag(names | {name})
 
 
+@typing.dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(key, pii))
 class _EventMeta(msgspec.StructMeta):
     """Takes the tags out of a class body before msgspec would read them as default values."""
 
@@ -161,7 +162,13 @@ def unknown(name: str, known: Iterable[str], what: str) -> str:
 
 
 def source(
-    schema: type[Event] | str, *, topic: str = "", id: str = "", key: str = "", time: str = "", _depth: int = 1
+    schema: type[Event] | str,
+    *,
+    topic: str = "",
+    id: str = "",
+    key: str = "",
+    time: str = "",
+    _depth: int = 1,
 ) -> Source:
     """Declare a topic of events. A text alone is a topic whose events have nothing but their key and time.
 
@@ -171,7 +178,8 @@ def source(
     """
     line = sys._getframe(_depth).f_lineno
     if isinstance(schema, str):
-        schema, topic = _bare(schema, key or id, time, line), topic or schema
+        bare, topic = _bare(schema, key or id, time, line), topic or schema
+        return Source(topic, bare, id, key or id, time, line)
     hints = typing.get_type_hints(schema)
     columns = schema.__struct_fields__
     tagged = [name for name in columns if "key" in schema.__tags__.get(name, ())]

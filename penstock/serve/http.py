@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import msgspec
@@ -71,7 +72,9 @@ def create(desk: Desk, keys: Keys | None, hosts: Sequence[str], pages: ASGIApp |
         ("/status", _status, "GET"),
         ("/metrics", _metrics, "GET"),
     ]
-    routes: list[Any] = [Route(path, _told(make(desk), note), methods=[method]) for path, make, method in table]
+    routes: list[Any] = [
+        Route(path, _told(make(desk), note), methods=[method]) for path, make, method in table
+    ]
     if pages is not None:
         routes.append(Mount("/", pages))
     app: ASGIApp = Starlette(routes=routes, exception_handlers={HTTPException: _unrouted})
@@ -115,7 +118,9 @@ def refusal(error: PenstockError) -> Response:
 async def _unrouted(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     sentence = {404: "There is nothing at this address.", 405: "This address does not take this method."}
-    return _json({"error": sentence.get(status, "This cannot be answered."), "code": f"http_{status}"}, status)
+    return _json(
+        {"error": sentence.get(status, "This cannot be answered."), "code": f"http_{status}"}, status
+    )
 
 
 async def _body(request: Request, *kinds: str) -> bytes:
@@ -139,10 +144,8 @@ async def _body(request: Request, *kinds: str) -> bytes:
 
 
 def _server(desk: Desk) -> Endpoint:
-    from penstock import __version__
-
     async def server(request: Request) -> Response:
-        return _json({"name": "penstock", "version": __version__, "extensions": []})
+        return _json({"name": "penstock", "version": version("penstock"), "extensions": []})
 
     return server
 
@@ -253,12 +256,18 @@ def _metrics(desk: Desk) -> Endpoint:
 
 def _exposition(status: dict[str, Any]) -> str:
     """How things stand, in Prometheus' text format."""
-    lines = ["# TYPE penstock_log_end counter", f"penstock_log_end {status['end']}", "# TYPE penstock_stage_lag gauge"]
+    lines = [
+        "# TYPE penstock_log_end counter",
+        f"penstock_log_end {status['end']}",
+        "# TYPE penstock_stage_lag gauge",
+    ]
     lines += [f'penstock_stage_lag{{stage="{name}"}} {one["lag"]}' for name, one in status["stages"].items()]
     lines.append("# TYPE penstock_records counter")
     lines += [f'penstock_records{{topic="{topic}"}} {n}' for topic, n in status["topics"].items()]
     lines.append("# TYPE penstock_alerts gauge")
-    lines += [f'penstock_alerts{{model="{name}"}} {len(one["alerts"])}' for name, one in status["models"].items()]
+    lines += [
+        f'penstock_alerts{{model="{name}"}} {len(one["alerts"])}' for name, one in status["models"].items()
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -75,7 +75,11 @@ def read_keys(text: str) -> Keys:
             )  # fmt: skip
         digests[parts[0]] = parts[1]
     if not digests:
-        raise Refused("The key file has no keys.", code="key_file", hint="Make one with `penstock key NAME --key-file FILE`.")
+        raise Refused(
+            "The key file has no keys.",
+            code="key_file",
+            hint="Make one with `penstock key NAME --key-file FILE`.",
+        )
     return Keys(digests)
 
 

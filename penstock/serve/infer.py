@@ -22,7 +22,13 @@ MOST_ROWS = 10_000
 _DATATYPES = {bool: "BOOL", int: "INT64", float: "FP64", str: "BYTES", datetime: "BYTES"}
 _FLOATS = ("FP64", "FP32", "FP16", "BF16")
 _INTS = ("INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UINT8")
-OUTPUTS = {"score": "FP64", "positive": "BOOL", "version": "INT64", "prediction_id": "BYTES", "request_id": "BYTES"}
+OUTPUTS = {
+    "score": "FP64",
+    "positive": "BOOL",
+    "version": "INT64",
+    "prediction_id": "BYTES",
+    "request_id": "BYTES",
+}
 
 
 class BadRequest(Refused):
@@ -100,7 +106,9 @@ def _are_features(columns: Mapping[str, Any], face: ModelFace) -> bool:
         return True
     strange = next((name for name in columns if name not in own and name not in face.features), "")
     if strange:
-        raise Refused(unknown(strange[:64], {*own, *face.features}, f"an input of {face.name}"), code="unknown_column")
+        raise Refused(
+            unknown(strange[:64], {*own, *face.features}, f"an input of {face.name}"), code="unknown_column"
+        )
     missing = [name for name in face.features if name not in columns]
     raise Refused(
         "Send the request's own columns, or every feature.",
@@ -119,7 +127,9 @@ def _column(tensor: Tensor) -> list[Any]:
     check = _check_of(tensor.datatype)
     for row, value in enumerate(data):
         if value is not None and not check(value):
-            raise Refused(f"A value is no {tensor.datatype}.", code="wrong_type", where=f"{tensor.name[:64]}, row {row}")
+            raise Refused(
+                f"A value is no {tensor.datatype}.", code="wrong_type", where=f"{tensor.name[:64]}, row {row}"
+            )
     return [float(value) for value in data] if tensor.datatype in _FLOATS and None not in data else data
 
 
@@ -132,7 +142,9 @@ def _check_of(datatype: str) -> typing.Callable[[Any], bool]:
         return lambda value: type(value) is bool
     if datatype == "BYTES":
         return lambda value: type(value) is str
-    raise BadRequest("This datatype is not in the protocol.", hint="Use FP64, INT64, BOOL or BYTES, for example.")
+    raise BadRequest(
+        "This datatype is not in the protocol.", hint="Use FP64, INT64, BOOL or BYTES, for example."
+    )
 
 
 def prediction_id(said: Prediction) -> str:
@@ -141,7 +153,9 @@ def prediction_id(said: Prediction) -> str:
     return output_id(f"predict.{said.model}", source, 0)
 
 
-def answer(asked: InferRequest, face: ModelFace, said: Sequence[Prediction], champion: int, durability: str) -> dict[str, Any]:
+def answer(
+    asked: InferRequest, face: ModelFace, said: Sequence[Prediction], champion: int, durability: str
+) -> dict[str, Any]:
     """The body of an answer."""
     columns: dict[str, list[Any]] = {
         "score": [one.score for one in said],
@@ -171,7 +185,8 @@ def metadata(face: ModelFace, versions: Sequence[int]) -> dict[str, Any]:
         "versions": [str(version) for version in versions],
         "platform": "penstock",
         "inputs": [
-            {"name": name, "datatype": datatype(face.request, name), "shape": [-1]} for name in face.request.columns
+            {"name": name, "datatype": datatype(face.request, name), "shape": [-1]}
+            for name in face.request.columns
         ],
         "outputs": [{"name": name, "datatype": kind, "shape": [-1]} for name, kind in OUTPUTS.items()],
     }

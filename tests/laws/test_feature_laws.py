@@ -72,11 +72,17 @@ def row(position: int, card: str | None, t_ms: int, amount: float | None) -> Rec
     return Record(made.topic, 0, position, made.id, made.key, made.time_ms, made.value)
 
 
-def oracle(name: str, events: list[tuple[int, int, str | None, float | None]], ask: tuple[int, int, str | None]) -> Any:
+def oracle(
+    name: str, events: list[tuple[int, int, str | None, float | None]], ask: tuple[int, int, str | None]
+) -> Any:
     """The definition, word for word: distinct events of the entity below O with time in (t - w, t]."""
     t_ms, o, card = ask
     one = KINDS[name]
-    mine = sorted((at, place, amount) for at, place, whose, amount in events if whose == card and card is not None and place < o)
+    mine = sorted(
+        (at, place, amount)
+        for at, place, whose, amount in events
+        if whose == card and card is not None and place < o
+    )
     inside = [e for e in mine if e[0] <= t_ms and (not one.window_ms or e[0] > t_ms - one.window_ms)]
     if one.column:
         inside = [e for e in inside if e[2] is not None and not math.isnan(e[2])]
@@ -93,7 +99,9 @@ def oracle(name: str, events: list[tuple[int, int, str | None, float | None]], a
             return _add(units) / n * one.quantum if n else None
         case "std":
             squares = _add([u * u for u in units])
-            return math.sqrt((n * squares - _add(units) ** 2) / (n * (n - 1))) * one.quantum if n > 1 else None
+            return (
+                math.sqrt((n * squares - _add(units) ** 2) / (n * (n - 1))) * one.quantum if n > 1 else None
+            )
         case "min":
             return sorted(values)[0] if n else None  # type: ignore[type-var]
         case "max":
