@@ -3,6 +3,7 @@
 A tick judges the time up to the tick before it, in whole buckets: by then the answers to all earlier
 requests are on the log, in a replay as in live work. What comes after its time was judged counts to
 the time that is next.
+"""
 
 from __future__ import annotations
 
