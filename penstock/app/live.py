@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from penstock.app.system import System, clock_draft, served
+from penstock.app.system import System, clock_draft, one_thread, served
 from penstock.log import Appended
 from penstock.record.codec import moment, pack, unpack
 from penstock.record.decisions import Prediction, Vector, vectors
@@ -95,6 +95,7 @@ class Live:
             self.system.save()
 
     def _loop(self, turn: Callable[[], None]) -> None:
+        one_thread()
         while not self.stopping.is_set():
             try:
                 turn()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import threadpoolctl
 
 from penstock.app.pipeline import File, Plan, load_text
 from penstock.app.train import Order
@@ -120,6 +121,7 @@ class System:
         *,
         sync: bool = True,
     ) -> None:
+        one_thread()
         self.file, self.log, self.blobs, self.home = file, log, blobs, home
         self.clock, self.trainer, self.sync = clock, trainer, sync
         self.told: Callable[[Sequence[Draft]], None] = lambda outputs: None
@@ -250,6 +252,12 @@ class System:
         """Write every stage's state, so that the next start has little to fold again."""
         for running in [*self.predicting, *self.folding]:
             running.save()
+
+
+def one_thread() -> None:
+    """One thread a linear-algebra library in this thread: answers are small, stages run side by side,
+    and how many threads there are must not change a bit of a score."""
+    threadpoolctl.threadpool_limits(1)
 
 
 def folds(file: File, blobs: Blob) -> list[AnyStage]:

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
-
-# One thread a linear-algebra library: answers are small, stages run side by side, and the number of
-# threads must not change a bit of a score. Set before numpy is loaded.
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
 
 Verb = Callable[[argparse.Namespace], int]
 

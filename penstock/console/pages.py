@@ -191,10 +191,12 @@ def _overview(sight: Sight, folds: Folds) -> Response:
     standing = [alert for mine in alarms.standing.values() for alert in mine.values()]
     models = [_summary(sight, name, status["models"][name], folds.hours(name)) for name in sight.rules]
     traffic = {name: board.volume(board.thin(folds.hours(name)))["requests"] for name in sight.rules}
+    rates = {name: board.positive_rate(board.thin(folds.hours(name)))["positive"] for name in sight.rules}
+    drawn = [line(traffic, title="Requests an hour"), line(rates, title="Positive answers", percent=True)]
     return _page(
         "overview.html",
         how=status, models=models, standing=standing, recent=alarms.recent[::-1][:8], refused=folds.refused(),
-        traffic=Markup(line(traffic, title="Requests an hour")),
+        charts=[Markup(one) for one in drawn],
         lag=max((one["lag"] for one in status["stages"].values()), default=0),
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""demo: the shop's pipeline file, as a user writes one: will this visitor buy, and is this order fraud?"""
+"""demo: the shop's pipeline file: will this visitor buy, and is this order fraud? As a user writes one."""
 
 import math
 from datetime import datetime

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import penstock.feature.fold as fold_module
 from penstock.feature import (
     FeatureSet,
     Fold,
@@ -28,6 +27,7 @@ from penstock.feature import (
     std,
     sum,
 )
+from penstock.feature import fold as fold_module
 from penstock.predict.verify import same
 from penstock.record.codec import moment
 from penstock.record.event import Event, key, source

@@ -1,0 +1,160 @@
+"""Replay the flights of 2013 through the whole loop, and hold the result against its targets.
+
+python examples/flights/run.py --data DIR [--months 4] [--home DIR] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from history import history
+
+from penstock.app.home import Books, Home, open_home
+from penstock.app.pipeline import load
+from penstock.app.replay import Played, replay
+from penstock.app.system import System
+from penstock.app.up import trainer
+from penstock.app.worker import rebuild
+from penstock.cli import show
+from penstock.gate.paired import Paired, compare_auc
+from penstock.record.decisions import Outcome, Prediction, outcomes, predictions, read
+from penstock.record.record import START, Record
+from penstock.release.registry import registry
+
+HERE = Path(__file__).parent
+
+MODEL = "late"
+LEVEL = 0.95
+Figure = tuple[str, float, str, bool]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Replay, verify, rebuild, and print the figures; 1 when one is short."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--data", required=True, type=Path, metavar="DIR", help="flights.parquet, weather.csv, ..."
+    )
+    parser.add_argument("--months", type=int, default=12)
+    parser.add_argument(
+        "--home", type=Path, metavar="DIR", help="keep the log here (default: a temporary folder)"
+    )
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args(argv)
+    with contextlib.ExitStack() as stack:
+        folder = given.home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flights-")))
+        home = open_home(folder, create=True)
+        stack.callback(home.log.close)
+        played, seconds = play(home, given.data, given.months, quiet=given.json)
+        figures = measure(home, played, seconds, whole=given.months == 12, quiet=given.json)
+        if given.json:
+            show.as_json([dict(zip(("name", "value", "target", "ok"), one, strict=True)) for one in figures])
+        else:
+            _print(home, figures)
+    return int(not all(ok for *_, ok in figures))
+
+
+def play(home: Home, data: Path, months: int, *, quiet: bool = False) -> tuple[Played, float]:
+    """Replay the first months; how far it came, and the seconds it took from the first event on."""
+    events = history(data, months)
+    system = System(
+        load(HERE / "pipeline.py"),
+        home.log,
+        home.blobs,
+        home.path,
+        time.perf_counter,
+        trainer(home.path),
+        sync=False,
+    )
+    system.deploy(events[0][0])
+    began = time.perf_counter()
+    with show.bar("replay", quiet=quiet) as progress:
+        played = replay(system, events, told=lambda now: progress(now.events, len(events)))
+    seconds = time.perf_counter() - began
+    system.save()
+    return played, seconds
+
+
+def measure(home: Home, played: Played, seconds: float, *, whole: bool, quiet: bool = False) -> list[Figure]:
+    """The figures, each with its target: (name, value, target, ok)."""
+    entry = registry(home.log).models[MODEL]
+    shipped = sum(one.step == "champion" for one in entry.releases)
+    stopped = sum(one.decision != "ship" for one in entry.verdicts.values())
+    auc = live_auc(home)
+    with show.bar("verify", quiet=quiet) as progress:
+        verified = Books(home.file(), home.log, home.blobs).verify(MODEL, progress)
+    newest = entry.versions[max(entry.versions)]
+    with show.bar("rebuild", quiet=quiet) as progress:
+        digest = rebuild(home.path, home.log, home.file().path, newest, progress)
+    versions, few = len(entry.versions), (8, 2, 1) if whole else (2, 1, 0)
+    return [
+        ("events", played.events, "", True),
+        ("versions", versions, f">= {few[0]}", versions >= few[0]),
+        ("shipped", shipped, f">= {few[1]}", shipped >= few[1]),
+        ("blocked_or_inconclusive", stopped, f">= {few[2]}", stopped >= few[2]),
+        ("live_auc", auc.candidate, "", True),
+        ("carrier_share_auc", auc.champion, "", True),
+        ("auc_difference_low", auc.low, "> 0", auc.low > 0),
+        ("predictions_verified", verified.predictions, "> 0", verified.predictions > 0),
+        ("unequal", len(verified.unequal), "0", not verified.unequal),
+        ("rebuild_same", int(digest == newest.digest), "1", digest == newest.digest),
+        ("events_per_s", played.events / seconds, "", True),
+        ("records_per_s", home.log.end().n / seconds, ">= 3000", home.log.end().n / seconds >= 3000),
+    ]
+
+
+def live_auc(home: Home) -> Paired:
+    """The served scores against the carrier's running late share, on every flight whose truth came."""
+    labels = {
+        o.request: o.label
+        for o in (read(r, Outcome) for r in _all(home, outcomes(MODEL)))
+        if o.label is not None
+    }
+    place = load(HERE / "pipeline.py").plan(MODEL).features.names.index("carrier_late")
+    rows = []
+    for record in _all(home, predictions(MODEL)):
+        said = read(record, Prediction)
+        share: Any = said.values[place] if said.values else None
+        if said.served and said.score is not None and share is not None and said.request in labels:
+            rows.append((labels[said.request], said.score, share))
+    y, mine, other = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
+    return compare_auc(y.tolist(), mine, other, LEVEL)
+
+
+def _all(home: Home, topic: str) -> Any:
+    position = START
+    while True:
+        records: list[Record]
+        records, position = home.log.read([topic], position, limit=4096)
+        if not records:
+            return
+        yield from records
+
+
+def _print(home: Home, figures: list[Figure]) -> None:
+    entry = registry(home.log).models[MODEL]
+    rows = [
+        [
+            f"v{n}",
+            show.at(v.t_ms),
+            v.training.rows,
+            entry.verdicts[n].decision,
+            f"{entry.verdicts[n].difference:+.4f}",
+            entry.standing(n),
+        ]
+        for n, v in sorted(entry.versions.items())
+    ]
+    show.table("", ["version", "trained at", "rows", "verdict", "log loss", "standing"], rows)
+    for name, value, target, ok in figures:
+        shown = f"{value:.4f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
+        print(f"{name} {shown} {target or '-'} {'ok' if ok else 'short'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
