@@ -2,13 +2,28 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format size lock clean
+.PHONY: demo test lint format size lock clean flights figures docs bench
 
 demo: .venv/run.stamp
 	$(BIN)/penstock demo $(ARGS)
 
 test: lint
 	$(BIN)/python -m pytest $(ARGS)
+
+# The year of flights with its figures, and the demo's.
+DATA ?= ../shared/data
+flights: .venv/dev.stamp
+	$(BIN)/python examples/flights/run.py --data $(DATA) $(ARGS)
+
+figures: .venv/dev.stamp
+	$(BIN)/python tools/demo_figures.py $(ARGS)
+
+# The documents, held against the code: the README's file runs, every verb is told of, every link leads somewhere.
+docs: .venv/dev.stamp
+	$(BIN)/python -m pytest tests/docs $(ARGS)
+
+bench: .venv/dev.stamp
+	$(BIN)/python bench/run.py $(ARGS)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check
