@@ -137,7 +137,7 @@ late = Pipeline(
     ],
     fit=fit,
     params={"max_iter": 60, "max_leaf_nodes": 15, "learning_rate": 0.1},
-    train=every("28d", window="180d", at_least=4000),
+    train=every("35d", window="180d", at_least=4000),
     gate=better("log_loss", slices=["origin"], p99="250ms"),
     release=steps(shadow="2d", canary=(10, 50), hold="2d", guard="7d", flips=0.25),
     watch=[

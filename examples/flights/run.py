@@ -20,8 +20,7 @@ from penstock.app.home import Books, Home, open_home
 from penstock.app.pipeline import load
 from penstock.app.replay import Played, replay
 from penstock.app.system import System
-from penstock.app.up import trainer
-from penstock.app.worker import rebuild
+from penstock.app.worker import Ahead, rebuild
 from penstock.cli import show
 from penstock.gate.paired import Paired, compare_auc
 from penstock.record.decisions import Outcome, Prediction, outcomes, predictions, read
@@ -63,13 +62,14 @@ def main(argv: list[str] | None = None) -> int:
 def play(home: Home, data: Path, months: int, *, quiet: bool = False) -> tuple[Played, float]:
     """Replay the first months; how far it came, and the seconds it took from the first event on."""
     events = history(data, months)
+    trainer = Ahead(str(HERE / "pipeline.py"))
     system = System(
         load(HERE / "pipeline.py"),
         home.log,
         home.blobs,
         home.path,
         time.perf_counter,
-        trainer(home.path),
+        trainer,
         sync=False,
     )
     system.deploy(events[0][0])
@@ -78,6 +78,7 @@ def play(home: Home, data: Path, months: int, *, quiet: bool = False) -> tuple[P
         played = replay(system, events, told=lambda now: progress(now.events, len(events)))
     seconds = time.perf_counter() - began
     system.save()
+    trainer.close()
     return played, seconds
 
 

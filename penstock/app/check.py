@@ -64,7 +64,7 @@ def _played(file: File, home: Home, data: Path | None, limit_s: float) -> list[F
     trained: list[Version | Failure] = []
 
     def train(order: Any) -> Version | Failure:
-        trained.append(in_process(order, limit_s))
+        trained.append(in_process(msgspec.structs.replace(order, limit_s=limit_s)))
         return trained[-1]
 
     quick = _hurried(file)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from penstock.app.pipeline import load
 from penstock.app.train import Order, carry_out
 from penstock.log.blob import FolderBlob
 from penstock.log.sqlite import SqliteLog
@@ -34,7 +35,12 @@ def main() -> None:
         out.write(msgspec.json.encode(line) + b"\n")
         out.flush()
 
-    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
+    with contextlib.suppress(Exception), contextlib.redirect_stdout(sys.stderr):  # told when the order comes
+        load(sys.argv[1]) if len(sys.argv) > 1 else None
+    text = sys.stdin.buffer.read()
+    if not text:  # whoever started it is gone, or has no order
+        return
+    order = msgspec.json.decode(text, type=Order)
     home = Path(order.home)
     log = SqliteLog(home, create=False)
     with contextlib.redirect_stdout(sys.stderr), contextlib.closing(log):

@@ -200,12 +200,12 @@ class System:
     def drain(self) -> None:
         """Run every stage, in order, until nothing is new and no intent is open."""
         while True:
-            moved = self.predict()
-            moved = self.fold() or moved
+            before = self.log.end()
+            self.predict()
+            self.fold()
             for intent in self.pending():
                 self.carry_out(intent)
-                moved = True
-            if not moved:
+            if self.log.end() == before:
                 return
 
     def predict(self) -> bool:
@@ -240,7 +240,8 @@ class System:
 
     def carry_out(self, intent: Intent) -> None:
         """Do what an intent asks, and append the result under the intent's id."""
-        result = self.trainer(Order(str(self.home), intent, self.file.code, self.file.path))
+        limit_s = self.file.plan(intent.model).pipeline.train.limit_s
+        result = self.trainer(Order(str(self.home), intent, self.file.code, self.file.path, limit_s))
         topic = VERSIONS if isinstance(result, Version) else FAILURES
         self.log.append([draft(topic, result, key=intent.model, t_ms=intent.t_ms, id=intent.id)])
 

@@ -31,6 +31,7 @@ class Order(msgspec.Struct, frozen=True):
     intent: Intent
     code: str
     path: str
+    limit_s: float = 3600.0
 
 
 def environment() -> tuple[str, bytes]:

@@ -19,7 +19,7 @@ import uvicorn
 from penstock.app.home import Books, Home, Views, open_home, wall_ms
 from penstock.app.live import Live
 from penstock.app.pipeline import File, load
-from penstock.app.system import System, Trainer, append
+from penstock.app.system import System, append
 from penstock.app.worker import in_process
 from penstock.console import Sight, pages
 from penstock.record.codec import to_json
@@ -58,19 +58,6 @@ def keys_of(settings: Settings) -> Keys | None:
             ) from None
     may_bind(settings.host, keys)
     return keys
-
-
-def trainer(home: Path) -> Trainer:
-    """Training in a process of its own, under the limit that the pipeline file sets."""
-
-    def train(order: Any) -> Any:
-        from penstock.app.pipeline import load_text
-        from penstock.log.blob import FolderBlob
-
-        plan = load_text(FolderBlob(home / "blobs").get(order.code), order.path).plan(order.intent.model)
-        return in_process(order, plan.pipeline.train.limit_s)
-
-    return train
 
 
 def desk(live: Live, file: File, views: Views) -> Desk:
@@ -150,7 +137,7 @@ def up(
     keys_of(settings)
     file = load(path)
     home = open_home(home_path, create=True)
-    system = System(file, home.log, home.blobs, home_path, time.perf_counter, trainer(home_path))
+    system = System(file, home.log, home.blobs, home_path, time.perf_counter, in_process)
     system.deploy(wall_ms())
     live = Live(system, wall_ms, tick_s=settings.tick_s)
     server = Server(live, home, settings)

@@ -23,18 +23,49 @@ _ONE_THREAD = dict.fromkeys(
 )
 
 
-def in_process(
-    order: Order, limit_s: float, progress: Callable[[Line], None] = lambda line: None
-) -> Version | Failure:
-    """Carry an order out in a process of its own, with fixed threads and hash seed, in at most `limit_s`."""
+def start(ahead: str = "") -> subprocess.Popen[bytes]:
+    """A training process that waits for its order; `ahead` names a pipeline file whose imports it may load."""
     environment = {**os.environ, **_ONE_THREAD, "PYTHONHASHSEED": "0"}
-    child = subprocess.Popen(
-        [sys.executable, "-m", "penstock.app.child"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        env=environment, start_new_session=True,
+    return subprocess.Popen(
+        [sys.executable, "-m", "penstock.app.child", *([ahead] if ahead else [])],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True,
     )  # fmt: skip
+
+
+class Ahead:
+    """A trainer that starts the next process while there is nothing to train: its imports cost no time then.
+
+    For replays, where trainings come one after the other; it costs the memory of an idle process.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._next: subprocess.Popen[bytes] | None = start(path)
+
+    def __call__(self, order: Order) -> Version | Failure:
+        """Carry an order out in the process that waits, and start another."""
+        child, self._next = self._next, None
+        result = in_process(order, child=child)
+        self._next = start(self.path)
+        return result
+
+    def close(self) -> None:
+        """End the process that waits."""
+        if self._next is not None:
+            _end(self._next, threading.Event())
+            self._next.communicate()
+
+
+def in_process(
+    order: Order,
+    progress: Callable[[Line], None] = lambda line: None,
+    *,
+    child: subprocess.Popen[bytes] | None = None,
+) -> Version | Failure:
+    """Carry an order out in a process of its own, with fixed threads and hash seed, within its limit."""
+    child = child or start()
     late = threading.Event()
-    timer = threading.Timer(limit_s, _end, (child, late))
+    timer = threading.Timer(order.limit_s, _end, (child, late))
     timer.daemon = True
     timer.start()
     last = Line(code="died", note="The training process ended without a word.")
@@ -52,7 +83,7 @@ def in_process(
         _end(child, threading.Event())
         child.wait()
     if late.is_set():
-        last = Line(code="time_limit", note=f"Training took longer than {limit_s:g} s.")
+        last = Line(code="time_limit", note=f"Training took longer than {order.limit_s:g} s.")
     if last.version is not None:
         return last.version
     intent = order.intent
@@ -74,8 +105,8 @@ def rebuild(
     found = log.find(INTENTS, version.intent)
     if found is None:
         raise NotFound("The log no longer holds what this version was trained by.", code="no_intent")
-    order = Order(str(home), read(found, Intent), version.code, path)
-    result = in_process(order, limit_s, lambda line: progress(line.done, line.total))
+    order = Order(str(home), read(found, Intent), version.code, path, limit_s)
+    result = in_process(order, lambda line: progress(line.done, line.total))
     if isinstance(result, Failure):
         raise Refused(result.note, code=result.code)
     return result.digest

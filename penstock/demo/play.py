@@ -17,7 +17,8 @@ from penstock.app.live import Live
 from penstock.app.pipeline import load
 from penstock.app.replay import Played, replay
 from penstock.app.system import System
-from penstock.app.up import Server, Settings, trainer
+from penstock.app.up import Server, Settings
+from penstock.app.worker import Ahead
 from penstock.demo import world
 from penstock.record.codec import millis, moment
 from penstock.record.decisions import (
@@ -74,9 +75,9 @@ def play(home_path: Path | None, seed: int, port: int, *, leave: bool, stop: thr
         folder = home_path or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-demo-")))
         home = open_home(folder, create=True)
         stack.callback(home.log.close)
-        system = System(
-            load(SHOP), home.log, home.blobs, folder, time.perf_counter, trainer(folder), sync=False
-        )
+        trainer = Ahead(str(SHOP))
+        stack.callback(trainer.close)
+        system = System(load(SHOP), home.log, home.blobs, folder, time.perf_counter, trainer, sync=False)
         system.deploy(millis(world.START_AT))
         teller = Teller(home)
         played = replay(system, _until(stop, world.history(seed)), period_ms=HOUR_MS, told=teller.told)
@@ -149,7 +150,7 @@ class Teller:
         """One line of the story."""
         at = moment(time_ms)
         day = (at - world.START_AT).days + 1
-        self.console.print(f"day {day:>2} {at:%H:%M}  {text}", style=colour, markup=False)
+        self.console.print(f"day {day:>2} {at:%H:%M}  {text}", style=colour, markup=False, soft_wrap=True)
 
     def _first_answer(self, played: Played) -> None:
         records, _ = self.home.log.read([predictions("buy")], START, limit=1)

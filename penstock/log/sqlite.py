@@ -102,6 +102,7 @@ class SqliteLog:
         self._lock = threading.Lock()
         self._queue: list[_Work[Any]] = []
         self._fresh: list[tuple[Record, ...]] = []
+        self._end = 0  # inside a write transaction: the position that the next record gets
         self._writing = threading.Lock()
         self._bell = Bell(home)
         self._unsynced = threading.Event()
@@ -123,7 +124,7 @@ class SqliteLog:
         def run(db: apsw.Connection) -> Appended:
             if producer:
                 if sequence <= _one(db, "SELECT sequence FROM producer WHERE name = ?", (producer,)):
-                    return Appended([], [], Position(n=_one(db, _END)))
+                    return Appended([], [], Position(n=self._end))
                 db.execute("INSERT OR REPLACE INTO producer VALUES(?, ?)", (producer, sequence))
             return self._insert(db, drafts)
 
@@ -288,10 +289,11 @@ class SqliteLog:
                     db.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
                     self._full = full
                 db.execute("BEGIN IMMEDIATE")
-                before = _one(db, _END)
+                before = self._end = _one(db, _END)
                 for work in group:
-                    self._attempt(db, work)
-                after = _one(db, _END)
+                    _attempt(db, work)
+                if self._end != before:
+                    db.execute("UPDATE meta SET value = ? WHERE key = 'end'", (self._end,))
                 db.execute("COMMIT")
         except BaseException as error:
             for work in group:
@@ -299,7 +301,7 @@ class SqliteLog:
             self._undo(db)
         else:
             self._remember(self._fresh)
-            self._follow(before, after)
+            self._follow(before)
             if not full:
                 self._keep()
             self._bell.ring()
@@ -308,25 +310,13 @@ class SqliteLog:
             for work in group:
                 work.done = True
 
-    def _follow(self, before: int, after: int) -> None:
+    def _follow(self, before: int) -> None:
         """What this handle knows of the topics' ends stays true only if nobody else wrote meanwhile."""
         with self._lock:
             if self._known != before:
                 self._newest = {}
             self._newest.update((records[0].topic, records[-1].position) for records in self._fresh)
-            self._known = after
-
-    def _attempt(self, db: apsw.Connection, work: _Work[Any]) -> None:
-        """A part that is refused undoes itself and nothing of the others."""
-        fresh = len(self._fresh)
-        db.execute("SAVEPOINT part")
-        try:
-            work.result = work.run(db)
-        except PenstockError as error:
-            work.error = error
-            del self._fresh[fresh:]
-            db.execute("ROLLBACK TO part")
-        db.execute("RELEASE part")
+            self._known = self._end
 
     def _undo(self, db: apsw.Connection) -> None:
         """After a failure nothing in memory may claim more than the file: roll back, forget."""
@@ -337,7 +327,7 @@ class SqliteLog:
 
     def _insert(self, db: apsw.Connection, drafts: Sequence[Draft]) -> Appended:
         """Give the drafts their positions. Ids are tried all at once, and one by one if some stand already."""
-        end = _one(db, _END)
+        end = self._end
         if not drafts:
             return Appended([], [], Position(n=end))
         numbers = {topic: self._make_topic(db, topic) for topic in {draft.topic for draft in drafts}}
@@ -345,13 +335,11 @@ class SqliteLog:
         repeats: list[int] = []
         named = [(numbers[d.topic], d.id, at) for d, at in zip(drafts, places, strict=True) if d.id]
         if named:
-            db.execute("SAVEPOINT ids")
             before = db.total_changes()
             db.executemany("INSERT OR IGNORE INTO ident VALUES(?, ?, ?)", named)
             if db.total_changes() - before < len(named):
-                db.execute("ROLLBACK TO ids")
+                db.executemany("DELETE FROM ident WHERE topic = ? AND id = ? AND position = ?", named)
                 places, repeats = _place(db, drafts, numbers, end)
-            db.execute("RELEASE ids")
         repeated = set(repeats)
         records = [
             Record(d.topic, 0, at, d.id, d.key, d.time_ms, d.value, d.headers)
@@ -360,8 +348,8 @@ class SqliteLog:
         ]
         for topic, number in numbers.items():
             self._insert_batch(db, number, tuple(r for r in records if r.topic == topic))
-        db.execute("UPDATE meta SET value = ? WHERE key = 'end'", (end + len(records),))
-        return Appended(places, repeats, Position(n=end + len(records)))
+        self._end = end + len(records)
+        return Appended(places, repeats, Position(n=self._end))
 
     def _insert_batch(self, db: apsw.Connection, number: int, records: tuple[Record, ...]) -> None:
         if not records:
@@ -517,6 +505,14 @@ class SqliteLog:
                 os.close(handle)
             if size > WAL_FOLD_BYTES:
                 db.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if size > WAL_CUT_BYTES else 'PASSIVE'})")
+
+
+def _attempt(db: apsw.Connection, work: _Work[Any]) -> None:
+    """One part of a shared transaction. A part refuses before it writes, so there is nothing to undo."""
+    try:
+        work.result = work.run(db)
+    except PenstockError as error:
+        work.error = error
 
 
 def _place(

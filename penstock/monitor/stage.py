@@ -40,6 +40,8 @@ from penstock.stage import Emitted, Stage
 
 GRAINS_MS = (3_600_000, 1_800_000, 900_000, 300_000, 60_000)
 PROFILES_KEPT = 8
+JUDGED = 24
+"""How often a rule is judged in the length of its window, at most."""
 DRIFT_MS = 24 * HOUR_MS
 DRIFT_HOURS = 6
 """Every sixth hour's record says how far the day up to it has drifted."""
@@ -156,13 +158,16 @@ class _Watch:
         until_ms -= until_ms % self.grain_ms
         if until_ms <= state.judged_ms:
             return []
-        state.judged_ms = until_ms
+        before_ms, state.judged_ms = state.judged_ms, until_ms
         made = []
         for hour in range(state.hour or until_ms // HOUR_MS - 1, until_ms // HOUR_MS):
             one = _hour(self.model, state, hour, self.grain_ms, self.names, self.request)
             made += [draft(profiles(self.model), one, key=self.model, t_ms=now_ms)] if one else []
         state.hour = until_ms // HOUR_MS
         for rule in self.rules:
+            step_ms = max(self.grain_ms, rule.measure.window_ms // JUDGED)
+            if until_ms // step_ms == before_ms // step_ms:
+                continue
             made += _judge(self.model, rule, state, until_ms, now_ms, self.grain_ms, self.request.columns)
         if len(state.buckets) > 2 * self.keep_ms // self.grain_ms:
             oldest = (until_ms - self.keep_ms) // self.grain_ms

@@ -14,7 +14,7 @@ from penstock.app.home import open_home
 from penstock.app.pipeline import load
 from penstock.app.replay import replay
 from penstock.app.system import System
-from penstock.app.up import trainer
+from penstock.app.worker import in_process
 from penstock.record.codec import millis
 
 START_AT = datetime(2024, 1, 1, tzinfo=UTC)
@@ -42,7 +42,7 @@ def main(folder: str, seed: int) -> None:
     """Play from where the home stands to the end."""
     home = open_home(Path(folder), create=True)
     file = load(Path(__file__).with_name("pipeline.py"))
-    system = System(file, home.log, home.blobs, home.path, time.perf_counter, trainer(home.path), sync=False)
+    system = System(file, home.log, home.blobs, home.path, time.perf_counter, in_process, sync=False)
     replay(system, history(seed), told=lambda played: print(played.now_ms, flush=True))
     system.save()
     home.log.close()
