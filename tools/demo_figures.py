@@ -40,7 +40,7 @@ def memory_bytes(root: int) -> int:
             text = Path(f"/proc/{pid}/smaps_rollup").read_text()
         except OSError:
             continue
-        total += 1024 * int(re.findall(r"^Pss:\s+(\d+)", text, re.M)[0])
+        total += 1024 * int(re.findall(r"^Pss:\s+(\d+)", text, re.MULTILINE)[0])
     return total
 
 

@@ -69,19 +69,19 @@ def in_process(
     timer.daemon = True
     timer.start()
     last = Line(code="died", note="The training process ended without a word.")
-    try:
-        assert child.stdin is not None and child.stdout is not None
-        with child.stdin:
-            child.stdin.write(msgspec.json.encode(order))
-        for text in child.stdout:
-            last = msgspec.json.decode(text, type=Line)
-            progress(last)
-    except BrokenPipeError:
-        pass
-    finally:
-        timer.cancel()
-        _end(child, threading.Event())
-        child.wait()
+    with child:
+        try:
+            assert child.stdin is not None and child.stdout is not None
+            with child.stdin:
+                child.stdin.write(msgspec.json.encode(order))
+            for text in child.stdout:
+                last = msgspec.json.decode(text, type=Line)
+                progress(last)
+        except BrokenPipeError:
+            pass
+        finally:
+            timer.cancel()
+            _end(child, threading.Event())
     if late.is_set():
         last = Line(code="time_limit", note=f"Training took longer than {order.limit_s:g} s.")
     if last.version is not None:

@@ -104,7 +104,8 @@ def test_the_feature_state_is_the_same(homes: tuple[Home, Home]) -> None:
 def test_each_request_is_answered_once(homes: tuple[Home, Home]) -> None:
     """No request is served by two versions; none after the first champion goes without an answer."""
     calm, rough = (
-        [plain(msgspec.to_builtins(read(r, Prediction))) for r in every(home, predictions("agree"))] for home in homes
+        [plain(msgspec.to_builtins(read(r, Prediction))) for r in every(home, predictions("agree"))]
+        for home in homes
     )
     assert calm == rough
     served = Counter(one["request"] for one in rough if one["served"])
@@ -119,4 +120,3 @@ def test_every_prediction_can_be_made_again(homes: tuple[Home, Home]) -> None:
     home = homes[1]
     found = Books(load(HERE / "pipeline.py"), home.log, home.blobs).verify("agree")
     assert found.predictions > 500 and found.unequal == []
-
