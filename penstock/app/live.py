@@ -16,6 +16,9 @@ from penstock.record.decisions import Prediction, Vector, vectors
 from penstock.record.errors import PenstockError, Refused, Unavailable
 from penstock.record.record import Draft
 
+FOLD_PAUSE_S = 0.05
+"""Between two turns of the stages that no request waits for: batches then, and the write lock is free."""
+
 Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Prediction]"]
 
 
@@ -120,7 +123,9 @@ class Live:
 
     def _fold(self) -> None:
         end = self.system.log.end()
-        if not self.system.fold():
+        if self.system.fold():
+            self.stopping.wait(FOLD_PAUSE_S)
+        else:
             self.system.log.wait(end, 0.25)
 
     def _train(self) -> None:
