@@ -49,9 +49,12 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Series:
-    """One entity's values of one column, by (time, position), with prefix sums of their integers."""
+    """One entity's values of one column, by (time, position), with prefix sums of their integers.
 
-    __slots__ = ("positions", "squares", "sums", "times", "trimmed", "values")
+    `gone` events were forgotten; `sums[0]` and `squares[0]` are theirs, so totals over all history stay exact.
+    """
+
+    __slots__ = ("gone", "positions", "squares", "sums", "times", "trimmed", "values")
 
     def __init__(self) -> None:
         self.times: list[int] = []
@@ -59,6 +62,7 @@ class Series:
         self.values: list[Any] = []
         self.sums: list[int] = [0]
         self.squares: list[int] = [0]
+        self.gone = 0
         self.trimmed = 0
 
     def add(self, time_ms: int, position: int, value: Any, units: int) -> None:
@@ -85,6 +89,7 @@ class Series:
         if keep_newest:
             gone = gone - 1 if gone else 0
         if gone > 0:
+            self.gone += gone
             for part in (self.times, self.positions, self.values, self.sums, self.squares):
                 del part[:gone]
         self.trimmed = len(self.times)
@@ -104,7 +109,7 @@ class _Table:
         self.summed = any(node.kind in ("sum", "mean", "std") for node in nodes)
         forever = [node for node in nodes if not node.window_ms]
         self.newest = any(node.kind in ("last", "since") for node in forever)
-        self.whole = any(node.kind not in ("last", "since") for node in forever)
+        self.whole = any(node.kind in ("min", "max", "first", "distinct") for node in forever)
         self.window_ms = max((node.window_ms for node in nodes), default=0)
         self.series: dict[Any, Series] = {}
 
@@ -215,9 +220,20 @@ class Fold:
         if one.kind in ("last", "since"):
             low = max(low, high - 1)
         some = series.positions[low:high]
+        forgotten = 0 if one.window_ms or one.kind in ("last", "since") else series.gone
         first, last = (min(some), max(some)) if some else (-1, -1)
         what = f"{one.kind} of {one.column}" if one.column else one.kind
-        return Seen(name, value, what, one.source.topic, str(entity), one.window_ms, len(some), first, last)
+        return Seen(
+            name,
+            value,
+            what,
+            one.source.topic,
+            str(entity),
+            one.window_ms,
+            forgotten + len(some),
+            first,
+            last,
+        )
 
     def dump(self) -> bytes:
         """The state's bytes: equal states give equal bytes, whatever the order in which they came to be."""
@@ -227,10 +243,12 @@ class Fold:
                 series = table.series[entity]
                 if self.prune:
                     self._trim(table, series)
-                if not series.times:
+                if not series.times and not series.gone:
                     del table.series[entity]
             rows = sorted(table.series.items(), key=lambda pair: str(pair[0]))
-            tables.append([[entity, s.times, s.positions, s.values, _units_of(s)] for entity, s in rows])
+            tables.append(
+                [[entity, *_base(s), s.times, s.positions, s.values, _units_of(s)] for entity, s in rows]
+            )
         return pack([self.now_ms, sorted(self.dropped.items()), tables])
 
     @staticmethod
@@ -242,8 +260,9 @@ class Fold:
         )
         fold.dropped = dict(dropped)
         for table, rows in zip(fold._tables, tables, strict=True):
-            for entity, *columns in rows:
+            for entity, gone, total, square, *columns in rows:
                 series = table.series[entity] = Series()
+                series.gone, series.sums, series.squares = gone, [int(total)], [int(square)]
                 for row in zip(*columns, strict=True):
                     series.add(*row)
                 series.trimmed = len(series.times)
@@ -254,6 +273,11 @@ class Fold:
             series.trimmed = len(series.times)
         else:
             series.trim(self.now_ms - SLACK_MS - table.window_ms, table.newest)
+
+
+def _base(series: Series) -> tuple[int, str, str]:
+    """The forgotten events' number and sums; these may be longer than 64 bits."""
+    return series.gone, str(series.sums[0]), str(series.squares[0])
 
 
 def _units_of(series: Series) -> list[int]:
@@ -307,17 +331,31 @@ def _reader(node: Aggregate) -> Read:
     def whole(series: Series, t_ms: int) -> Value:
         return look(series, 0, bisect_right(series.times, t_ms), t_ms, q)
 
-    return windowed if window_ms else whole
+    def total(series: Series, t_ms: int) -> Value:
+        high = bisect_right(series.times, t_ms)
+        return totals(series.gone + high, series.sums[high], series.squares[high], q)
+
+    if window_ms:
+        return windowed
+    if node.kind not in _TOTALS:
+        return whole
+    totals = _TOTALS[node.kind]
+    return total
 
 
-def _std(series: Series, low: int, high: int, t_ms: int, q: float) -> Value:
+def _std(n: int, total: int, square: int, q: float) -> Value:
     """From integers: n Σx² - (Σx)² is exact, then one division and one root."""
-    n = high - low
-    if n < 2:
-        return None
-    total = series.sums[high] - series.sums[low]
-    square = series.squares[high] - series.squares[low]
-    return math.sqrt((n * square - total * total) / (n * (n - 1))) * q
+    return math.sqrt((n * square - total * total) / (n * (n - 1))) * q if n > 1 else None
+
+
+Total = Callable[[int, int, int, float], Value]
+_TOTALS: dict[str, Total] = {
+    "count": lambda n, total, square, q: n,
+    "sum": lambda n, total, square, q: total * q,
+    "mean": lambda n, total, square, q: total / n * q if n else None,
+    "std": _std,
+}
+"""From the number of values, the sum and the sum of squares of their integers, and the quantum."""
 
 
 Look = Callable[[Series, int, int, int, float], Value]
@@ -327,7 +365,9 @@ _LOOKS: dict[str, Look] = {
     "mean": lambda s, low, high, t, q: (
         (s.sums[high] - s.sums[low]) / (high - low) * q if high > low else None
     ),
-    "std": _std,
+    "std": lambda s, low, high, t, q: _std(
+        high - low, s.sums[high] - s.sums[low], s.squares[high] - s.squares[low], q
+    ),
     "min": lambda s, low, high, t, q: min(s.values[low:high], default=None),
     "max": lambda s, low, high, t, q: max(s.values[low:high], default=None),
     "first": lambda s, low, high, t, q: s.values[low] if high > low else None,

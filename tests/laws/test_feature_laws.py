@@ -53,6 +53,8 @@ KINDS = {
     "total": sum(paid.amount, window="1h"),
     "total_all": sum(paid.amount),
     "usual": mean(paid.amount, window="2h"),
+    "usual_all": mean(paid.amount),
+    "spread_all": std(paid.amount),
     "spread": std(paid.amount, window="2h"),
     "least": min(paid.amount, window="1h"),
     "most": max(paid.amount, window="2h"),

@@ -1,0 +1,71 @@
+"""predict: verify finds one changed byte in one logged feature value, and names the prediction."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import apsw
+import pytest
+
+from penstock.app.home import Books, open_home
+from penstock.app.pipeline import load
+from penstock.record.decisions import Prediction, predictions, read
+from penstock.record.record import START
+
+CRASH = Path(__file__).parents[2] / "crash"
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with some hundred predictions."""
+    folder = tmp_path_factory.mktemp("verify") / "home"
+    subprocess.run(
+        [sys.executable, str(CRASH / "player.py"), str(folder), "5"], check=True, capture_output=True
+    )
+    return folder
+
+
+def changed(folder: Path, old: bytes, new: bytes) -> None:
+    """Change bytes of one logged prediction as a fault beneath the log would, the checksum with them."""
+    db = apsw.Connection(str(folder / "log.db"))
+    topic = f"{predictions('agree')}@"
+    rows = db.execute(
+        "SELECT base, body FROM batch WHERE topic = (SELECT id FROM topic WHERE name = ?) ORDER BY base DESC",
+        (predictions("agree"),),
+    )
+    base, body = next((base, body) for base, body in rows if body.count(old) >= 1)
+    body = body.replace(old, new, 1)
+    crc = zlib.crc32(body, zlib.crc32(f"{topic}{base}".encode()))
+    db.execute("UPDATE batch SET body = ?, crc = ? WHERE base = ?", (body, crc, base))
+    db.close()
+
+
+def test_an_untouched_log_is_equal(played: Path) -> None:
+    """Every prediction is made again to the bit."""
+    home = open_home(played)
+    found = Books(load(CRASH / "pipeline.py"), home.log, home.blobs).verify("agree")
+    home.log.close()
+    assert found.predictions > 500 and found.unequal == []
+
+
+def test_one_changed_byte_is_found(played: Path, tmp_path: Path) -> None:
+    """The last bit of one feature value is enough; the prediction and the feature are named."""
+    folder = tmp_path / "home"
+    shutil.copytree(played, folder)
+    home = open_home(folder)
+    record = home.log.read([predictions("agree")], START, limit=10**6)[0][-1]
+    home.log.close()
+    value = read(record, Prediction).values[3]
+    assert isinstance(value, float)
+    old = b"\xcb" + struct.pack(">d", value)
+    changed(folder, old, old[:-1] + bytes([old[-1] ^ 1]))
+    home = open_home(folder)
+    found = Books(load(CRASH / "pipeline.py"), home.log, home.blobs).verify("agree")
+    home.log.close()
+    assert [one.what for one in found.unequal] in (["feature usual_x"], ["feature usual_x", "score"])
+    assert found.unequal[0].id.startswith("predict.agree:ask:0:")
