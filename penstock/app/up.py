@@ -16,14 +16,16 @@ from typing import Any
 import msgspec
 import uvicorn
 
+from penstock.app.child import Line
 from penstock.app.home import Books, Home, Views, open_home, wall_ms
 from penstock.app.live import Live
 from penstock.app.pipeline import File, load
 from penstock.app.system import System, append
+from penstock.app.train import Order
 from penstock.app.worker import in_process
 from penstock.console import Sight, pages
 from penstock.record.codec import to_json
-from penstock.record.decisions import ALERTS, DELIVERIES, Alert, Delivery, draft, read
+from penstock.record.decisions import ALERTS, DELIVERIES, Alert, Delivery, Failure, Version, draft, read
 from penstock.record.errors import NotFound, Unavailable
 from penstock.record.record import START, Record
 from penstock.serve.desk import Desk, ModelFace
@@ -60,8 +62,9 @@ def keys_of(settings: Settings) -> Keys | None:
     return keys
 
 
-def desk(live: Live, file: File, views: Views) -> Desk:
-    """The desk that the doors ask: the live system's functions, with reads one at a time."""
+def desk(live: Live, file: File, views: Views, training: Mapping[str, float]) -> Desk:
+    """The desk that the doors ask: the live system's functions, with reads one at a time. `training`
+    says how far the trainings under way have read the log."""
     lock = threading.Lock()
     system = live.system
 
@@ -73,7 +76,7 @@ def desk(live: Live, file: File, views: Views) -> Desk:
 
     def status() -> dict[str, Any]:
         with lock:
-            return {**views.status(), "broken": live.broken}
+            return {**views.status(), "broken": live.broken, "training": dict(training)}
 
     def registry() -> Any:
         with lock:
@@ -88,14 +91,16 @@ def desk(live: Live, file: File, views: Views) -> Desk:
 class Server:
     """The doors of a live system on a thread of their own."""
 
-    def __init__(self, live: Live, home: Home, settings: Settings) -> None:
+    def __init__(
+        self, live: Live, home: Home, settings: Settings, training: Mapping[str, float] | None = None
+    ) -> None:
         file = live.system.file
         views = Views(file, home.log, home.blobs)
-        self.desk = desk(live, file, views)
+        self.desk = desk(live, file, views, {} if training is None else training)
         rules = {name: [str(rule) for rule in plan.pipeline.watch] for name, plan in file.plans.items()}
         trace = Books(file, home.log, home.blobs).trace
         sight = Sight(home.log, home.blobs, self.desk.status, self.desk.registry, rules, trace)
-        app = create(self.desk, keys_of(settings), settings.hosts, pages(sight), note)
+        app = create(self.desk, keys_of(settings), (*settings.hosts, settings.host), pages(sight), note)
         config = uvicorn.Config(
             app, host=settings.host, port=settings.port, log_level="warning", access_log=False, lifespan="off",
             timeout_graceful_shutdown=5, server_header=False,
@@ -137,10 +142,12 @@ def up(
     keys_of(settings)
     file = load(path)
     home = open_home(home_path, create=True)
-    system = System(file, home.log, home.blobs, home_path, time.perf_counter, in_process)
+    training: dict[str, float] = {}
+    trainer = lambda order: _watched(order, training)  # noqa: E731
+    system = System(file, home.log, home.blobs, home_path, time.perf_counter, trainer)
     system.deploy(wall_ms())
     live = Live(system, wall_ms, tick_s=settings.tick_s)
-    server = Server(live, home, settings)
+    server = Server(live, home, settings, training)
     live.start()
     said(server.start())
     hook = Webhook(home, settings.webhook, stop) if settings.webhook else None
@@ -154,6 +161,19 @@ def up(
     home.log.close()
     if live.broken:
         raise Unavailable(f"The system stopped itself: {live.broken}", code="broken")
+
+
+def _watched(order: Order, training: dict[str, float]) -> Version | Failure:
+    """Train in a process of its own; how far it is stands in `training` for whoever asks."""
+    name = f"{order.intent.model} v{order.intent.version}"
+
+    def progress(line: Line) -> None:
+        training[name] = line.done / line.total if line.total else 0.0
+
+    try:
+        return in_process(order, progress)
+    finally:
+        training.pop(name, None)
 
 
 class Webhook(threading.Thread):

@@ -38,7 +38,7 @@ SYNC_EVERY_S = 0.1
 POLL_S = 0.1
 BUSY_S = 30.0
 WAL_FOLD_BYTES = 4 << 20
-WAL_CUT_BYTES = 64 << 20
+WAL_CUT_BYTES = 32 << 20
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value ANY) STRICT;
@@ -402,7 +402,7 @@ class SqliteLog:
         found: list[Record] = []
         reach = below
         for base, number in streams[0] if len(streams) == 1 else heapq.merge(*streams):
-            if len(found) >= limit:
+            if len(found) >= limit and sum(r.position < base for r in found) >= limit:
                 reach = base  # every batch not yet read begins here or later
                 break
             records = self._batch(db, base, numbers[number])

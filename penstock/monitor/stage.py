@@ -97,7 +97,7 @@ def monitor_stage(
         return state, [(record, made) for record in records for made in watch.fold(state, record)]
 
     inputs = (request.topic, predictions(model), outcomes(model), TICKS, VERSIONS, RELEASES)
-    return Stage(f"monitor.{model}", inputs, Watching, step_many, pack, _load, snapshot_every=4000)
+    return Stage(f"monitor.{model}", inputs, Watching, step_many, pack, _load, snapshot_every=20_000)
 
 
 class _Watch:
@@ -110,6 +110,8 @@ class _Watch:
         self.grain_ms = _grain(rules)
         longest_ms = max((rule.measure.window_ms for rule in rules), default=0)
         self.keep_ms = max(longest_ms, DRIFT_MS) + 2 * HOUR_MS
+        drifts_ms = [rule.measure.window_ms for rule in rules if rule.measure.kind == "drift"]
+        self.detail_ms = max(DRIFT_MS, *drifts_ms, 0) + 2 * HOUR_MS
         self.topics = {request.topic: self.ask, predictions(model): self.answer, outcomes(model): self.learn}
 
     def bucket(self, state: Watching, t_ms: int) -> Bucket:
@@ -169,10 +171,18 @@ class _Watch:
             if until_ms // step_ms == before_ms // step_ms:
                 continue
             made += _judge(self.model, rule, state, until_ms, now_ms, self.grain_ms, self.request.columns)
-        if len(state.buckets) > 2 * self.keep_ms // self.grain_ms:
-            oldest = (until_ms - self.keep_ms) // self.grain_ms
-            state.buckets = {at: one for at, one in state.buckets.items() if int(at) >= oldest}
+        if until_ms // DRIFT_MS != before_ms // DRIFT_MS:
+            self.forget(state, until_ms)
         return made
+
+    def forget(self, state: Watching, until_ms: int) -> None:
+        """Once a day: drop what no window reaches, and the details that only drift and the hours need."""
+        oldest = (until_ms - self.keep_ms) // self.grain_ms
+        detailed = (until_ms - self.detail_ms) // self.grain_ms
+        state.buckets = {at: one for at, one in state.buckets.items() if int(at) >= oldest}
+        for at, one in state.buckets.items():
+            if int(at) < detailed and one.cells:
+                one.cells, one.sums, one.latency, one.versions = {}, {}, {}, {}
 
 
 def _load(data: bytes) -> Watching:

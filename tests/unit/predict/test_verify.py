@@ -25,7 +25,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with some hundred predictions."""
     folder = tmp_path_factory.mktemp("verify") / "home"
     subprocess.run(
-        [sys.executable, str(CRASH / "player.py"), str(folder), "5"], check=True, capture_output=True
+        [sys.executable, str(CRASH / "player.py"), str(folder), "11"], check=True, capture_output=True
     )
     return folder
 

@@ -1,0 +1,122 @@
+"""log: SQLite beyond the contract: processes, damage, a full disk, its own upkeep."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from penstock.log.sqlite import SqliteLog
+from penstock.record.errors import Broken, NotFound, Unavailable
+from penstock.record.record import START, Draft, Position
+
+APPENDER = """
+import sys
+from pathlib import Path
+from penstock.log.sqlite import SqliteLog
+from penstock.record.record import Draft
+log = SqliteLog(Path(sys.argv[1]))
+for i in range(int(sys.argv[3])):
+    log.append([Draft("t", "k", i, b"v", f"{sys.argv[2]}-{i}")], sync=False)
+log.close()
+"""
+WAITER = """
+import sys, time
+from pathlib import Path
+from penstock.log.sqlite import SqliteLog
+import penstock.log.sqlite as engine
+engine.POLL_S = 60.0
+log = SqliteLog(Path(sys.argv[1]))
+end = log.end()
+log.wait(end, 0.01)
+print("ready", flush=True)
+print(log.wait(end, 30), flush=True)
+log.close()
+"""
+
+
+def process(text: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+    """A Python process."""
+    return subprocess.Popen([sys.executable, "-c", text, *map(str, arguments)], text=True, **options)
+
+
+def test_processes_append_side_by_side(tmp_path: Path) -> None:
+    """Two processes lose nothing, and positions are dense."""
+    SqliteLog(tmp_path).close()
+    both = [process(APPENDER, tmp_path, name, 150) for name in "ab"]
+    assert [one.wait(60) for one in both] == [0, 0]
+    log = SqliteLog(tmp_path)
+    found = log.read(["t"], START)[0]
+    log.close()
+    assert [one.position for one in found] == list(range(300))
+    assert len({one.id for one in found}) == 300
+
+
+def test_another_process_is_woken(tmp_path: Path) -> None:
+    """Not by polling, which is switched off in the waiting process, but by the bell."""
+    log = SqliteLog(tmp_path)
+    waiter = process(WAITER, tmp_path, stdout=subprocess.PIPE)
+    assert waiter.stdout is not None and waiter.stdout.readline() == "ready\n"
+    time.sleep(0.2)
+    began = time.monotonic()
+    log.append([Draft("t", "k", 1, b"v")])
+    assert waiter.stdout.readline() == "True\n"
+    assert time.monotonic() - began < 10
+    waiter.communicate(timeout=30)
+    log.close()
+
+
+def test_a_damaged_batch_is_named(tmp_path: Path) -> None:
+    """A changed byte on the disk is met by its checksum, with the place."""
+    log = SqliteLog(tmp_path)
+    log.append([Draft("t", "k", 1, b"a"), Draft("t", "k", 2, b"value")])
+    log.close()
+    db = apsw.Connection(str(tmp_path / "log.db"))
+    db.execute("UPDATE batch SET body = CAST(replace(body, x'76616c7565', x'76616c7566') AS BLOB)")
+    db.close()
+    log = SqliteLog(tmp_path)
+    with pytest.raises(Broken) as caught:
+        log.read(["t"], START)
+    assert caught.value.where == "t@0"
+    log.close()
+
+
+def test_a_full_disk_keeps_nothing_half(tmp_path: Path) -> None:
+    """What does not fit is refused as a whole, says so, and the log goes on when there is room again."""
+    log = SqliteLog(tmp_path)
+    log.append([Draft("t", "k", 0, b"first", "one")])
+    pages = log._writer.execute("PRAGMA page_count").fetchone()
+    log._writer.execute(f"PRAGMA max_page_count = {pages[0] + 2}")  # type: ignore[index]
+    with pytest.raises(Unavailable) as caught:
+        log.append([Draft("t", "k", i, b"x" * 4000, f"id{i}") for i in range(50)])
+    assert caught.value.code == "log_full"
+    assert log.end() == Position(n=1) and len(log.read(["t"], START)[0]) == 1
+    log._writer.execute("PRAGMA max_page_count = 1073741823")
+    assert log.append([Draft("t", "k", 1, b"x", "id1")]).places == [1]
+    log.close()
+
+
+def test_there_must_be_a_log_to_read(tmp_path: Path) -> None:
+    """Opening what is not there to read it is refused, and makes nothing."""
+    with pytest.raises(NotFound):
+        SqliteLog(tmp_path / "none", create=False)
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_wal_is_folded_in(tmp_path: Path) -> None:
+    """Many unsynced writes do not let the WAL grow with them."""
+    log = SqliteLog(tmp_path)
+    most = 0
+    for i in range(400):
+        log.append([Draft("t", "k", i, b"x" * 300_000)], sync=False)
+        most = max(most, Path(f"{log.path}-wal").stat().st_size)
+        time.sleep(0.002)
+    assert most < 80_000_000 < 400 * 300_000
+    health = log.health()
+    assert health["integrity"] == "ok" and health["records"]["t"] == 400
+    log.close()
