@@ -14,6 +14,13 @@ from penstock.record.event import unknown
 
 Op = Literal["<", "<=", ">", ">="]
 HOUR_MS = 3_600_000
+DEFAULT_MS = {
+    "missing": HOUR_MS,
+    "rate": HOUR_MS,
+    "errors": HOUR_MS,
+    "drift": 24 * HOUR_MS,
+    "loss": 24 * HOUR_MS,
+}
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -24,7 +31,7 @@ class Rule(msgspec.Struct, frozen=True):
     bound: float
 
     def __str__(self) -> str:
-        return f"{self.measure} {self.op} {self.bound:g}"
+        return f"{self.measure} {self.op} {self.bound!r}"
 
     def holds(self, value: float) -> bool:
         """Whether a measured value keeps the rule."""
@@ -61,7 +68,7 @@ class Measure(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         named = f'"{self.name}"' if self.name else ""
-        window = f'"{span_text(self.window_ms)}"' if self.window_ms != HOUR_MS or not self.name else ""
+        window = f'"{span_text(self.window_ms)}"' if self.window_ms != DEFAULT_MS[self.kind] else ""
         return f"{self.kind}({', '.join(part for part in (named, window) if part)})"
 
 

@@ -47,6 +47,8 @@ DRIFT_HOURS = 6
 """Every sixth hour's record says how far the day up to it has drifted."""
 CLEAR_AFTER = 2
 """A raised alert clears when its rule held this many times in a row, on however few rows."""
+GONE = "gone"
+"""The cell of missing values."""
 _CLIP = 1e-15
 
 
@@ -139,7 +141,8 @@ class _Watch:
         into = self.bucket(state, record.time_ms)
         into.requests += 1
         for name in self.optional:
-            if getattr(event, name) in (None, ""):
+            value = getattr(event, name)
+            if value is None or value == "" or value != value:
                 into.blank[name] = into.blank.get(name, 0) + 1
 
     def answer(self, state: Watching, record: Record) -> None:
@@ -199,10 +202,9 @@ def _follow(state: Watching, record: Record) -> None:
     """Remember the profiles of versions, and whose the champion's is."""
     if record.topic == VERSIONS:
         version = read(record, Version)
-        kept = dict(list(state.profiles.items())[-PROFILES_KEPT:])
-        champion = state.profiles.get(str(state.champion))
-        state.profiles = {**({str(state.champion): champion} if champion else {}), **kept}
         state.profiles[str(version.version)] = version.profile
+        kept = {str(state.champion), *sorted(state.profiles, key=int)[-PROFILES_KEPT:]}
+        state.profiles = {n: one for n, one in state.profiles.items() if n in kept}
         return
     release = read(record, Release)
     before = state.champion
@@ -225,14 +227,14 @@ def _count(into: Bucket, said: Prediction, names: Sequence[str], reference: Prof
         return
     columns = reference.columns if reference else {}
     for name, value in zip(names, (*said.values, said.score), strict=True):
-        if value is None or absent(value):
+        if absent(value):
             into.missing[name] = into.missing.get(name, 0) + 1
-            continue
-        if isinstance(value, (int, float)):
+        elif isinstance(value, (int, float)):
             into.sums[name] = into.sums.get(name, 0.0) + value
         column = columns.get(name)
         if column is not None:
-            place = str(cell(column, value))
+            at = cell(column, value)
+            place = GONE if at is None else str(at)
             cells = into.cells.setdefault(name, {})
             cells[place] = cells.get(place, 0) + 1
 
@@ -324,10 +326,11 @@ def _cells(buckets: Iterable[Bucket], name: str) -> tuple[dict[int, int], int]:
     counts: dict[int, int] = {}
     gone = 0
     for one in buckets:
-        if name in one.cells:
-            gone += one.missing.get(name, 0)
         for place, n in one.cells.get(name, {}).items():
-            counts[int(place)] = counts.get(int(place), 0) + n
+            if place == GONE:
+                gone += n
+            else:
+                counts[int(place)] = counts.get(int(place), 0) + n
     return counts, gone
 
 
