@@ -63,13 +63,14 @@ def test_a_feature_that_moves_or_vanishes(price: Value) -> None:
 def test_drift_is_against_the_champion() -> None:
     """A new champion brings its own cells: what was counted in the old one's is not judged by them."""
     story = Story()
-    for version, low in ((1, 0.0), (2, 100.0)):
-        story.version(version, learned([(low + i % 10, "a", 0.1) for i in range(500)]))
+    even, skewed = [float(i % 10) for i in range(600)], [100.0 + (i % 10 == 0) for i in range(600)]
+    for version, prices in ((1, even), (2, skewed)):
+        story.version(version, learned([(price, "a", 0.1) for price in prices]))
     story.release(1)
     for i in range(600):
         if i == 300:
             story.release(2)
-        story.answer(i, 0.1, ((100.0 if i >= 300 else 0.0) + i % 10, "a"))
+        story.answer(i, 0.1, ((skewed if i >= 300 else even)[i], "a"))
         story.tick(i)
     assert told(story, drift("price", "6h", at_least=100) < 0.25) == []
 
