@@ -14,13 +14,6 @@ from penstock.record.event import unknown
 
 Op = Literal["<", "<=", ">", ">="]
 HOUR_MS = 3_600_000
-DEFAULT_MS = {
-    "missing": HOUR_MS,
-    "rate": HOUR_MS,
-    "errors": HOUR_MS,
-    "drift": 24 * HOUR_MS,
-    "loss": 24 * HOUR_MS,
-}
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -68,7 +61,8 @@ class Measure(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         named = f'"{self.name}"' if self.name else ""
-        window = f'"{span_text(self.window_ms)}"' if self.window_ms != DEFAULT_MS[self.kind] else ""
+        usual = self.window_ms == HOUR_MS and self.kind in ("missing", "rate")
+        window = "" if usual else f'"{span_text(self.window_ms)}"'
         return f"{self.kind}({', '.join(part for part in (named, window) if part)})"
 
 
