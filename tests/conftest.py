@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,4 +22,13 @@ def shared_data() -> Path:
     folder = Path(os.environ.get("PENSTOCK_DATA", beside))
     if not folder.is_dir():
         pytest.skip("needs the shared data: put it beside the repository or name it in PENSTOCK_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with eight days of history, several versions and some thousand predictions. Copy it to change it."""
+    folder = tmp_path_factory.mktemp("played") / "home"
+    player = Path(__file__).parent / "crash" / "player.py"
+    subprocess.run([sys.executable, str(player), str(folder), "11"], check=True, capture_output=True)
     return folder

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from penstock.record.codec import moment, to_json
 
-console = Console(highlight=False, soft_wrap=True)
+# A pipe has no width of its own: wide enough that no cell is broken.
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 240)
 
 
 def as_json(value: Any) -> None:

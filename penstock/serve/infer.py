@@ -109,10 +109,10 @@ def _are_features(columns: Mapping[str, Any], face: ModelFace) -> bool:
         raise Refused(
             unknown(strange[:64], {*own, *face.features}, f"an input of {face.name}"), code="unknown_column"
         )
-    missing = [name for name in face.features if name not in columns]
+    odd = sorted(set(columns) ^ set(face.features))
     raise Refused(
-        "Send the request's own columns, or every feature.",
-        code="missing_column", hint=f"Of the features these are missing: {', '.join(missing)}." if missing else "",
+        "Send the request's own columns alone, or every feature alone.",
+        code="missing_column", hint=f"Too many or too few for the features: {', '.join(odd)}.",
     )  # fmt: skip
 
 

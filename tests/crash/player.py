@@ -43,6 +43,7 @@ def main(folder: str, seed: int) -> None:
     home = open_home(Path(folder), create=True)
     file = load(Path(__file__).with_name("pipeline.py"))
     system = System(file, home.log, home.blobs, home.path, time.perf_counter, in_process, sync=False)
+    system.deploy(millis(START_AT)) if not home.log.topics() else None
     replay(system, history(seed), told=lambda played: print(played.now_ms, flush=True))
     system.save()
     home.log.close()

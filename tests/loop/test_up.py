@@ -74,17 +74,9 @@ def lines(rows: list[dict[str, Any]]) -> str:
 
 
 @pytest.fixture(scope="module")
-def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with history and a champion."""
-    folder, player = tmp_path_factory.mktemp("history") / "home", PIPELINE.with_name("player.py")
-    subprocess.run([sys.executable, str(player), str(folder), "11"], check=True, capture_output=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def up(history: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+def up(played: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """A file that is up on such a home."""
-    one = Up(Path(shutil.copytree(history, tmp_path_factory.mktemp("up") / "home")))
+    one = Up(Path(shutil.copytree(played, tmp_path_factory.mktemp("up") / "home")))
     yield one
     assert one.close() == 0
 
@@ -196,9 +188,9 @@ def test_a_second_process_reads(up: Up) -> None:
     assert verify.returncode == 0 and re.fullmatch(r"verify: \d+ predictions, 0 unequal\n", verify.stdout)
 
 
-def test_what_was_acknowledged_survives_a_kill(tmp_path: Path, history: Path) -> None:
+def test_what_was_acknowledged_survives_a_kill(tmp_path: Path, played: Path) -> None:
     """A killed server, brought up again, gives the same answer to the same request id."""
-    shutil.copytree(history, tmp_path / "killed")
+    shutil.copytree(played, tmp_path / "killed")
     one = Up(tmp_path / "killed")
     first = infer(one.client, "w", 0.3, "mine")
     one.kill()

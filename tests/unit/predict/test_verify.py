@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import shutil
 import struct
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
 import apsw
-import pytest
 
 from penstock.app.home import Books, open_home
 from penstock.app.pipeline import load
@@ -18,16 +15,6 @@ from penstock.record.decisions import Prediction, predictions, read
 from penstock.record.record import START
 
 CRASH = Path(__file__).parents[2] / "crash"
-
-
-@pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with some hundred predictions."""
-    folder = tmp_path_factory.mktemp("verify") / "home"
-    subprocess.run(
-        [sys.executable, str(CRASH / "player.py"), str(folder), "11"], check=True, capture_output=True
-    )
-    return folder
 
 
 def changed(folder: Path, old: bytes, new: bytes) -> None:
