@@ -179,6 +179,11 @@ REFUSED: dict[str, tuple[int, str, Any]] = {
     "NaN": (400, "JSON", lambda: post(b'{"inputs": [NaN]}')),
     "deep": (400, "inference", lambda: post(b"[" * 100_000)),
     "a content": (415, "application/json", lambda: post(b"{}", **{"content-type": "text/plain"})),
+    "a page's content": (
+        415,
+        "application/json",
+        lambda: call("POST", "/v2/models/m/infer", headers={"origin": "x"}),
+    ),
     "a length": (413, "16 MB", lambda: post(b"", **LONG)),
     "a method": (405, "method", lambda: call("GET", "/v2/models/m/infer")),
     "nothing": (404, "nothing", lambda: call("GET", "/nowhere")),
