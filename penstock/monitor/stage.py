@@ -176,7 +176,16 @@ class _Watch:
             made += _judge(self.model, rule, state, until_ms, now_ms, self.grain_ms, self.request.columns)
         if until_ms // DRIFT_MS != before_ms // DRIFT_MS:
             self.forget(state, until_ms)
-        return made
+        return made + self.withdrawn(state, now_ms)
+
+    def withdrawn(self, state: Watching, now_ms: int) -> list[Draft]:
+        """Clear the alerts of rules that the file no longer has."""
+        gone = state.raised.keys() - {str(rule) for rule in self.rules}
+        cleared = [
+            msgspec.structs.replace(state.raised.pop(text), state="cleared", t_ms=now_ms)
+            for text in sorted(gone)
+        ]
+        return [draft(ALERTS, alert, key=self.model, t_ms=now_ms) for alert in cleared]
 
     def forget(self, state: Watching, until_ms: int) -> None:
         """Once a day: drop what no window reaches, and the details that only drift and the hours need."""

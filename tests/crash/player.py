@@ -10,11 +10,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from penstock.app.home import open_home
 from penstock.app.pipeline import load
 from penstock.app.replay import replay
 from penstock.app.system import System
 from penstock.app.worker import in_process
+from penstock.log import Appended, Commit
+from penstock.log.sqlite import SqliteLog
 from penstock.record.codec import millis
 
 START_AT = datetime(2024, 1, 1, tzinfo=UTC)
@@ -38,8 +42,21 @@ def history(seed: int) -> Iterator[tuple[int, str, Any]]:
     return iter(sorted((event for event in events if event[0] < end_ms), key=lambda event: event[0]))
 
 
-def main(folder: str, seed: int) -> None:
+def torn(log: SqliteLog, commit: Commit, *, sync: bool = True) -> Appended:
+    """A planted bug: outputs first, under no id of their own, the position in a write after it."""
+    plain = [msgspec.structs.replace(draft, id="") for draft in commit.outputs]
+    log.append(plain, sync=False)
+    time.sleep(0.01)
+    return whole(log, msgspec.structs.replace(commit, outputs=[]), sync=sync)
+
+
+whole = SqliteLog.commit
+
+
+def main(folder: str, seed: int, planted: bool) -> None:
     """Play from where the home stands to the end."""
+    if planted:
+        SqliteLog.commit = torn
     home = open_home(Path(folder), create=True)
     file = load(Path(__file__).with_name("pipeline.py"))
     system = System(file, home.log, home.blobs, home.path, time.perf_counter, in_process, sync=False)
@@ -51,4 +68,4 @@ def main(folder: str, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:] == ["planted"])

@@ -29,9 +29,9 @@ MEASURED = {"train_s", "evaluation", "p99_s", "latency_s", "size_bytes"}
 """Fields that a clock fills: the only ones that two runs may differ in."""
 
 
-def play(folder: Path) -> subprocess.Popen[str]:
+def play(folder: Path, *options: str) -> subprocess.Popen[str]:
     """A process that plays the history on from where the home stands."""
-    command = [sys.executable, str(HERE / "player.py"), str(folder), str(SEED)]
+    command = [sys.executable, str(HERE / "player.py"), str(folder), str(SEED), *options]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
@@ -42,9 +42,9 @@ def finish(process: subprocess.Popen[str]) -> None:
     assert out.splitlines()[-1] == "done"
 
 
-def disturbed(folder: Path, chance: random.Random) -> int:
+def disturbed(folder: Path, chance: random.Random, *options: str) -> int:
     """Kill the process some periods and some milliseconds after it has started to play; says the periods."""
-    process = play(folder)
+    process = play(folder, *options)
     assert process.stdout is not None
     lines, wanted = 0, chance.randrange(1, 9)
     for line in process.stdout:
@@ -120,3 +120,22 @@ def test_every_prediction_can_be_made_again(homes: tuple[Home, Home]) -> None:
     home = homes[1]
     found = Books(load(HERE / "pipeline.py"), home.log, home.blobs).verify("agree")
     assert found.predictions > 500 and found.unequal == []
+
+
+def test_a_torn_commit_is_caught(homes: tuple[Home, Home], tmp_path: Path) -> None:
+    """The harness finds a planted bug: outputs and position in two writes."""
+    chance = random.Random(SEED)
+    for _ in range(6):
+        disturbed(tmp_path / "torn", chance, "planted")
+    home, calm = open_home(tmp_path / "torn"), homes[0]
+    asked = home.log.count("ask")
+    torn = [
+        (r.position, r.key)
+        for r in home.log.read(["ask", predictions("agree"), outcomes("agree")], START, limit=10**6)[0]
+    ]
+    home.log.close()
+    right = [
+        (r.position, r.key)
+        for r in calm.log.read(["ask", predictions("agree"), outcomes("agree")], START, limit=len(torn))[0]
+    ]
+    assert asked > 50 and torn != right

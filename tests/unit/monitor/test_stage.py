@@ -231,3 +231,15 @@ def test_rules_read_as_they_are_written() -> None:
         missing("page", "60")
     with pytest.raises(DefinitionError):
         check_rules([True], ["page"])  # type: ignore[list-item]
+
+
+def test_an_alert_goes_with_its_rule() -> None:
+    """When the file no longer has the rule, its alert is cleared at the next judgement."""
+    watch = Watch([missing("page") < 0.05])
+    watch.hours(range(1, 4), page=_each(2, None, "home"))
+    assert watch.alerts == [('missing("page") < 0.05', "raised")]
+    bytes_ = watch.stage.dump(watch.state)
+    watch.stage = monitor_stage("m", [], ask, ["x"])
+    watch.state = watch.stage.load(bytes_)
+    watch.hours(range(4, 7))
+    assert watch.alerts[1:] == [('missing("page") < 0.05', "cleared")] and not watch.state.raised
