@@ -18,8 +18,6 @@ from penstock.record.codec import digest, pack
 from penstock.record.errors import DefinitionError
 from penstock.record.event import Column, Source, unknown
 
-Definition = Aggregate | Function | Column
-
 
 class Key(msgspec.Struct, frozen=True):
     """What identifies a series of values: whose, of which events, at which grain."""

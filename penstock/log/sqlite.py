@@ -25,18 +25,16 @@ import msgspec
 
 from penstock.log import Appended, Checkpoint, Commit
 from penstock.log.bell import Bell
+from penstock.log.machine import check_home, check_library, file_system, patience, said
 from penstock.record.codec import pack, unpack
-from penstock.record.errors import Broken, Fenced, NotFound, PenstockError, Refused, Unavailable
+from penstock.record.errors import Broken, Fenced, NotFound, PenstockError
 from penstock.record.record import NO_HEADERS, START, Draft, Position, Record
 
 T = TypeVar("T")
 
-OLDEST_SQLITE = (3, 51, 3)  # older ones may corrupt a WAL that is reset while it is read
-NOT_LOCAL = ("nfs", "cifs", "smb")  # SQLite's WAL needs shared memory, so a local file system
 CACHED_RECORDS = 20_000
 SYNC_EVERY_S = 0.1
 POLL_S = 0.1
-BUSY_S = 30.0
 WAL_FOLD_BYTES = 4 << 20
 WAL_CUT_BYTES = 32 << 20
 
@@ -89,9 +87,9 @@ class SqliteLog:
         self.path = home / "log.db"
         if not create and not self.path.exists():
             raise NotFound(f"There is no log in {home}.", hint="`penstock up FILE` makes one.")
-        _check_library()
+        check_library()
         home.mkdir(parents=True, exist_ok=True)
-        _check_home(home)
+        check_home(home)
         self._local = threading.local()
         self._connections: list[apsw.Connection] = []
         self._topics: dict[str, int] = {}
@@ -108,7 +106,7 @@ class SqliteLog:
         self._unsynced = threading.Event()
         self._closed = threading.Event()
         self._keeper: threading.Thread | None = None
-        with _said():
+        with said():
             self._writer = self._connect()
             self._full = True
             if create:
@@ -172,7 +170,7 @@ class SqliteLog:
 
     def end(self) -> Position:
         """See the port."""
-        with _said():
+        with said():
             return Position(n=_one(self._reader(), _END))
 
     def load(self, stage: str, *, claim: bool = False) -> Checkpoint:
@@ -245,7 +243,7 @@ class SqliteLog:
             "sqlite": apsw.sqlite_lib_version(),
             "journal": "wal",
             "sync": "full at commits, 100 ms at most behind for bulk appends",
-            "file_system": _file_system(self.path.parent),
+            "file_system": file_system(self.path.parent),
             "free_bytes": shutil.disk_usage(self.path.parent).free,
             "log_bytes": self.path.stat().st_size,
             "wal_bytes": wal.stat().st_size if wal.exists() else 0,
@@ -284,7 +282,7 @@ class SqliteLog:
     def _lead(self, group: list[_Work[Any]]) -> None:
         db, full = self._writer, any(work.sync for work in group)
         try:
-            with _said():
+            with said():
                 if full != self._full:
                     db.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
                     self._full = full
@@ -448,7 +446,7 @@ class SqliteLog:
     @contextlib.contextmanager
     def _reading(self) -> Iterator[apsw.Connection]:
         """A read transaction on this thread's connection."""
-        with _said():
+        with said():
             db = self._reader()
             db.execute("BEGIN")
             try:
@@ -466,7 +464,7 @@ class SqliteLog:
 
     def _connect(self) -> apsw.Connection:
         db = apsw.Connection(str(self.path), statementcachesize=100)
-        db.set_busy_handler(_patience())
+        db.set_busy_handler(patience())
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
@@ -547,62 +545,3 @@ def _row(db: apsw.Connection, sql: str, values: tuple[Any, ...]) -> tuple[Any, .
 
 def _crc(base: int, topic: str, body: bytes) -> int:
     return zlib.crc32(body, zlib.crc32(f"{topic}@{base}".encode()))
-
-
-def _patience() -> Callable[[int], bool]:
-    """Wait for another writer in steps of 0.2 ms, which is shorter than SQLite's own steps."""
-    deadline = 0.0
-
-    def again(attempt: int) -> bool:
-        nonlocal deadline
-        if attempt == 0:
-            deadline = time.monotonic() + BUSY_S
-        time.sleep(0.0002)
-        return time.monotonic() < deadline
-
-    return again
-
-
-@contextlib.contextmanager
-def _said() -> Iterator[None]:
-    """SQLite's errors in the words of the house."""
-    try:
-        yield
-    except apsw.BusyError:
-        raise Unavailable("Another process holds the log's write lock.", code="log_busy") from None
-    except apsw.FullError:
-        raise Unavailable("The disk is full; nothing of this write was kept.", code="log_full") from None
-    except (apsw.CorruptError, apsw.NotADBError):
-        raise Broken(
-            "The log's file is damaged.", where="log.db", hint="`penstock doctor` says more."
-        ) from None
-    except (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError) as error:
-        raise Unavailable(f"The log's file cannot be used: {type(error).__name__}.", code="log_io") from error
-
-
-def _check_library() -> None:
-    version = apsw.sqlite_lib_version()
-    if tuple(int(part) for part in version.split(".")) < OLDEST_SQLITE:
-        needed = ".".join(map(str, OLDEST_SQLITE))
-        raise Refused(
-            f"SQLite {version} may damage a log; {needed} or newer is needed.",
-            code="sqlite_old",
-            hint="Upgrade apsw.",
-        )
-
-
-def _file_system(home: Path) -> str:
-    """The type of the file system that a folder lies on; "unknown" where /proc is missing."""
-    try:
-        lines = Path("/proc/mounts").read_text().splitlines()
-    except OSError:
-        return "unknown"
-    mounts = [line.split()[1:3] for line in lines]
-    over = [(len(at), kind) for at, kind in mounts if home.resolve().is_relative_to(at)]
-    return max(over)[1] if over else "unknown"
-
-
-def _check_home(home: Path) -> None:
-    kind = _file_system(home)
-    if kind.startswith(NOT_LOCAL):
-        raise Refused(f"A log cannot lie on {kind}: SQLite needs a local file system.", code="not_local")

@@ -39,13 +39,6 @@ class DefinitionError(Refused):
     code = "definition"
 
 
-class Duplicate(Refused):
-    """A record with this id is on the topic already; the first one stands."""
-
-    code = "duplicate"
-    status = 409
-
-
 class NotFound(Refused):
     """There is nothing under this name."""
 

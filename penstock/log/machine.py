@@ -1,0 +1,77 @@
+"""log: what the engine asks of its machine: the library, the file system, patience, errors in the house's words."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import apsw
+
+from penstock.record.errors import Broken, Refused, Unavailable
+
+OLDEST_SQLITE = (3, 51, 3)  # older ones may corrupt a WAL that is reset while it is read
+NOT_LOCAL = ("nfs", "cifs", "smb")  # SQLite's WAL needs shared memory, so a local file system
+BUSY_S = 30.0
+
+
+def patience() -> Callable[[int], bool]:
+    """Wait for another writer in steps of 0.2 ms, which is shorter than SQLite's own steps."""
+    deadline = 0.0
+
+    def again(attempt: int) -> bool:
+        nonlocal deadline
+        if attempt == 0:
+            deadline = time.monotonic() + BUSY_S
+        time.sleep(0.0002)
+        return time.monotonic() < deadline
+
+    return again
+
+
+@contextlib.contextmanager
+def said() -> Iterator[None]:
+    """SQLite's errors in the words of the house."""
+    try:
+        yield
+    except apsw.BusyError:
+        raise Unavailable("Another process holds the log's write lock.", code="log_busy") from None
+    except apsw.FullError:
+        raise Unavailable("The disk is full; nothing of this write was kept.", code="log_full") from None
+    except (apsw.CorruptError, apsw.NotADBError):
+        raise Broken(
+            "The log's file is damaged.", where="log.db", hint="`penstock doctor` says more."
+        ) from None
+    except (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError) as error:
+        raise Unavailable(f"The log's file cannot be used: {type(error).__name__}.", code="log_io") from error
+
+
+def check_library() -> None:
+    """Raise Refused for an SQLite that may damage a log."""
+    version = apsw.sqlite_lib_version()
+    if tuple(int(part) for part in version.split(".")) < OLDEST_SQLITE:
+        needed = ".".join(map(str, OLDEST_SQLITE))
+        raise Refused(
+            f"SQLite {version} may damage a log; {needed} or newer is needed.",
+            code="sqlite_old",
+            hint="Upgrade apsw.",
+        )
+
+
+def file_system(home: Path) -> str:
+    """The type of the file system that a folder lies on; "unknown" where /proc is missing."""
+    try:
+        lines = Path("/proc/mounts").read_text().splitlines()
+    except OSError:
+        return "unknown"
+    mounts = [line.split()[1:3] for line in lines]
+    over = [(len(at), kind) for at, kind in mounts if home.resolve().is_relative_to(at)]
+    return max(over)[1] if over else "unknown"
+
+
+def check_home(home: Path) -> None:
+    """Raise Refused for a file system that SQLite cannot share memory on."""
+    kind = file_system(home)
+    if kind.startswith(NOT_LOCAL):
+        raise Refused(f"A log cannot lie on {kind}: SQLite needs a local file system.", code="not_local")
