@@ -106,7 +106,6 @@ class Server:
             timeout_graceful_shutdown=5, server_header=False,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
-        self._server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
         self._thread = threading.Thread(target=self._server.run, name="penstock-http", daemon=True)
         self.settings = settings
 

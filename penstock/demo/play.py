@@ -35,7 +35,7 @@ from penstock.record.decisions import (
     predictions,
     read,
 )
-from penstock.record.record import START, Position, Record
+from penstock.record.record import START, Draft, Position, Record
 from penstock.stage import View, stage
 
 HOUR_MS = 3_600_000
@@ -52,7 +52,7 @@ class Count(msgspec.Struct, frozen=True):
     alerts: int = 0
 
 
-def _count(count: Count, record: Record) -> tuple[Count, list[Record]]:
+def _count(count: Count, record: Record) -> tuple[Count, list[Draft]]:
     add = {
         VERSIONS: ("versions", True),
         VERDICTS: ("blocked", record.topic == VERDICTS and read(record, Verdict).decision == "block"),
@@ -66,7 +66,7 @@ def _count(count: Count, record: Record) -> tuple[Count, list[Record]]:
     return msgspec.structs.replace(count, **{add[0]: getattr(count, add[0]) + 1}), []
 
 
-COUNT = stage("count", (VERSIONS, VERDICTS, RELEASES, ALERTS), Count, _count)  # type: ignore[arg-type]
+COUNT = stage("count", (VERSIONS, VERDICTS, RELEASES, ALERTS), Count, _count)
 
 
 def play(home_path: Path | None, seed: int, port: int, *, leave: bool, stop: threading.Event) -> int:

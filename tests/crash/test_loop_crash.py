@@ -112,6 +112,8 @@ def test_each_request_is_answered_once(homes: tuple[Home, Home]) -> None:
     assert set(served.values()) == {1}
     asked = {r.id for r in every(homes[1], "ask") if r.position >= min(one["position"] for one in rough)}
     assert asked == set(served)
+    known, kept = ([(r.id, r.position, r.value) for r in every(home, "ask")] for home in homes)
+    assert known == kept and len(kept) == 6 * 24 * 8
     assert all(unpack(r.value, Outcome).request for r in every(homes[1], outcomes("agree")))
 
 
