@@ -178,9 +178,7 @@ class Live:
         try:
             done = await asyncio.to_thread(self._append, drafts)
             for i in done.repeats:
-                earlier = served(self.system.log, self.system.file.plan(model), done.places[i])
-                if earlier is not None:
-                    self.answers.give(earlier)
+                self._again(model, done.places[i])
             return list(await asyncio.wait_for(asyncio.gather(*futures), timeout_s))
         except TimeoutError:
             raise Unavailable(
@@ -189,6 +187,18 @@ class Live:
         finally:
             for draft in drafts:
                 self.answers.forget(model, draft.id)
+
+    def _again(self, model: str, place: int) -> None:
+        """Answer a request that is on the log already, as it was answered then."""
+        passed = self.system.passed(model, place)
+        earlier = served(self.system.log, self.system.file.plan(model), place)
+        if earlier is not None:
+            self.answers.give(earlier)
+        elif passed:
+            raise Refused(
+                "This id was asked before there was a champion to answer it.",
+                code="unanswered", hint="Ask again under another id.",
+            )  # fmt: skip
 
     def _append(self, drafts: list[Draft]) -> Appended:
         return self.system.log.append(drafts, sync=False)

@@ -227,10 +227,17 @@ class System:
 
     def champion(self, model: str) -> Ref | None:
         """Who answers for a model, as the answering stage sees it."""
+        champion: Ref | None = self._answering(model).state.route.champion
+        return champion
+
+    def passed(self, model: str, place: int) -> bool:
+        """Whether a model's answering stage has been beyond a position: what it had to say there is said."""
+        return self._answering(model).position.n > place
+
+    def _answering(self, model: str) -> Running[Any]:
         for running, name in zip(self.predicting, self.file.plans, strict=True):
             if name == model:
-                champion: Ref | None = running.state.route.champion
-                return champion
+                return running
         raise NotFound(unknown(model, self.file.plans, "a model of this file"))
 
     def pending(self) -> list[Intent]:
@@ -244,10 +251,6 @@ class System:
         result = self.trainer(Order(str(self.home), intent, self.file.code, self.file.path, limit_s))
         topic = VERSIONS if isinstance(result, Version) else FAILURES
         self.log.append([draft(topic, result, key=intent.model, t_ms=intent.t_ms, id=intent.id)])
-
-    def answer(self, model: str, place: int) -> Prediction | None:
-        """The prediction that was served to the request at a position, if it is there."""
-        return served(self.log, self.file.plan(model), place)
 
     def save(self) -> None:
         """Write every stage's state, so that the next start has little to fold again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import select
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,6 +139,38 @@ def test_a_request_id_is_answered_once(up: Up) -> None:
     first, again = infer(up.client, "w1", 1.0, "twice"), infer(up.client, "w2", -3.0, "twice")
     assert output(first, "prediction_id") == output(again, "prediction_id")
     assert output(first, "score") == output(again, "score")
+
+
+def test_an_id_from_before_the_champion(up: Up) -> None:
+    """It was never answered and never will be; that is said at once."""
+    refused = infer(up.client, "w1", 1.0, "0-1")
+    assert refused.status_code == 422 and refused.json()["code"] == "unanswered"
+
+
+def test_a_swap_drops_no_request(up: Up) -> None:
+    """While another version takes over, and goes again, every request is answered by one of the two."""
+    versions, stop, codes = [], threading.Event(), []
+
+    def ask() -> None:
+        with httpx.Client(base_url=up.client.base_url, timeout=20) as client:
+            while not stop.is_set():
+                answer = infer(client, "w5", 1.0)
+                codes.append(answer.status_code)
+                versions.append(output(answer, "version"))
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    first = until(lambda: versions and versions[-1])
+    other = 1 if first != 1 else 2
+    assert penstock("promote", f"agree@v{other}", "--home", up.home).returncode == 0
+    until(lambda: versions[-1] == other)
+    assert penstock("rollback", "agree", "--home", up.home).returncode == 0
+    until(lambda: versions[-1] == first)
+    stop.set()
+    asker.join()
+    assert set(codes) == {200} and set(versions) == {first, other}
+    turns = [a for a, b in itertools.pairwise(versions) if a != b]
+    assert turns == [first, other]
 
 
 BAD = {
