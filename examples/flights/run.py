@@ -96,6 +96,7 @@ def measure(home: Home, played: Played, seconds: float, *, whole: bool, quiet: b
     versions, few = len(entry.versions), (8, 2, 1) if whole else (2, 1, 0)
     return [
         ("events", played.events, "", True),
+        ("records", home.log.end().n, "", True),
         ("versions", versions, f">= {few[0]}", versions >= few[0]),
         ("shipped", shipped, f">= {few[1]}", shipped >= few[1]),
         ("blocked_or_inconclusive", stopped, f">= {few[2]}", stopped >= few[2]),
