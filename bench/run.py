@@ -25,7 +25,7 @@ import msgspec
 from penstock.app.home import open_home
 from penstock.app.live import Live
 from penstock.app.pipeline import load
-from penstock.app.system import System
+from penstock.app.system import System, append, decide
 from penstock.app.up import Server, Settings
 from penstock.app.worker import in_process
 from penstock.cli import show
@@ -177,15 +177,22 @@ def bench_answers(folder: Path) -> list[Line]:
     for i in range(300):
         at_ms = now_ms + i * 600_000
         row = {"ask_id": f"h{i}", "who": f"w{i % 9}", "at": moment(at_ms), "x": chance.gauss(0, 1), "z": None}
-        system.append("ask", [row], now_ms=at_ms, sync=False)
+        append(system.file, home.log, "ask", [row], now_ms=at_ms, sync=False)
         if row["x"] > 0:
-            system.append("yes", [{"ask_id": f"h{i}", "at": moment(at_ms + 1000)}], now_ms=at_ms, sync=False)
+            append(
+                system.file,
+                home.log,
+                "yes",
+                [{"ask_id": f"h{i}", "at": moment(at_ms + 1000)}],
+                now_ms=at_ms,
+                sync=False,
+            )
     end_ms = now_ms + 300 * 600_000 + 13 * HOUR_MS
     for t_ms in (end_ms, end_ms + 1, end_ms + 2):
         system.tick(t_ms)
         system.drain()
     if system.champion("agree") is None:
-        system.decide(Decision("agree", "promote", "bench", "", end_ms, 1))
+        decide(home.log, Decision("agree", "promote", "bench", "", end_ms, 1))
         system.drain()
     live = Live(system, lambda: end_ms, tick_s=1e6)
     server = Server(live, home, Settings(port=0))

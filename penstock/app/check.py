@@ -17,7 +17,7 @@ import msgspec
 from penstock.app.home import Books, Home, open_home
 from penstock.app.pipeline import File, Plan, load
 from penstock.app.replay import Timed, replay
-from penstock.app.system import System
+from penstock.app.system import System, append, decide
 from penstock.app.worker import in_process
 from penstock.feature import Fold
 from penstock.model.fit import answers
@@ -74,18 +74,19 @@ def _played(file: File, home: Home, data: Path | None, limit_s: float) -> list[F
         history = _sampled(file, data) if data else _made_up(file)
         end_ms = replay(system, history, period_ms=_period(history)).now_ms
         for name in file.plans:
-            system.decide(Decision(name, "train", "check", "a sliver of data", end_ms))
+            decide(home.log, Decision(name, "train", "check", "a sliver of data", end_ms))
         system.tick(end_ms + 1)
         system.drain()
         for name, entry in registry(home.log).models.items():
             if entry.versions and entry.route.champion is None:
-                system.decide(
-                    Decision(name, "promote", "check", "to see it serve", end_ms + 2, max(entry.versions))
+                decide(
+                    home.log,
+                    Decision(name, "promote", "check", "to see it serve", end_ms + 2, max(entry.versions)),
                 )
         again = [(end_ms + 3, topic, row) for _, topic, row in _asked_again(file, history, end_ms)]
         system.drain()
         for _, topic, row in again:
-            system.append(topic, [row], now_ms=end_ms + 3, sync=False)
+            append(file, home.log, topic, [row], now_ms=end_ms + 3, sync=False)
         system.drain()
     except PenstockError as error:
         return [Finding("the stages run", False, str(error))]

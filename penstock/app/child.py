@@ -45,8 +45,10 @@ def main() -> None:
     log = SqliteLog(home, create=False)
     with contextlib.redirect_stdout(sys.stderr), contextlib.closing(log):
         try:
-            progress = lambda done, total: say(Line(done=done, total=total))  # noqa: E731
-            version = carry_out(order, log, FolderBlob(home / "blobs"), time.perf_counter, progress)
+            blobs = FolderBlob(home / "blobs")
+            version = carry_out(
+                order, log, blobs, time.perf_counter, lambda done, total: say(Line(done=done, total=total))
+            )
             say(Line(version=version))
         except PenstockError as error:
             say(Line(code=error.code, note=str(error)))

@@ -21,12 +21,9 @@ from penstock.predict.stage import predict_inputs
 from penstock.predict.trace import Trace, trace
 from penstock.predict.verify import Progress, Verified, verify
 from penstock.record.decisions import (
-    DECISIONS,
     DEPLOYMENTS,
-    Decision,
     Deployment,
     Value,
-    draft,
     predictions,
     read,
 )
@@ -66,11 +63,6 @@ def open_home(path: Path, *, create: bool = False) -> Home:
 def wall_ms() -> int:
     """The wall clock in UTC milliseconds."""
     return time.time_ns() // 1_000_000
-
-
-def decide(home: Home, decision: Decision) -> None:
-    """Put a person's decision on the log; whoever runs the stages follows it."""
-    home.log.append([draft(DECISIONS, decision, key=decision.model, t_ms=decision.t_ms)])
 
 
 class Views:

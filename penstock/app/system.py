@@ -169,33 +169,14 @@ class System:
                     fold.add(record)
 
     def deploy(self, t_ms: int) -> None:
-        """Say on the log which code is up, if that is new."""
+        """Say on the log which code is up."""
         models = {name: plan.features.digest for name, plan in self.file.plans.items()}
         value = Deployment(self.file.path, self.file.code, models, t_ms)
         self.log.append([draft(DEPLOYMENTS, value, key=self.file.path, t_ms=t_ms)])
 
-    def append(
-        self,
-        topic: str,
-        rows: Iterable[Mapping[str, Any] | bytes],
-        *,
-        now_ms: int,
-        producer: str = "",
-        sequence: int = 0,
-        sync: bool = True,
-    ) -> Report:
-        """Validate events and append the good ones; each refused one is counted by a record."""
-        return append(
-            self.file, self.log, topic, rows, now_ms=now_ms, producer=producer, sequence=sequence, sync=sync
-        )
-
-    def tick(self, t_ms: int, *, producer: str = "", sequence: int = 0) -> None:
+    def tick(self, t_ms: int) -> None:
         """Time has reached `t_ms`."""
-        self.log.append([clock_draft(t_ms)], producer=producer, sequence=sequence)
-
-    def decide(self, decision: Decision) -> None:
-        """Put a person's decision on the log."""
-        self.log.append([draft(DECISIONS, decision, key=decision.model, t_ms=decision.t_ms)])
+        self.log.append([clock_draft(t_ms)])
 
     def drain(self) -> None:
         """Run every stage, in order, until nothing is new and no intent is open."""
@@ -291,6 +272,11 @@ def clock_draft(t_ms: int) -> Draft:
     return draft(TICKS, Tick(t_ms), key="", t_ms=t_ms)
 
 
+def decide(log: Log, decision: Decision) -> None:
+    """Put a person's decision on the log; whoever runs the stages follows it."""
+    log.append([draft(DECISIONS, decision, key=decision.model, t_ms=decision.t_ms)])
+
+
 def append(
     file: File,
     log: Log,
@@ -298,8 +284,6 @@ def append(
     rows: Iterable[Mapping[str, Any] | bytes],
     *,
     now_ms: int,
-    producer: str = "",
-    sequence: int = 0,
     sync: bool = True,
     strict: bool = True,
     first: int = 1,
@@ -326,7 +310,7 @@ def append(
             refusals.append(_refusal(topic, error, now_ms))
             if len(notes) < 20:
                 notes.append(f"row {number}: {error}")
-    done = log.append([*drafts, *refusals], producer=producer, sequence=sequence, sync=sync)
+    done = log.append([*drafts, *refusals], sync=sync)
     repeated = [i for i in done.repeats if i < len(drafts)]
     if repeated:
         _count_repeats(log, topic, len(repeated), now_ms, sync)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
 import threading
 import time
@@ -142,7 +143,7 @@ def up(
     file = load(path)
     home = open_home(home_path, create=True)
     training: dict[str, float] = {}
-    trainer = lambda order: _watched(order, training)  # noqa: E731
+    trainer = functools.partial(_watched, training)
     system = System(file, home.log, home.blobs, home_path, time.perf_counter, trainer)
     system.deploy(wall_ms())
     live = Live(system, wall_ms, tick_s=settings.tick_s)
@@ -162,7 +163,7 @@ def up(
         raise Unavailable(f"The system stopped itself: {live.broken}", code="broken")
 
 
-def _watched(order: Order, training: dict[str, float]) -> Version | Failure:
+def _watched(training: dict[str, float], order: Order) -> Version | Failure:
     """Train in a process of its own; how far it is stands in `training` for whoever asks."""
     name = f"{order.intent.model} v{order.intent.version}"
 

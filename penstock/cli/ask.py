@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from penstock.app.home import Books, Home, Views, decide, open_home, wall_ms
+from penstock.app.home import Books, Home, Views, open_home, wall_ms
+from penstock.app.system import decide
 from penstock.cli import show
 from penstock.gate.report import report as render
 from penstock.record.codec import unpack
@@ -137,7 +138,7 @@ def _who(given: argparse.Namespace) -> str:
 def _ask(home: Home, given: argparse.Namespace, decision: Decision) -> int:
     if decision.model not in home.file().plans:
         raise NotFound(unknown(decision.model, home.file().plans, "a model that is up"))
-    decide(home, decision)
+    decide(home.log, decision)
     if given.json:
         show.as_json(decision)
     else:

@@ -52,8 +52,11 @@ def up(given: argparse.Namespace) -> int:
     from penstock.app.up import up as bring_up
 
     settings = Settings(given.host, given.port, given.key_file, given.webhook, tuple(given.allow_host))
-    say = lambda address: print(f"penstock: {given.file} is up at {address} (Ctrl-C ends it)", flush=True)  # noqa: E731
-    bring_up(given.file, Path(given.home), settings, say, _until_asked())
+
+    def said(address: str) -> None:
+        print(f"penstock: {given.file} is up at {address} (Ctrl-C ends it)", flush=True)
+
+    bring_up(given.file, Path(given.home), settings, said, _until_asked())
     return 0
 
 
