@@ -83,6 +83,8 @@ class _Work(Generic[T]):
 class SqliteLog:
     """A log in `home/log.db`. Any number of processes may append, read and wait."""
 
+    vfs: str | None = None  # SQLite's way to the disk; None is its own
+
     def __init__(self, home: Path, *, create: bool = True) -> None:
         self.path = home / "log.db"
         if not create and not self.path.exists():
@@ -463,7 +465,7 @@ class SqliteLog:
         return db
 
     def _connect(self) -> apsw.Connection:
-        db = apsw.Connection(str(self.path), statementcachesize=100)
+        db = apsw.Connection(str(self.path), statementcachesize=100, vfs=self.vfs)
         db.set_busy_handler(patience())
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = WAL")

@@ -1,0 +1,175 @@
+"""Plain Apache Kafka brokers on loopback (KRaft mode), for tests and for developers: `make kafka`.
+
+The jars come from Maven Central by the pom beside this file, once, into a cache folder outside the tree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+HERE = Path(__file__).parent
+VERSION = "4.1.0"
+CLUSTER = "cGVuc3RvY2stdGVzdC0wMQ"
+READY_S = 60.0
+HEAP = "-Xmx512m"
+
+
+class Missing(Exception):
+    """What is needed to run a broker is not here; the message says what."""
+
+
+def jars(version: str = VERSION) -> Path:
+    """The folder of a broker's jars, fetched when it is not there yet; raises Missing."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    folder = cache / "penstock" / "kafka" / version
+    if shutil.which("java") is None:
+        raise Missing("Java is not installed (Java 17 runs a broker)")
+    if any(folder.glob("kafka_*.jar")):
+        return folder
+    if shutil.which("mvn") is None:
+        raise Missing("Maven is not installed, and the broker's jars are not in the cache")
+    fresh = folder.with_name(f"{version}.new-{os.getpid()}")
+    command = [
+        "mvn", "-q", "-B", "-f", str(HERE / "pom.xml"), f"-Dkafka.version={version}",
+        "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies",
+        "-DincludeScope=runtime", f"-DoutputDirectory={fresh}",
+    ]  # fmt: skip
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise Missing("Maven could not fetch the broker's jars")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh.rename(folder)
+    return folder
+
+
+def free_ports(n: int) -> list[int]:
+    """Ports of loopback that nobody listens on now."""
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
+    ports = [int(one.getsockname()[1]) for one in held]
+    for one in held:
+        one.close()
+    return ports
+
+
+class Cluster:
+    """One or several nodes, each broker and controller at once; each may be killed and started again."""
+
+    def __init__(self, folder: Path, nodes: int = 1, *, version: str = VERSION, port: int = 0) -> None:
+        self.jars = jars(version)
+        ports = free_ports(2 * nodes)
+        self.ports = [port or ports[0], *ports[1:nodes]]
+        voters = ",".join(f"{i + 1}@127.0.0.1:{at}" for i, at in enumerate(ports[nodes:]))
+        self.folders = [folder / f"node{i + 1}" for i in range(nodes)]
+        self.running: list[subprocess.Popen[bytes] | None] = [None] * nodes
+        copies = min(3, nodes)
+        for i, home in enumerate(self.folders):
+            home.mkdir(parents=True, exist_ok=True)
+            lines = {
+                "process.roles": "broker,controller",
+                "node.id": i + 1,
+                "controller.quorum.voters": voters,
+                "listeners": f"PLAINTEXT://127.0.0.1:{self.ports[i]},CONTROLLER://127.0.0.1:{ports[nodes + i]}",
+                "controller.listener.names": "CONTROLLER",
+                "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.ports[i]}",
+                "log.dirs": home / "data",
+                "offsets.topic.replication.factor": copies,
+                "offsets.topic.num.partitions": 3,
+                "group.initial.rebalance.delay.ms": 0,
+                "group.min.session.timeout.ms": 1000,
+                "min.insync.replicas": max(1, copies - 1),
+                "auto.create.topics.enable": "false",
+            }
+            config = home / "server.properties"
+            config.write_text("".join(f"{key}={value}\n" for key, value in lines.items()))
+            if not (home / "data").exists():
+                self._java(home, "kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", str(config)).wait()
+
+    @property
+    def address(self) -> str:
+        """The brokers as a client wants them."""
+        return ",".join(f"127.0.0.1:{port}" for port in self.ports)
+
+    def _java(self, home: Path, main: str, *arguments: str) -> subprocess.Popen[bytes]:
+        command = ["java", HEAP, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{self.jars}/*", main]
+        with (home / "notes.txt").open("ab") as notes:
+            return subprocess.Popen(
+                [*command, *arguments], stdout=notes, stderr=notes, start_new_session=True
+            )
+
+    def start(self, only: Sequence[int] | None = None) -> Cluster:
+        """Start the nodes that do not run, and wait until each takes connections and knows a leader."""
+        chosen = range(len(self.folders)) if only is None else only
+        for i in chosen:
+            if self.running[i] is None:
+                config = str(self.folders[i] / "server.properties")
+                self.running[i] = self._java(self.folders[i], "kafka.Kafka", config)
+        for i in chosen:
+            self._wait(i)
+        return self
+
+    def _wait(self, node: int) -> None:
+        """Until a node answers a client. Raises Missing when it ended or stayed silent."""
+        from confluent_kafka import KafkaException
+        from confluent_kafka.admin import AdminClient
+
+        deadline = time.monotonic() + READY_S
+        process = self.running[node]
+        while time.monotonic() < deadline and process is not None and process.poll() is None:
+            try:
+                with socket.create_connection(("127.0.0.1", self.ports[node]), 1):
+                    pass
+                admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{self.ports[node]}", "log_level": 0})
+                if admin.list_topics(timeout=5).brokers:
+                    return
+            except (OSError, KafkaException):
+                time.sleep(0.1)
+        raise Missing(f"a broker did not start; see {self.folders[node] / 'notes.txt'}")
+
+    def kill(self, node: int) -> None:
+        """End a node as a power switch does."""
+        process, self.running[node] = self.running[node], None
+        if process is not None:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+
+    def stop(self) -> None:
+        """End every node."""
+        for node in range(len(self.running)):
+            self.kill(node)
+
+
+def main() -> int:
+    """Run one broker until Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        description="Run a plain Kafka broker on loopback, in a temporary folder."
+    )
+    parser.add_argument("--port", type=int, default=9092)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="kafka-") as folder:
+        try:
+            cluster = Cluster(Path(folder), port=given.port).start()
+        except Missing as error:
+            print(f"No broker: {error}.", file=sys.stderr)
+            return 1
+        print(f"kafka://{cluster.address} (Ctrl-C ends it)", flush=True)
+        try:
+            signal.pause()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            cluster.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
