@@ -128,7 +128,7 @@ def bench_features() -> Line:
     records = []
     for i, (n, card, at, amount) in enumerate(rows):
         made = paid.draft(Paid(paid_id=n, card=card, at=at, amount=amount))
-        records.append(Record(made.topic, 0, i, made.id, made.key, made.time_ms, made.value))
+        records.append(Record(made.topic, i, made.id, made.key, made.time_ms, made.value))
     asked = set(chance.sample(range(EVENTS), REQUESTS))
     found: dict[int, list[Any]] = {}
 

@@ -260,8 +260,7 @@ def folds(file: File, blobs: Blob) -> list[AnyStage]:
 def served(log: Log, plan: Plan, place: int) -> Prediction | None:
     """The answer to the request at a position: the first output of the predict stage for it."""
     for topic in (plan.pipeline.request.topic, f"{plan.name}.vectors"):
-        source = Record(topic, 0, place, "", "", 0, b"")
-        found = log.find(predictions(plan.name), output_id(f"predict.{plan.name}", source, 0))
+        found = log.find(predictions(plan.name), output_id(f"predict.{plan.name}", topic, place, 0))
         if found is not None:
             return read(found, Prediction)
     return None

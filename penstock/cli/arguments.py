@@ -111,7 +111,7 @@ def _asking(verbs: Any) -> None:
             "trace",
             ask.trace,
             "Tell everything about one prediction.",
-            "penstock trace predict.fraud:payment:0:1234:0",
+            "penstock trace predict.fraud:payment:1234:0",
         )
     )
     trace.add_argument("prediction", metavar="PREDICTION", help="a prediction's id, or a request's")

@@ -1,16 +1,17 @@
 """log: the port. Append, read, commit, blob; what an engine must do, and nothing of how.
 
-`memory` is the readable reference, `sqlite` the engine of one machine. Both pass one contract suite.
+`memory` is the readable reference, `sqlite` the engine of one machine, `kafka` that of several.
+All pass one contract suite.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
 
-from penstock.record.record import START, Draft, Position, Record
+from penstock.record.record import START, Draft, Position, Record, partition
 
 
 class Appended(msgspec.Struct, frozen=True):
@@ -35,6 +36,20 @@ class Checkpoint(msgspec.Struct, frozen=True):
     state_position: Position = START
 
 
+class Append(msgspec.Struct, frozen=True):
+    """Drafts made records, all or none; under a producer's sequence at most once."""
+
+    drafts: Sequence[Draft]
+    producer: str = ""
+    sequence: int = 0
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """A stage taken over under the next epoch."""
+
+    stage: str
+
+
 class Commit(msgspec.Struct, frozen=True):
     """A stage's step made visible: position, outputs and, where given, state, together or not at all."""
 
@@ -43,6 +58,47 @@ class Commit(msgspec.Struct, frozen=True):
     position: Position
     outputs: Sequence[Draft]
     state: bytes | None = None
+
+
+class Drop(msgspec.Struct, frozen=True):
+    """Retention: a topic's records below a position forgotten, in the units that they were written in."""
+
+    topic: str
+    below: int
+
+
+Write = Append | Claim | Commit | Drop
+"""All that ever changes a log."""
+
+
+class Where(msgspec.Struct, frozen=True):
+    """Which records of the topics to read: all conditions that are given hold.
+
+    `keys`: of these keys; `since_ms`, `until_ms`: event time in [since, until); `share`: (k, n), the
+    keys of partition k of n.
+    """
+
+    keys: frozenset[str] | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+    share: tuple[int, int] | None = None
+
+    def test(self) -> Callable[[Record], bool]:
+        """The conditions as a function of a record."""
+        keys, since, until, share = self.keys, self.since_ms, self.until_ms, self.share
+        known: dict[str, bool] = {}
+
+        def mine(key: str) -> bool:
+            if key not in known:
+                known[key] = share is None or partition(key, share[1]) == share[0]
+            return known[key]
+
+        return lambda record: (
+            (keys is None or record.key in keys)
+            and (since is None or record.time_ms >= since)
+            and (until is None or record.time_ms < until)
+            and (share is None or mine(record.key))
+        )
 
 
 class Log(Protocol):
@@ -58,10 +114,19 @@ class Log(Protocol):
         (`places` of the earlier append may then be empty); sequences of a producer grow."""
 
     def read(
-        self, topics: Sequence[str], start: Position, *, limit: int = 1024, stop: Position | None = None
+        self,
+        topics: Sequence[str],
+        start: Position,
+        *,
+        limit: int = 1024,
+        stop: Position | None = None,
+        where: Where | None = None,
     ) -> tuple[list[Record], Position]:
         """At most `limit` records of the topics from `start` on, below `stop` (default: the end), in the
-        log's order, and the position up to which nothing on these topics was left out."""
+        log's order, and the position up to which nothing that was asked for was left out.
+
+        Raises Broken when the log does not reach `start` (it went backwards), or when retention has
+        dropped records at or above a `start` that is not START."""
 
     def find(self, topic: str, id: str) -> Record | None:
         """The record with this id on a topic."""
@@ -72,8 +137,16 @@ class Log(Protocol):
     def end(self) -> Position:
         """The position that the next record will get."""
 
+    def first(self, topic: str) -> Position:
+        """The position from which on nothing of a topic was dropped by retention."""
+
+    def drop(self, topic: str, below: Position) -> int:
+        """Retention: forget a topic's records below a position, and their ids; the number that went.
+        What was written together goes together: some records below the position may stay."""
+
     def load(self, stage: str, *, claim: bool = False) -> Checkpoint:
-        """A stage's checkpoint; with `claim` under a new epoch, which fences every earlier owner."""
+        """A stage's checkpoint; with `claim` under a new epoch, which fences every earlier owner.
+        Raises Broken when the checkpoint lies beyond the log's end."""
 
     def commit(self, commit: Commit, *, sync: bool = True) -> Appended:
         """Make a step visible in one write; raises Fenced when the epoch is not the newest.
@@ -81,6 +154,15 @@ class Log(Protocol):
 
     def last(self, producer: str) -> int:
         """The highest sequence that a producer has appended; 0 when none."""
+
+    def topics(self) -> list[str]:
+        """The topics that have, or had, records."""
+
+    def count(self, topic: str, start: Position = START) -> int:
+        """The number of records of a topic from a position on: its lag for who stands there."""
+
+    def stages(self) -> dict[str, Checkpoint]:
+        """Every stage's epoch and position, without its state."""
 
 
 class Blob(Protocol):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from penstock.log import Appended, Checkpoint, Commit
-from penstock.record.errors import Fenced
+from penstock.log import Appended, Checkpoint, Commit, Where
+from penstock.record.errors import Broken, Fenced, Refused
 from penstock.record.record import START, Draft, Position, Record
 
 
@@ -16,7 +16,9 @@ class MemoryLog:
     """A log that lives as long as its process."""
 
     def __init__(self) -> None:
-        self._records: list[Record] = []
+        self._records: list[Record | None] = []  # None: dropped
+        self._topics: dict[str, Position] = {}  # from where on each is whole
+        self._batches: list[list[int]] = []  # the positions that were written together, by topic
         self._ids: dict[tuple[str, str], Record] = {}
         self._producers: dict[str, int] = {}
         self._stages: dict[str, Checkpoint] = {}
@@ -36,42 +38,52 @@ class MemoryLog:
     def _write(self, drafts: Sequence[Draft]) -> Appended:
         places: list[int] = []
         repeats: list[int] = []
+        fresh: dict[str, list[int]] = {}
         for i, draft in enumerate(drafts):
+            self._topics.setdefault(draft.topic, START)
             first = self._ids.get((draft.topic, draft.id)) if draft.id else None
             if first is not None:
                 repeats.append(i)
                 places.append(first.position)
                 continue
+            place = len(self._records)
             record = Record(
-                draft.topic,
-                0,
-                len(self._records),
-                draft.id,
-                draft.key,
-                draft.time_ms,
-                draft.value,
-                draft.headers,
+                draft.topic, place, draft.id, draft.key, draft.time_ms, draft.value, draft.headers
             )
             self._records.append(record)
+            fresh.setdefault(draft.topic, []).append(place)
             if draft.id:
                 self._ids[draft.topic, draft.id] = record
-            places.append(record.position)
+            places.append(place)
+        self._batches.extend(fresh.values())
         self._changed.notify_all()
         return Appended(places, repeats, self.end())
 
     def read(
-        self, topics: Sequence[str], start: Position, *, limit: int = 1024, stop: Position | None = None
+        self,
+        topics: Sequence[str],
+        start: Position,
+        *,
+        limit: int = 1024,
+        stop: Position | None = None,
+        where: Where | None = None,
     ) -> tuple[list[Record], Position]:
         """See the port."""
         with self._changed:
-            end = min(stop.n, len(self._records)) if stop else len(self._records)
+            end = len(self._records)
+            if start.n > end:
+                raise Broken("The log went backwards.", code="log_backwards")
+            if any(START.n < start.n < self.first(topic).n for topic in topics):
+                raise Broken("Retention has dropped records that were not read yet.", code="log_passed")
+            below = min(stop.n, end) if stop else end
+            wanted = where.test() if where else lambda record: True
             found: list[Record] = []
-            for record in self._records[start.n : end]:
-                if record.topic in topics:
+            for record in self._records[start.n : below]:
+                if record is not None and record.topic in topics and wanted(record):
                     found.append(record)
                     if len(found) == limit:
                         return found, Position(n=record.position + 1)
-            return found, Position(n=max(start.n, end))
+            return found, Position(n=max(start.n, below))
 
     def find(self, topic: str, id: str) -> Record | None:
         """See the port."""
@@ -86,20 +98,44 @@ class MemoryLog:
         """See the port."""
         return Position(n=len(self._records))
 
+    def first(self, topic: str) -> Position:
+        """See the port."""
+        return self._topics.get(topic, START)
+
+    def drop(self, topic: str, below: Position) -> int:
+        """See the port."""
+        with self._changed:
+            gone = 0
+            for batch in self._batches:
+                record = self._records[batch[0]]
+                if record is None or record.topic != topic or batch[-1] >= below.n:
+                    continue
+                for place in batch:
+                    dropped, self._records[place] = self._records[place], None
+                    if dropped is not None and dropped.id:
+                        del self._ids[topic, dropped.id]
+                gone += len(batch)
+                self._topics[topic] = Position(n=batch[-1] + 1)
+            return gone
+
     def load(self, stage: str, *, claim: bool = False) -> Checkpoint:
         """See the port."""
         with self._changed:
             found = self._stages.get(stage, Checkpoint())
             if claim:
                 found = self._stages[stage] = msgspec.structs.replace(found, epoch=found.epoch + 1)
+            if found.position.n > len(self._records):
+                raise Broken("The log went backwards.", code="log_backwards")
             return found
 
     def commit(self, commit: Commit, *, sync: bool = True) -> Appended:
         """See the port."""
         with self._changed:
             before = self._stages.get(commit.stage, Checkpoint())
-            if commit.epoch != before.epoch:
+            if commit.epoch != before.epoch or not before.epoch:
                 raise Fenced(where=commit.stage)
+            if commit.position.n < before.position.n:
+                raise Refused("A stage's position does not go back.", where=commit.stage, code="position")
             kept = commit.state is None
             self._stages[commit.stage] = Checkpoint(
                 commit.epoch,
@@ -114,15 +150,13 @@ class MemoryLog:
         return self._producers.get(producer, 0)
 
     def topics(self) -> list[str]:
-        """The topics that have records."""
-        return sorted({record.topic for record in self._records})
+        """See the port."""
+        return sorted(self._topics)
 
     def count(self, topic: str, start: Position = START) -> int:
-        """The number of records of a topic from a position on."""
-        return sum(record.topic == topic for record in self._records[start.n :])
+        """See the port."""
+        return sum(r is not None and r.topic == topic for r in self._records[start.n :])
 
     def stages(self) -> dict[str, Checkpoint]:
-        """Every stage's epoch and position, without its state."""
-        return {
-            name: msgspec.structs.replace(found, state=b"") for name, found in sorted(self._stages.items())
-        }
+        """See the port."""
+        return {name: Checkpoint(found.epoch, found.position) for name, found in sorted(self._stages.items())}

@@ -1,7 +1,6 @@
 """log: the engine of one machine: SQLite in WAL mode, group commit, several processes, readers woken.
 
-A row of `batch` holds the records of one topic that were written together, checked by a CRC; all
-topics share one order of positions. Writers of one process share transactions: whoever gets the
+All topics share one order of positions. Writers of one process share transactions: whoever gets the
 write lock commits for all who wait. Reads are short transactions on a connection per thread.
 """
 
@@ -13,24 +12,20 @@ import os
 import shutil
 import threading
 import time
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any
 
 import apsw
-import msgspec
 
-from penstock.log import Appended, Checkpoint, Commit
+from penstock.log import Append, Appended, Checkpoint, Claim, Commit, Drop, Where, Write, tables
 from penstock.log.bell import Bell
 from penstock.log.machine import check_home, check_library, file_system, patience, said
-from penstock.record.codec import pack, unpack
-from penstock.record.errors import Broken, Fenced, NotFound, PenstockError
-from penstock.record.record import NO_HEADERS, START, Draft, Position, Record
-
-T = TypeVar("T")
+from penstock.log.tables import NOWHERE, Body, Writing
+from penstock.record.errors import Broken, NotFound, PenstockError, Refused
+from penstock.record.record import START, Draft, Position, Record
 
 CACHED_RECORDS = 20_000
 SYNC_EVERY_S = 0.1
@@ -38,46 +33,30 @@ POLL_S = 0.1
 WAL_FOLD_BYTES = 4 << 20
 WAL_CUT_BYTES = 32 << 20
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value ANY) STRICT;
-CREATE TABLE IF NOT EXISTS topic(id INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS batch(
-  base INTEGER PRIMARY KEY, n INTEGER NOT NULL, topic INTEGER NOT NULL,
-  crc INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
-CREATE INDEX IF NOT EXISTS batch_topic ON batch(topic, base, n);
-CREATE TABLE IF NOT EXISTS ident(
-  topic INTEGER, id TEXT, position INTEGER NOT NULL, PRIMARY KEY(topic, id)) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS producer(name TEXT PRIMARY KEY, sequence INTEGER NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS stage(
-  name TEXT PRIMARY KEY, epoch INTEGER NOT NULL, position INTEGER NOT NULL,
-  state BLOB NOT NULL, state_position INTEGER NOT NULL) STRICT;
-INSERT OR IGNORE INTO meta VALUES('format', 1), ('end', 0);
-"""
-_END = "SELECT value FROM meta WHERE key = 'end'"
-_BATCHES = """
-SELECT base, ?1 FROM batch WHERE topic = ?1 AND base < ?3 AND base >=
-  coalesce((SELECT max(base) FROM batch WHERE topic = ?1 AND base <= ?2), ?2) ORDER BY base"""
 
-
-class _Item(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A record in a batch: `at` is its distance from the batch's base."""
-
-    at: int
-    id: str
-    key: str
-    time_ms: int
-    value: bytes
-    headers: dict[str, str] = NO_HEADERS
-
-
-class _Work(Generic[T]):
+class _Work:
     """One caller's part of a shared transaction."""
 
-    def __init__(self, run: Callable[[apsw.Connection], T], sync: bool) -> None:
-        self.run, self.sync = run, sync
+    def __init__(self, write: Write, sync: bool) -> None:
+        self.write, self.sync = write, sync
         self.done = False
-        self.result: T | None = None
+        self.answer: Any = None
         self.error: BaseException | None = None
+
+
+class _Batch:
+    """A batch in memory: its columns, and its records once somebody read them."""
+
+    def __init__(self, topic: str, base: int, prev: int, body: Body) -> None:
+        self.topic, self.base, self.prev, self.body = topic, base, prev, body
+        self.size, self.last = len(body.keys), body.last(base)
+        self._records: tuple[Record, ...] | None = None
+
+    def records(self) -> tuple[Record, ...]:
+        """The records, made at the first call."""
+        if self._records is None:
+            self._records = self.body.records(self.topic, self.base)
+        return self._records
 
 
 class SqliteLog:
@@ -94,15 +73,12 @@ class SqliteLog:
         check_home(home)
         self._local = threading.local()
         self._connections: list[apsw.Connection] = []
-        self._topics: dict[str, int] = {}
-        self._cache: OrderedDict[int, tuple[Record, ...]] = OrderedDict()
+        self._cache: OrderedDict[int, _Batch] = OrderedDict()
         self._cached = 0
         self._known = -1  # the end at which `_newest`, the last position by topic, was true
         self._newest: dict[str, int] = {}
         self._lock = threading.Lock()
-        self._queue: list[_Work[Any]] = []
-        self._fresh: list[tuple[Record, ...]] = []
-        self._end = 0  # inside a write transaction: the position that the next record gets
+        self._queue: list[_Work] = []
         self._writing = threading.Lock()
         self._bell = Bell(home)
         self._unsynced = threading.Event()
@@ -112,7 +88,10 @@ class SqliteLog:
             self._writer = self._connect()
             self._full = True
             if create:
-                self._writer.execute(_SCHEMA)
+                self._writer.execute(tables.SCHEMA)
+            found = tables.row(self._writer, "SELECT value FROM meta WHERE key = 'format'")
+        if found is None or found[0] != tables.FORMAT:
+            raise Refused("This log was written in another format.", where=str(home), code="format")
 
     # The port.
 
@@ -120,43 +99,67 @@ class SqliteLog:
         self, drafts: Sequence[Draft], *, producer: str = "", sequence: int = 0, sync: bool = True
     ) -> Appended:
         """See the port."""
+        answer: Appended = self._write(Append(drafts, producer, sequence), sync)
+        return answer
 
-        def run(db: apsw.Connection) -> Appended:
-            if producer:
-                if sequence <= _one(db, "SELECT sequence FROM producer WHERE name = ?", (producer,)):
-                    return Appended([], [], Position(n=self._end))
-                db.execute("INSERT OR REPLACE INTO producer VALUES(?, ?)", (producer, sequence))
-            return self._insert(db, drafts)
+    def commit(self, commit: Commit, *, sync: bool = True) -> Appended:
+        """See the port."""
+        answer: Appended = self._write(commit, sync)
+        return answer
 
-        return self._write(run, sync)
+    def drop(self, topic: str, below: Position) -> int:
+        """See the port. The file keeps the room for what comes next; `shrink` gives it back."""
+        gone: int = self._write(Drop(topic, below.n), True)
+        return gone
+
+    def load(self, stage: str, *, claim: bool = False) -> Checkpoint:
+        """See the port."""
+        if claim:
+            found: Checkpoint = self._write(Claim(stage), True)
+        else:
+            with self._reading() as db:
+                found = tables.checkpoint(db, stage)
+        self._must_reach(found.position.n)
+        return found
 
     def read(
-        self, topics: Sequence[str], start: Position, *, limit: int = 1024, stop: Position | None = None
+        self,
+        topics: Sequence[str],
+        start: Position,
+        *,
+        limit: int = 1024,
+        stop: Position | None = None,
+        where: Where | None = None,
     ) -> tuple[list[Record], Position]:
         """See the port. The end is taken in the snapshot that the records are read from."""
         if stop is None:
             end = self.end().n
-            if start.n >= end or not self._maybe_new(topics, start.n, end):
-                return [], Position(n=max(start.n, end))
+            if start.n == end or (start.n < end and not self._maybe_new(topics, start.n, end)):
+                return [], Position(n=end)
         with self._reading() as db:
-            end = _one(db, _END)
+            end = tables.end_of(db)
             below = min(stop.n, end) if stop else end
+            if start.n > end:
+                raise _backwards(start.n, end)
             if start.n >= below:
                 return [], start
             fresh = self._maybe_new(topics, start.n, end)
-            found, reach = self._merged(db, fresh, start.n, below, limit)
-        if reach == end:
+            found, reach = self._merged(db, fresh, start.n, below, limit, where)
+        if reach == end and where is None:
             self._note_newest(fresh, found, start.n, end)
         return found, Position(n=reach)
 
     def find(self, topic: str, id: str) -> Record | None:
         """See the port."""
         with self._reading() as db:
-            number = self._topic(db, topic)
-            place = _one(db, "SELECT position FROM ident WHERE topic = ? AND id = ?", (number, id), -1)
-            if place < 0:
+            number, _, _ = tables.topic_of(db, topic)
+            place = tables.place_of(db, number, id)
+            if place == NOWHERE:
                 return None
-            return self._merged(db, [topic], place, place + 1, 1)[0][0]
+            found, _ = self._merged(db, [topic], place, place + 1, 1)
+        if not found or found[0].id != id:
+            raise tables.damaged(topic, place)
+        return found[0]
 
     def wait(self, position: Position, timeout_s: float) -> bool:
         """See the port."""
@@ -173,73 +176,46 @@ class SqliteLog:
     def end(self) -> Position:
         """See the port."""
         with said():
-            return Position(n=_one(self._reader(), _END))
+            return Position(n=tables.end_of(self._reader()))
 
-    def load(self, stage: str, *, claim: bool = False) -> Checkpoint:
+    def first(self, topic: str) -> Position:
         """See the port."""
-        if claim:
-            claimed = "INSERT INTO stage VALUES(?, 1, 0, x'', 0) ON CONFLICT DO UPDATE SET epoch = epoch + 1"
-            self._write(lambda db: db.execute(claimed, (stage,)) and None, True)
         with self._reading() as db:
-            row = db.execute(
-                "SELECT epoch, position, state, state_position FROM stage WHERE name = ?", (stage,)
-            ).fetchone()
-        if row is None:
-            return Checkpoint()
-        return Checkpoint(row[0], Position(n=row[1]), row[2], Position(n=row[3]))
-
-    def commit(self, commit: Commit, *, sync: bool = True) -> Appended:
-        """See the port."""
-
-        def run(db: apsw.Connection) -> Appended:
-            if commit.epoch != _one(db, "SELECT epoch FROM stage WHERE name = ?", (commit.stage,)):
-                raise Fenced(where=commit.stage)
-            place = commit.position.n
-            if commit.state is None:
-                db.execute("UPDATE stage SET position = ? WHERE name = ?", (place, commit.stage))
-            else:
-                sql = "UPDATE stage SET position = ?1, state = ?2, state_position = ?1 WHERE name = ?3"
-                db.execute(sql, (place, commit.state, commit.stage))
-            return self._insert(db, commit.outputs)
-
-        return self._write(run, sync)
+            return Position(n=max(0, tables.topic_of(db, topic)[1]))
 
     def last(self, producer: str) -> int:
         """See the port."""
         with self._reading() as db:
-            return _one(db, "SELECT sequence FROM producer WHERE name = ?", (producer,))
-
-    # What people ask about.
+            return tables.sequence_of(db, producer)
 
     def topics(self) -> list[str]:
-        """The topics that have records."""
+        """See the port."""
         with self._reading() as db:
             return [name for (name,) in db.execute("SELECT name FROM topic ORDER BY name")]
 
     def count(self, topic: str, start: Position = START) -> int:
-        """The number of records of a topic from a position on."""
+        """See the port."""
         with self._reading() as db:
-            number = self._topic(db, topic)
+            number, _, _ = tables.topic_of(db, topic)
             after = "SELECT coalesce(sum(n), 0), min(base) FROM batch WHERE topic = ? AND base >= ?"
-            whole, base = _row(db, after, (number, start.n))
-            below = _one(db, _END) if base is None else base
+            whole, base = tables.row(db, after, (number, start.n)) or (0, None)
+            below = tables.end_of(db) if base is None else base
             begun = self._merged(db, [topic], start.n, below, below)[0] if start.n < below else []
             return int(whole) + len(begun)
 
     def stages(self) -> dict[str, Checkpoint]:
-        """Every stage's epoch and position, without its state."""
+        """See the port."""
         with self._reading() as db:
-            rows: list[Any] = db.execute(
-                "SELECT name, epoch, position, state_position FROM stage ORDER BY name"
-            ).fetchall()
-        return {
-            name: Checkpoint(epoch, Position(n=at), b"", Position(n=saved)) for name, epoch, at, saved in rows
-        }
+            names = [name for (name,) in db.execute("SELECT name FROM stage ORDER BY name")]
+            owners = {name: tables.owner(db, name) for name in names}
+        return {name: Checkpoint(epoch, Position(n=at)) for name, (epoch, at) in owners.items()}
+
+    # What people ask about.
 
     def health(self) -> dict[str, Any]:
         """What `penstock doctor` shows. Sizes in bytes; `integrity` is "ok" or SQLite's first complaint."""
         with self._reading() as db:
-            integrity = db.execute("PRAGMA quick_check(1)").fetchone()
+            integrity = tables.row(db, "PRAGMA quick_check(1)")
         wal = Path(f"{self.path}-wal")
         return {
             "sqlite": apsw.sqlite_lib_version(),
@@ -267,9 +243,9 @@ class SqliteLog:
 
     # Writing.
 
-    def _write(self, run: Callable[[apsw.Connection], T], sync: bool) -> T:
-        """Queue the work; whoever holds the write lock commits all that waits, in one transaction."""
-        work = _Work(run, sync)
+    def _write(self, write: Write, sync: bool) -> Any:
+        """Queue the write; whoever holds the write lock commits all that wait, in one transaction."""
+        work = _Work(write, sync)
         with self._lock:
             self._queue.append(work)
         with self._writing:
@@ -279,104 +255,66 @@ class SqliteLog:
                 self._lead(group)
         if work.error is not None:
             raise work.error
-        return cast(T, work.result)
+        return work.answer
 
-    def _lead(self, group: list[_Work[Any]]) -> None:
-        db, full = self._writer, any(work.sync for work in group)
+    def _lead(self, group: list[_Work]) -> None:
+        """Carry out the writes of a group in one transaction; each gets its answer or its error."""
+
+        def run(writing: Writing) -> None:
+            for work in group:
+                try:
+                    work.answer = writing.apply(work.write)
+                except PenstockError as error:
+                    work.error = error
+
         try:
-            with said():
-                if full != self._full:
-                    db.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
-                    self._full = full
-                db.execute("BEGIN IMMEDIATE")
-                before = self._end = _one(db, _END)
-                for work in group:
-                    _attempt(db, work)
-                if self._end != before:
-                    db.execute("UPDATE meta SET value = ? WHERE key = 'end'", (self._end,))
-                db.execute("COMMIT")
+            self._transact(run, sync=any(work.sync for work in group))
         except BaseException as error:
             for work in group:
                 work.error = work.error or error
-            self._undo(db)
-        else:
-            self._remember(self._fresh)
-            self._follow(before)
-            if not full:
-                self._keep()
-            self._bell.ring()
         finally:
-            self._fresh = []
             for work in group:
                 work.done = True
 
-    def _follow(self, before: int) -> None:
+    def _transact(self, run: Callable[[Writing], None], *, sync: bool) -> None:
+        """One write transaction, all or nothing; the caller holds `_writing`."""
+        db = self._writer
+        try:
+            with said():
+                if sync != self._full:
+                    db.execute(f"PRAGMA synchronous = {'FULL' if sync else 'NORMAL'}")
+                    self._full = sync
+                db.execute("BEGIN IMMEDIATE")
+                writing = Writing(db)
+                run(writing)
+                writing.close()
+                db.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(apsw.Error):
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+            raise
+        fresh = [_Batch(*one) for one in writing.fresh]
+        self._follow(writing.before, writing.end, fresh)
+        self._remember(fresh)
+        if not sync:
+            self._keep()
+        self._bell.ring()
+
+    def _follow(self, before: int, end: int, fresh: Sequence[_Batch]) -> None:
         """What this handle knows of the topics' ends stays true only if nobody else wrote meanwhile."""
         with self._lock:
             if self._known != before:
                 self._newest = {}
-            self._newest.update((records[0].topic, records[-1].position) for records in self._fresh)
-            self._known = self._end
-
-    def _undo(self, db: apsw.Connection) -> None:
-        """After a failure nothing in memory may claim more than the file: roll back, forget."""
-        self._topics = {}
-        with contextlib.suppress(apsw.Error):
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-
-    def _insert(self, db: apsw.Connection, drafts: Sequence[Draft]) -> Appended:
-        """Give the drafts their positions. Ids are tried all at once, and one by one if some stand already."""
-        end = self._end
-        if not drafts:
-            return Appended([], [], Position(n=end))
-        numbers = {topic: self._make_topic(db, topic) for topic in {draft.topic for draft in drafts}}
-        places = list(range(end, end + len(drafts)))
-        repeats: list[int] = []
-        named = [(numbers[d.topic], d.id, at) for d, at in zip(drafts, places, strict=True) if d.id]
-        if named:
-            before = db.total_changes()
-            db.executemany("INSERT OR IGNORE INTO ident VALUES(?, ?, ?)", named)
-            if db.total_changes() - before < len(named):
-                db.executemany("DELETE FROM ident WHERE topic = ? AND id = ? AND position = ?", named)
-                places, repeats = _place(db, drafts, numbers, end)
-        repeated = set(repeats)
-        records = [
-            Record(d.topic, 0, at, d.id, d.key, d.time_ms, d.value, d.headers)
-            for i, (d, at) in enumerate(zip(drafts, places, strict=True))
-            if i not in repeated
-        ]
-        for topic, number in numbers.items():
-            self._insert_batch(db, number, tuple(r for r in records if r.topic == topic))
-        self._end = end + len(records)
-        return Appended(places, repeats, Position(n=self._end))
-
-    def _insert_batch(self, db: apsw.Connection, number: int, records: tuple[Record, ...]) -> None:
-        if not records:
-            return
-        base = records[0].position
-        body = pack([_Item(r.position - base, r.id, r.key, r.time_ms, r.value, r.headers) for r in records])
-        row = (base, len(records), number, _crc(base, records[0].topic, body), body)
-        db.execute("INSERT INTO batch VALUES(?, ?, ?, ?, ?)", row)
-        self._fresh.append(records)
-
-    def _make_topic(self, db: apsw.Connection, name: str) -> int:
-        number = self._topic(db, name)
-        if number < 0:
-            db.execute("INSERT INTO topic(name) VALUES(?)", (name,))
-            number = db.last_insert_rowid()
-        return number
+            self._newest.update((one.topic, one.last) for one in fresh)
+            self._known = end
 
     # Reading.
 
-    def _topic(self, db: apsw.Connection, name: str) -> int:
-        """A topic's number; -1 when it has no records yet."""
-        number = self._topics.get(name)
-        if number is None:
-            number = _one(db, "SELECT id FROM topic WHERE name = ?", (name,), -1)
-            if number >= 0 and db is not self._writer:  # what the writer sees may still be undone
-                self._topics[name] = number
-        return number
+    def _must_reach(self, position: int) -> None:
+        end = self.end().n
+        if position > end:
+            raise _backwards(position, end)
 
     def _maybe_new(self, topics: Sequence[str], start: int, end: int) -> list[str]:
         """The topics that may have records at or above `start`, as far as this handle knows without a look."""
@@ -394,20 +332,27 @@ class SqliteLog:
             self._newest.update((record.topic, record.position) for record in found)
 
     def _merged(
-        self, db: apsw.Connection, topics: Sequence[str], start: int, below: int, limit: int
+        self,
+        db: apsw.Connection,
+        topics: Sequence[str],
+        start: int,
+        below: int,
+        limit: int,
+        where: Where | None = None,
     ) -> tuple[list[Record], int]:
         """At most `limit` records in [start, below), in order, and the position that they reach."""
-        numbers = {self._topic(db, topic): topic for topic in topics}
-        streams = [db.execute(_BATCHES, (number, start, below)) for number in numbers if number >= 0]
+        streams = [self._along(db, topic, start, below) for topic in set(topics)]
+        wanted = where.test() if where else None
         found: list[Record] = []
         reach = below
-        for base, number in streams[0] if len(streams) == 1 else heapq.merge(*streams):
-            if len(found) >= limit and sum(r.position < base for r in found) >= limit:
-                reach = base  # every batch not yet read begins here or later
+        for one in streams[0] if len(streams) == 1 else heapq.merge(*streams, key=attrgetter("base")):
+            if len(found) >= limit and sum(r.position < one.base for r in found) >= limit:
+                reach = one.base  # every batch not yet read begins here or later
                 break
-            records = self._batch(db, base, numbers[number])
-            whole = base >= start and records[-1].position < below
-            found.extend(records if whole else [r for r in records if start <= r.position < below])
+            records: Sequence[Record] = one.records()
+            if one.base < start or one.last >= below:
+                records = [r for r in records if start <= r.position < below]
+            found.extend(filter(wanted, records) if wanted else records)
         if len(streams) > 1:  # the batches of one write interleave
             found.sort(key=attrgetter("position"))
             while found and found[-1].position >= reach:
@@ -417,33 +362,43 @@ class SqliteLog:
             reach = found[-1].position + 1
         return found, reach
 
-    def _batch(self, db: apsw.Connection, base: int, topic: str) -> tuple[Record, ...]:
-        """The records of a batch, checked when they come from the disk."""
-        records = self._cache.get(base)
-        if records is None:
-            crc, body = _row(db, "SELECT crc, body FROM batch WHERE base = ?", (base,))
-            if _crc(base, topic, body) != crc:
-                raise Broken(
-                    "A batch of the log is damaged.",
-                    where=f"{topic}@{base}",
-                    hint="`penstock doctor` says more.",
-                )
-            items = unpack(body, list[_Item])
-            records = tuple(
-                Record(topic, 0, base + i.at, i.id, i.key, i.time_ms, i.value, i.headers) for i in items
-            )
-            self._remember([records])
-        return records
+    def _along(self, db: apsw.Connection, topic: str, start: int, below: int) -> Iterator[_Batch]:
+        """A topic's batches with records in [start, below), in order, each the next after the one before."""
+        number, first, last = tables.topic_of(db, topic)
+        if number == NOWHERE:
+            return
+        if 0 < start < first:
+            raise Broken(
+                "Retention has dropped records that were not read yet.",
+                where=f"{topic}@{start}", code="log_passed", hint=f"The topic now begins at {first}.",
+            )  # fmt: skip
+        start, before = max(start, first), NOWHERE
+        for base, _ in tables.bases(db, number, start, below):
+            one = self._batch(db, base, topic)
+            if one.prev != before if before != NOWHERE else one.prev >= start:
+                raise tables.damaged(topic, one.prev)  # one that should lie between is not there
+            before = base
+            yield one
+        if start <= last < below and before != last:
+            raise tables.damaged(topic, last)
 
-    def _remember(self, batches: Iterable[tuple[Record, ...]]) -> None:
+    def _batch(self, db: apsw.Connection, base: int, topic: str) -> _Batch:
+        """A batch, checked when it comes from the disk."""
+        found = self._cache.get(base)
+        if found is None or found.topic != topic:
+            found = _Batch(topic, base, *tables.batch(db, base, topic))
+            self._remember([found])
+        return found
+
+    def _remember(self, batches: Iterable[_Batch]) -> None:
         """Keep what was just written or read: several stages of a process read the same tail."""
         with self._lock:
-            for records in batches:
-                if records[0].position not in self._cache:
-                    self._cache[records[0].position] = records
-                    self._cached += len(records)
+            for one in batches:
+                if one.base not in self._cache:
+                    self._cache[one.base] = one
+                    self._cached += one.size
             while self._cached > CACHED_RECORDS and len(self._cache) > 1:
-                self._cached -= len(self._cache.popitem(last=False)[1])
+                self._cached -= self._cache.popitem(last=False)[1].size
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[apsw.Connection]:
@@ -507,43 +462,8 @@ class SqliteLog:
                 db.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if size > WAL_CUT_BYTES else 'PASSIVE'})")
 
 
-def _attempt(db: apsw.Connection, work: _Work[Any]) -> None:
-    """One part of a shared transaction. A part refuses before it writes, so there is nothing to undo."""
-    try:
-        work.result = work.run(db)
-    except PenstockError as error:
-        work.error = error
-
-
-def _place(
-    db: apsw.Connection, drafts: Sequence[Draft], numbers: dict[str, int], end: int
-) -> tuple[list[int], list[int]]:
-    """The position of each draft, and the indices of those whose id stands already."""
-    places: list[int] = []
-    repeats: list[int] = []
-    for i, draft in enumerate(drafts):
-        key = (numbers[draft.topic], draft.id)
-        first = _one(db, "SELECT position FROM ident WHERE topic = ? AND id = ?", key, -1) if draft.id else -1
-        if first >= 0:
-            repeats.append(i)
-            places.append(first)
-            continue
-        if draft.id:
-            db.execute("INSERT INTO ident VALUES(?, ?, ?)", (*key, end))
-        places.append(end)
-        end += 1
-    return places, repeats
-
-
-def _one(db: apsw.Connection, sql: str, values: tuple[Any, ...] = (), default: int = 0) -> int:
-    row: Any = db.execute(sql, values).fetchone()
-    return default if row is None or row[0] is None else int(row[0])
-
-
-def _row(db: apsw.Connection, sql: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
-    row: Any = db.execute(sql, values).fetchone()
-    return tuple(row)
-
-
-def _crc(base: int, topic: str, body: bytes) -> int:
-    return zlib.crc32(body, zlib.crc32(f"{topic}@{base}".encode()))
+def _backwards(position: int, end: int) -> Broken:
+    return Broken(
+        f"The log ends at {end}, before position {position} that was read earlier: it went backwards.",
+        code="log_backwards", hint="Was an older copy put back? Views and servers that followed must start anew.",
+    )  # fmt: skip

@@ -127,7 +127,7 @@ def train_stage(model: str, plan: Every, params: dict[str, Any], seed: int) -> S
             return state, []
         recipe = state.recipes.get(str(state.champion), {})  # a retrained champion stays what it is
         given = {**params, **recipe, **(state.asked.params if state.asked else {})}
-        id = output_id(f"train.{model}", record, 0)
+        id = output_id(f"train.{model}", record.topic, record.position, 0)
         o = Position(n=record.position)
         intent = Intent(id, "train", model, state.next, reason, now_ms, o, given, seed, state.champion)
         state = msgspec.structs.replace(

@@ -226,7 +226,6 @@ def _prediction(
         request=record.id,
         entity=record.key,
         source=record.topic,
-        partition=record.partition,
         position=record.position,
         t_ms=record.time_ms,
         o=Position(n=record.position),

@@ -79,12 +79,14 @@ def _find(log: Log, requests: Mapping[str, Source], id: str) -> Record:
         found = log.find(predictions(model), id)
         asked = log.find(source.topic, id) if found is None else None
         if asked is not None:
-            found = log.find(predictions(model), output_id(f"predict.{model}", asked, 0))
+            found = log.find(
+                predictions(model), output_id(f"predict.{model}", asked.topic, asked.position, 0)
+            )
         if found is not None:
             return found
     raise NotFound(
         "No prediction and no answered request has this id.",
-        hint="An id looks like predict.MODEL:TOPIC:0:POSITION:0.",
+        hint="An id looks like predict.MODEL:TOPIC:POSITION:0.",
     )
 
 
@@ -121,10 +123,11 @@ def _seen(log: Log, features: FeatureSet, asked: Record, source: Source) -> list
 
 def _others(log: Log, said: Prediction, id: str) -> list[Prediction]:
     """What other versions said to the same request."""
-    source = Record(said.source, said.partition, said.position, "", "", 0, b"")
     found = []
     for n in range(3):
-        record = log.find(predictions(said.model), output_id(f"predict.{said.model}", source, n))
+        record = log.find(
+            predictions(said.model), output_id(f"predict.{said.model}", said.source, said.position, n)
+        )
         if record is not None and record.id != id:
             found.append(read(record, Prediction))
     return found

@@ -87,7 +87,7 @@ class Vector(msgspec.Struct, frozen=True):
 class Prediction(msgspec.Struct, frozen=True):
     """What one version said to one request, and everything needed to say it again.
 
-    The request itself is the record `source`/`partition`/`position`; `o` is the log position that
+    The request itself is the record `position` of topic `source`; `o` is the log position that
     its features see, `values` what they were. Requests scored in one call share `batch`, the
     position of its first request, since a linear-algebra library may round a batch differently.
     """
@@ -100,7 +100,6 @@ class Prediction(msgspec.Struct, frozen=True):
     request: str
     entity: str
     source: str
-    partition: int
     position: int
     t_ms: int
     o: Position
@@ -415,5 +414,5 @@ def read(record: Record, type_: type[S]) -> S:
     try:
         return unpack(record.value, type_)
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
-        where = f"{record.topic}/{record.partition}@{record.position}"
+        where = f"{record.topic}@{record.position}"
         raise Broken(f"The record is not a {type_.__name__}: {error}.", where=where) from None

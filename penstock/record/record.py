@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 
 import msgspec
@@ -25,10 +26,9 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """A draft with its place: `position` on `partition` of `topic`."""
+    """A draft with its place in the log's one order."""
 
     topic: str
-    partition: int
     position: int
     id: str
     key: str
@@ -38,33 +38,29 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 class Position(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A place in the whole log: everything below it has been seen.
-
-    On a log with one order over all topics it is the number `n`; on a log of independent
-    partitions it is `parts`, the next offset by "topic/partition". Only one of them is used.
-    """
+    """A place in the log's one order over all topics: everything below it has been seen."""
 
     n: int = 0
-    parts: dict[str, int] = {}
 
     def covers(self, record: Record) -> bool:
         """Whether the record lies below this position."""
-        if self.parts:
-            return record.position < self.parts.get(f"{record.topic}/{record.partition}", 0)
         return record.position < self.n
 
     def __str__(self) -> str:
-        if self.parts:
-            return ",".join(f"{part}:{n}" for part, n in sorted(self.parts.items()))
         return str(self.n)
 
 
 START = Position()
 
 
-def output_id(stage: str, source: Record, n: int) -> str:
+def output_id(stage: str, topic: str, position: int, n: int) -> str:
     """The id of a stage's n-th output for one source record: the same whenever it is made again."""
-    return f"{stage}:{source.topic}:{source.partition}:{source.position}:{n}"
+    return f"{stage}:{topic}:{position}:{n}"
+
+
+def partition(key: str, partitions: int) -> int:
+    """The partition that a key's records belong to: one key, one partition, whoever computes it."""
+    return zlib.crc32(key.encode()) % partitions
 
 
 def below(records: Iterable[Record], position: Position) -> list[Record]:

@@ -15,7 +15,7 @@ import msgspec
 from penstock.record.decisions import Prediction
 from penstock.record.errors import NotFound, Refused
 from penstock.record.event import Source, unknown
-from penstock.record.record import Record, output_id
+from penstock.record.record import output_id
 from penstock.serve.desk import ModelFace
 
 MOST_ROWS = 10_000
@@ -149,8 +149,7 @@ def _check_of(datatype: str) -> typing.Callable[[Any], bool]:
 
 def prediction_id(said: Prediction) -> str:
     """The id of a served prediction: the first output of the predict stage for its request."""
-    source = Record(said.source, said.partition, said.position, "", "", 0, b"")
-    return output_id(f"predict.{said.model}", source, 0)
+    return output_id(f"predict.{said.model}", said.source, said.position, 0)
 
 
 def answer(

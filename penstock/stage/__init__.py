@@ -64,13 +64,13 @@ def stage(
 
 
 def with_ids(name: str, emitted: Iterable[Emitted]) -> Iterator[Draft]:
-    """The drafts under their deterministic ids: (stage, source, partition, position, n)."""
+    """The drafts under their deterministic ids: (stage, source topic, position, n)."""
     source: Record | None = None
     n = 0
     for record, draft in emitted:
         n = n + 1 if record is source else 0
         source = record
-        yield msgspec.structs.replace(draft, id=draft.id or output_id(name, record, n))
+        yield msgspec.structs.replace(draft, id=draft.id or output_id(name, record.topic, record.position, n))
 
 
 class Running(Generic[S]):

@@ -71,7 +71,7 @@ FEATURES = compile(list(KINDS.values()), paid, KINDS)
 def row(position: int, card: str | None, t_ms: int, amount: float | None) -> Record:
     """A payment on the log."""
     made = paid.draft(Paid(payment=str(position), card=card, at=t_ms, amount=amount))
-    return Record(made.topic, 0, position, made.id, made.key, made.time_ms, made.value)
+    return Record(made.topic, position, made.id, made.key, made.time_ms, made.value)
 
 
 def oracle(

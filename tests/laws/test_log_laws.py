@@ -1,12 +1,12 @@
-"""laws: one contract for every engine: what the memory log does, SQLite does."""
+"""laws: one contract for every engine: what the memory log does, every other does."""
 
 from __future__ import annotations
 
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +14,57 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from penstock.log import Commit
+from penstock.log import Checkpoint, Commit, Where
 from penstock.log.memory import MemoryLog
 from penstock.log.sqlite import SqliteLog
-from penstock.record.errors import Fenced
-from penstock.record.record import START, Draft, Position, Record
+from penstock.record.errors import Broken, Fenced, Refused
+from penstock.record.record import START, Draft, Position, Record, partition
 
 ENGINES = ("memory", "sqlite")
 
 
 @contextmanager
+def handles(engine: str) -> Iterator[Callable[[], Any]]:
+    """What opens handles on one fresh log of an engine."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        memory = MemoryLog()
+
+        def opening() -> Any:
+            if engine == "memory":
+                return memory
+            log = SqliteLog(Path(folder))
+            stack.callback(log.close)
+            return log
+
+        yield opening
+
+
+@contextmanager
 def opened(engine: str) -> Iterator[Any]:
     """A fresh log of an engine."""
-    if engine == "memory":
-        yield MemoryLog()
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        log = SqliteLog(Path(folder))
-        yield log
-        log.close()
+    with handles(engine) as opening:
+        yield opening()
 
 
 @pytest.fixture(params=ENGINES)
-def log(request: pytest.FixtureRequest) -> Iterator[Any]:
+def reopened(request: pytest.FixtureRequest) -> Iterator[Callable[[], Any]]:
+    """What opens handles on one log of each engine."""
+    with handles(request.param) as opening:
+        yield opening
+
+
+@pytest.fixture
+def log(reopened: Callable[[], Any]) -> Any:
     """A log of each engine."""
-    with opened(request.param) as one:
-        yield one
+    return reopened()
+
+
+def wait_for(true: Callable[[], bool], within_s: float = 20.0) -> bool:
+    """Whether something becomes true in time."""
+    deadline = time.monotonic() + within_s
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return true()
 
 
 def draft(topic: str, value: int, id: str = "") -> Draft:
@@ -89,7 +114,7 @@ def test_what_is_appended_is_read(
                     continue
                 ids[key] = len(model)
                 places.append(len(model))
-                model.append(Record(one.topic, 0, len(model), one.id, one.key, one.time_ms, one.value))
+                model.append(Record(one.topic, len(model), one.id, one.key, one.time_ms, one.value))
             done = log.append(drafts, sync=False)
             assert (done.places, done.repeats, done.end.n) == (places, repeats, len(model))
         wanted = [one for one in model if one.topic in topics]
@@ -120,6 +145,7 @@ def test_a_producers_append_counts_once(log: Any) -> None:
 
 def test_a_commit_is_one_write(log: Any) -> None:
     """Position, state and outputs are there together; an output whose id stands already is left out."""
+    log.append([draft("in", n) for n in range(5)])
     assert log.load("s").position == START
     epoch = log.load("s", claim=True).epoch
     log.commit(Commit("s", epoch, Position(n=3), [draft("out", 1, "o1")], b"state"))
@@ -127,16 +153,29 @@ def test_a_commit_is_one_write(log: Any) -> None:
     found = log.load("s")
     assert (found.position.n, found.state, found.state_position.n) == (5, b"state", 3)
     assert [one.id for one in everything(log, ["out"])] == ["o1", "o2"]
-    assert log.stages()["s"].position.n == 5
+    assert log.stages()["s"] == Checkpoint(epoch, Position(n=5))
+
+
+def test_a_position_does_not_go_back(log: Any) -> None:
+    """A commit below the stage's position is refused; so is one of a stage that nobody claimed."""
+    log.append([draft("in", n) for n in range(5)])
+    epoch = log.load("s", claim=True).epoch
+    log.commit(Commit("s", epoch, Position(n=4), []))
+    with pytest.raises(Refused):
+        log.commit(Commit("s", epoch, Position(n=3), [draft("out", 1)]))
+    with pytest.raises(Fenced):
+        log.commit(Commit("t", 0, Position(n=3), [draft("out", 1)]))
+    assert log.load("s").position.n == 4 and everything(log, ["out"]) == []
 
 
 def test_an_older_owner_is_fenced(log: Any) -> None:
     """After another claim the first owner's commit is refused, and nothing of it is written."""
+    log.append([draft("in", 1)])
     first = log.load("s", claim=True).epoch
     second = log.load("s", claim=True).epoch
     assert second > first
     with pytest.raises(Fenced):
-        log.commit(Commit("s", first, Position(n=9), [draft("out", 1, "o1")], b"old"))
+        log.commit(Commit("s", first, Position(n=1), [draft("out", 1, "o1")], b"old"))
     assert log.load("s").position == START and everything(log, ["out"]) == []
     log.commit(Commit("s", second, Position(n=1), [], b"new"))
     assert log.load("s").state == b"new"
@@ -170,3 +209,109 @@ def test_threads_append_side_by_side(log: Any) -> None:
     found = everything(log, ["a", "b"], 7)
     assert [one.position for one in found] == list(range(320))
     assert len({one.id for one in found if one.topic == "a"}) == 160
+
+
+WHERES = st.builds(
+    Where,
+    keys=st.none() | st.frozensets(st.sampled_from(["k0", "k1", "k2", "k9"])),
+    since_ms=st.none() | st.integers(0, 99),
+    until_ms=st.none() | st.integers(0, 99),
+    share=st.none() | st.tuples(st.integers(0, 2), st.just(3)),
+)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@given(appends=APPENDS, where=WHERES, limit=st.integers(1, 7))
+def test_a_filter_leaves_out_the_rest(
+    engine: str, appends: list[list[Draft]], where: Where, limit: int
+) -> None:
+    """Key, event time and partition: what is read in steps is what a plain choice gives."""
+    with opened(engine) as log:
+        for drafts in appends:
+            log.append(drafts, sync=False)
+        wanted = [
+            one
+            for one in everything(log, ["a", "b"])
+            if (where.keys is None or one.key in where.keys)
+            and (where.since_ms is None or one.time_ms >= where.since_ms)
+            and (where.until_ms is None or one.time_ms < where.until_ms)
+            and (where.share is None or partition(one.key, where.share[1]) == where.share[0])
+        ]
+        found, position, end = [], START, log.end()
+        while position != end:
+            records, position = log.read(["a", "b"], position, limit=limit, where=where)
+            found += records
+        assert found == wanted
+
+
+def test_partitions_share_the_keys(log: Any) -> None:
+    """Each record belongs to one partition, all of a key to the same, in order."""
+    log.append([Draft("a", f"k{n % 50}", n, b"") for n in range(400)])
+    parts = [log.read(["a"], START, where=Where(share=(k, 4)))[0] for k in range(4)]
+    assert sorted(one.position for part in parts for one in part) == list(range(400))
+    assert sum(len({one.key for one in part}) for part in parts) == 50
+    assert all(part == sorted(part, key=lambda one: one.position) for part in parts)
+
+
+def test_retention_forgets_what_it_says(log: Any) -> None:
+    """What was written below goes, with its ids; who stands below is told; the beginning is what is left."""
+    log.append([draft("a", 0, "x"), draft("b", 0), draft("a", 1)])
+    log.append([draft("a", 2, "y")])
+    log.append([draft("a", 3, "z"), draft("a", 4)])
+    assert log.first("a") == START and log.drop("a", Position(n=5)) == 3
+    assert log.first("a").n == 4 and log.first("b") == START
+    assert [one.time_ms for one in everything(log, ["a", "b"])] == [0, 3, 4]
+    assert log.count("a") == 2 and log.find("a", "x") is None and log.find("a", "z").time_ms == 3
+    with pytest.raises(Broken) as told:
+        log.read(["a", "b"], Position(n=2))
+    assert told.value.code == "log_passed"
+    assert log.read(["b"], Position(n=2))[0] == [] and len(log.read(["a"], Position(n=4))[0]) == 2
+    assert log.append([draft("a", 5, "x")]).repeats == [] and log.append([draft("a", 6, "z")]).repeats == [0]
+    assert log.drop("a", Position(n=5)) == 0 and log.drop("nobody", Position(n=5)) == 0
+    assert log.drop("a", log.end()) == 3 and everything(log, ["a"]) == []
+    assert log.append([draft("a", 7)]).end.n == 8 and len(everything(log, ["a"])) == 1
+
+
+def test_lag_is_what_is_left(log: Any) -> None:
+    """The count of a topic from a position on."""
+    for n in range(3):
+        log.append([draft("a", n), draft("b", n), draft("a", n)])
+    assert [log.count("a", Position(n=n)) for n in range(10)] == [6, 5, 5, 4, 3, 3, 2, 1, 1, 0]
+    assert log.count("nobody") == 0 and log.topics() == ["a", "b"]
+
+
+def test_a_log_that_went_backwards_says_so(log: Any) -> None:
+    """A position that the log does not reach was read from another one."""
+    log.append([draft("a", 1)])
+    with pytest.raises(Broken) as told:
+        log.read(["a"], Position(n=7))
+    assert told.value.code == "log_backwards"
+    epoch = log.load("s", claim=True).epoch
+    log.commit(Commit("s", epoch, Position(n=9), []))
+    with pytest.raises(Broken):
+        log.load("s")
+
+
+def test_a_handle_reads_what_another_wrote(reopened: Any) -> None:
+    """A second handle on the same log sees records, checkpoints and producers, fences, and wakes the first."""
+    first, second = reopened(), reopened()
+    epoch = first.load("s", claim=True).epoch
+    first.append([draft("a", 1, "x")], producer="p", sequence=4)
+    first.commit(Commit("s", epoch, Position(n=1), [draft("out", 1)], b"state"))
+    assert wait_for(lambda: len(everything(second, ["a", "out"])) == 2)
+    assert second.last("p") == 4 and second.load("s").state == b"state"
+    assert second.append([draft("a", 1, "x")]).repeats == [0]
+    second.load("s", claim=True)
+    with pytest.raises(Fenced):
+        first.commit(Commit("s", epoch, Position(n=1), []))
+    end, woken = first.end(), []
+    waiter = threading.Thread(target=lambda: woken.append(first.wait(end, 20)))
+    waiter.start()
+    second.append([draft("a", 2)])
+    waiter.join()
+    assert woken == [True]
+    with pytest.raises(Refused):
+        second.commit(Commit("s", epoch + 1, Position(n=0), [draft("out", 2)]))
+    third = reopened()
+    assert everything(third, ["a", "out"]) == everything(first, ["a", "out"])
+    assert third.load("s") == first.load("s")

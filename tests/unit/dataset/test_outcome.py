@@ -41,7 +41,7 @@ class Join:
 
     def feed(self, topic: str, key: str, t_ms: int, value: Any, id: str = "") -> None:
         """One record."""
-        self.records.append(Record(topic, 0, len(self.records), id, key, t_ms, pack(value)))
+        self.records.append(Record(topic, len(self.records), id, key, t_ms, pack(value)))
         self.state, made = self.stage.step_many(self.state, self.records[-1:])
         self.made += [draft for _, draft in made]
 
@@ -50,7 +50,7 @@ class Join:
         t_ms = round(hour * HOUR_MS)
         self.feed("ask", "w", t_ms, Ask(ask_id=id, who="w", at=moment(t_ms)), id)
         said = Prediction(
-            "m", 1, "d", "champion", True, id, "w", "ask", 0, 0, t_ms, START, "f", [], 0, 0.7, True
+            "m", 1, "d", "champion", True, id, "w", "ask", 0, t_ms, START, "f", [], 0, 0.7, True
         )
         self.feed(predictions("m"), id, t_ms, said)
 

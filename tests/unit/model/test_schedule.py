@@ -46,7 +46,7 @@ class Plan:
     def feed(self, topic: str, value: Any, key: str = "m") -> None:
         """One record."""
         self.state, made = self.stage.step_many(
-            self.state, [Record(topic, 0, self.place, "", key, 0, pack(value))]
+            self.state, [Record(topic, self.place, "", key, 0, pack(value))]
         )
         self.place += 1
         self.intents += [unpack(one.value, Intent) for _, one in made]

@@ -68,7 +68,7 @@ class Watch:
 
     def feed(self, topic: str, key: str, value: Any, t_ms: int = 0) -> None:
         """One record."""
-        self.records.append(Record(topic, 0, len(self.records), "", key, t_ms, pack(value)))
+        self.records.append(Record(topic, len(self.records), "", key, t_ms, pack(value)))
         self.state, made = self.stage.step_many(self.state, self.records[-1:])
         self.made += [draft for _, draft in made]
 
@@ -86,7 +86,7 @@ class Watch:
         self.feed("ask", "w", Ask(ask_id=id, who="w", at=moment(t_ms), page=page), t_ms)
         positive = None if score is None else score >= 0.5
         made = Prediction(
-            "m", 1, "d", "champion", True, id, "w", "ask", 0, 0, t_ms, START, "f", [x], 0, score, positive
+            "m", 1, "d", "champion", True, id, "w", "ask", 0, t_ms, START, "f", [x], 0, score, positive
         )
         self.feed(predictions("m"), id, made, t_ms)
         if label is not None:

@@ -67,7 +67,7 @@ class Story:
     def put(self, topic: str, value: msgspec.Struct, minute: float, key: str = MODEL) -> None:
         """Append one record."""
         n = len(self.records)
-        self.records.append(Record(topic, 0, n, str(n), key, T0_MS + round(minute * MINUTE_MS), pack(value)))
+        self.records.append(Record(topic, n, str(n), key, T0_MS + round(minute * MINUTE_MS), pack(value)))
 
     def ask(self, minute: float, page: str | None = "home", price: float | None = 1.0) -> None:
         """Append a request."""
@@ -88,7 +88,7 @@ class Story:
         self.put(
             predictions(MODEL),
             Prediction(
-                MODEL, 1, "d", "champion", served, "v", "w", visit.topic, 0, 0, T0_MS + round(minute * MINUTE_MS),
+                MODEL, 1, "d", "champion", served, "v", "w", visit.topic, 0, T0_MS + round(minute * MINUTE_MS),
                 START, "f", list(values), 0, score, positive, "" if positive is not None else "fit", latency_s,
             ),
             minute,

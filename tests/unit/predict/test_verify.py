@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 import struct
-import zlib
 from pathlib import Path
 
 import apsw
 
 from penstock.app.home import Books, open_home
 from penstock.app.pipeline import load
+from penstock.log.tables import check
 from penstock.record.decisions import Prediction, predictions, read
 from penstock.record.record import START
 
@@ -20,14 +20,13 @@ CRASH = Path(__file__).parents[2] / "crash"
 def changed(folder: Path, old: bytes, new: bytes) -> None:
     """Change bytes of one logged prediction as a fault beneath the log would, the checksum with them."""
     db = apsw.Connection(str(folder / "log.db"))
-    topic = f"{predictions('agree')}@"
     rows = db.execute(
-        "SELECT base, body FROM batch WHERE topic = (SELECT id FROM topic WHERE name = ?) ORDER BY base DESC",
+        "SELECT base, prev, body FROM batch WHERE topic = (SELECT id FROM topic WHERE name = ?) ORDER BY base DESC",
         (predictions("agree"),),
     )
-    base, body = next((base, body) for base, body in rows if body.count(old) >= 1)
+    base, prev, body = next(row for row in rows if row[2].count(old) >= 1)
     body = body.replace(old, new, 1)
-    crc = zlib.crc32(body, zlib.crc32(f"{topic}{base}".encode()))
+    crc = check(body, predictions("agree"), base, prev)
     db.execute("UPDATE batch SET body = ?, crc = ? WHERE base = ?", (body, crc, base))
     db.close()
 
@@ -55,4 +54,4 @@ def test_one_changed_byte_is_found(played: Path, tmp_path: Path) -> None:
     found = Books(load(CRASH / "pipeline.py"), home.log, home.blobs).verify("agree")
     home.log.close()
     assert [one.what for one in found.unequal] in (["feature usual_x"], ["feature usual_x", "score"])
-    assert found.unequal[0].id.startswith("predict.agree:ask:0:")
+    assert found.unequal[0].id.startswith("predict.agree:ask:")

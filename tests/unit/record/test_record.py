@@ -54,11 +54,10 @@ def test_spans_need_a_unit() -> None:
 
 
 def test_a_position_covers_what_lies_below() -> None:
-    """On one order and on independent partitions."""
-    record = Record("t", 0, 5, "", "", 0, b"")
+    """And nothing that lies at it or beyond."""
+    record = Record("t", 5, "", "", 0, b"")
     assert Position(n=6).covers(record) and not Position(n=5).covers(record)
-    assert Position(parts={"t/0": 6}).covers(record) and not Position(parts={"t/1": 9}).covers(record)
-    assert output_id("stage", record, 2) == "stage:t:0:5:2"
+    assert output_id("stage", "t", 5, 2) == "stage:t:5:2"
 
 
 class Paid(Event):

@@ -49,7 +49,7 @@ class Walk:
 
     def feed(self, topic: str, value: Any, key: str = "m") -> None:
         """One record."""
-        record = Record(topic, 0, len(self.records), "", key, 0, pack(value))
+        record = Record(topic, len(self.records), "", key, 0, pack(value))
         self.records.append(record)
         self.state, made = STAGE.step_many(self.state, [record])
         self.releases += [unpack(one.value, Release) for _, one in made]
@@ -111,7 +111,7 @@ class Walk:
             )
             said.append(one)
             made = Prediction(
-                "m", ref.version, ref.digest, role, one.served, request, "e", "t", 0, 0, 0, START, "f", [], 0,
+                "m", ref.version, ref.digest, role, one.served, request, "e", "t", 0, 0, START, "f", [], 0,
                 one.score, one.positive, one.error,
             )  # fmt: skip
             self.feed(predictions("m"), made, request)

@@ -51,7 +51,7 @@ async def ask(model: str, rows: Any, timeout_s: float) -> list[Prediction]:
         raise Refused("This does not fit.", code="wrong_type")
     return [
         Prediction(
-            "m", 3, "d", "champion", True, f"r{i}", who, "ask", 0, 7 + i, 0, START, "f", [], 7, 0.25, False
+            "m", 3, "d", "champion", True, f"r{i}", who, "ask", 7 + i, 0, START, "f", [], 7, 0.25, False
         )
         for i in range(len(rows))
     ]
@@ -134,7 +134,7 @@ def test_an_answer_is_as_the_protocol_says() -> None:
         "score": "FP64", "positive": "BOOL", "version": "INT64", "prediction_id": "BYTES", "request_id": "BYTES",
     }  # fmt: skip
     assert all(one["shape"] == [2] and len(one["data"]) == 2 for one in body["outputs"])
-    assert body["outputs"][3]["data"][1] == "predict.m:ask:0:8:0" and body["parameters"] == {
+    assert body["outputs"][3]["data"][1] == "predict.m:ask:8:0" and body["parameters"] == {
         "durability": "durable"
     }
     only = infer(tensor("who", "BYTES", "a"), outputs=[{"name": "score"}]).json()
