@@ -36,7 +36,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
     state_position: Position = START
 
 
-class Append(msgspec.Struct, frozen=True):
+class Append(msgspec.Struct, frozen=True, tag="append"):
     """Drafts made records, all or none; under a producer's sequence at most once."""
 
     drafts: Sequence[Draft]
@@ -44,13 +44,13 @@ class Append(msgspec.Struct, frozen=True):
     sequence: int = 0
 
 
-class Claim(msgspec.Struct, frozen=True):
+class Claim(msgspec.Struct, frozen=True, tag="claim"):
     """A stage taken over under the next epoch."""
 
     stage: str
 
 
-class Commit(msgspec.Struct, frozen=True):
+class Commit(msgspec.Struct, frozen=True, tag="commit"):
     """A stage's step made visible: position, outputs and, where given, state, together or not at all."""
 
     stage: str
@@ -60,7 +60,7 @@ class Commit(msgspec.Struct, frozen=True):
     state: bytes | None = None
 
 
-class Drop(msgspec.Struct, frozen=True):
+class Drop(msgspec.Struct, frozen=True, tag="drop"):
     """Retention: a topic's records below a position forgotten, in the units that they were written in."""
 
     topic: str

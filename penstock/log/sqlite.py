@@ -34,7 +34,7 @@ WAL_FOLD_BYTES = 4 << 20
 WAL_CUT_BYTES = 32 << 20
 
 
-class _Work:
+class Work:
     """One caller's part of a shared transaction."""
 
     def __init__(self, write: Write, sync: bool) -> None:
@@ -78,8 +78,9 @@ class SqliteLog:
         self._known = -1  # the end at which `_newest`, the last position by topic, was true
         self._newest: dict[str, int] = {}
         self._lock = threading.Lock()
-        self._queue: list[_Work] = []
-        self._writing = threading.Lock()
+        self._queue: list[Work] = []
+        self._leading = threading.Lock()  # held by whoever carries out the queue
+        self._writing = threading.Lock()  # held by whoever is in a write transaction
         self._bell = Bell(home)
         self._unsynced = threading.Event()
         self._closed = threading.Event()
@@ -244,11 +245,11 @@ class SqliteLog:
     # Writing.
 
     def _write(self, write: Write, sync: bool) -> Any:
-        """Queue the write; whoever holds the write lock commits all that wait, in one transaction."""
-        work = _Work(write, sync)
+        """Queue the write; whoever leads carries out all that wait, in one transaction."""
+        work = Work(write, sync)
         with self._lock:
             self._queue.append(work)
-        with self._writing:
+        with self._leading:
             if not work.done:
                 with self._lock:
                     group, self._queue = self._queue, []
@@ -257,7 +258,7 @@ class SqliteLog:
             raise work.error
         return work.answer
 
-    def _lead(self, group: list[_Work]) -> None:
+    def _lead(self, group: list[Work]) -> None:
         """Carry out the writes of a group in one transaction; each gets its answer or its error."""
 
         def run(writing: Writing) -> None:
@@ -277,8 +278,18 @@ class SqliteLog:
                 work.done = True
 
     def _transact(self, run: Callable[[Writing], None], *, sync: bool) -> None:
-        """One write transaction, all or nothing; the caller holds `_writing`."""
+        """One write transaction, all or nothing."""
         db = self._writer
+        with self._writing:
+            writing = self._locked(db, run, sync)
+        fresh = [_Batch(*one) for one in writing.fresh]
+        self._follow(writing.before, writing.end, fresh)
+        self._remember(fresh)
+        if not sync:
+            self._keep()
+        self._bell.ring()
+
+    def _locked(self, db: apsw.Connection, run: Callable[[Writing], None], sync: bool) -> Writing:
         try:
             with said():
                 if sync != self._full:
@@ -287,19 +298,14 @@ class SqliteLog:
                 db.execute("BEGIN IMMEDIATE")
                 writing = Writing(db)
                 run(writing)
-                writing.close()
+                writing.close(sync=sync)
                 db.execute("COMMIT")
         except BaseException:
             with contextlib.suppress(apsw.Error):
                 if db.in_transaction:
                     db.execute("ROLLBACK")
             raise
-        fresh = [_Batch(*one) for one in writing.fresh]
-        self._follow(writing.before, writing.end, fresh)
-        self._remember(fresh)
-        if not sync:
-            self._keep()
-        self._bell.ring()
+        return writing
 
     def _follow(self, before: int, end: int, fresh: Sequence[_Batch]) -> None:
         """What this handle knows of the topics' ends stays true only if nobody else wrote meanwhile."""

@@ -178,9 +178,10 @@ class Writing:
             return self._claim(write)
         return self._drop(write)
 
-    def close(self) -> None:
-        """Write what the transaction's writes share."""
-        if self.end != self.before:
+    def close(self, *, sync: bool) -> None:
+        """Write what the transaction's writes share. A synced transaction always writes: SQLite syncs
+        nothing for one that did not, though what it found standing may not be safe yet."""
+        if sync or self.end != self.before:
             text = str(self.end)
             value = f"{text} {zlib.crc32(text.encode())}"
             self.db.execute("UPDATE meta SET value = ? WHERE key = 'end'", (value,))
