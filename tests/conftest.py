@@ -10,9 +10,16 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests import engines
+
 # The same examples each time: a test that fails, fails for everybody.
 settings.register_profile("penstock", derandomize=True, deadline=None, database=None, max_examples=50)
 settings.load_profile("penstock")
+
+
+def pytest_sessionfinish() -> None:
+    """End the servers that tests have started."""
+    engines.ending.close()
 
 
 @pytest.fixture(scope="session")

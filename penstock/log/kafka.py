@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -32,6 +32,8 @@ from penstock.record import errors
 from penstock.record.codec import pack, unpack
 from penstock.record.errors import Broken, PenstockError, Refused, Unavailable
 from penstock.record.record import Draft, partition
+
+T = TypeVar("T")
 
 PARTITIONS = 4
 PATIENCE_S = 30.0
@@ -47,7 +49,19 @@ CREATE TABLE IF NOT EXISTS writer(name TEXT PRIMARY KEY, sequence INTEGER NOT NU
 INSERT OR IGNORE INTO meta VALUES('journal', '-1 0'), ('home', hex(randomblob(8)));
 """
 _FOR_EVER = str(2**63 - 1)
-_ID = "penstock-id"
+_ID, _TIME = "penstock-id", "penstock-time"
+_PRODUCER: dict[str, Any] = {
+    "acks": "all",
+    "enable.idempotence": True,
+    "linger.ms": 5,  # `flush` does not wait for it; without it each record would travel alone
+    "message.timeout.ms": int(ATTEMPT_S * 1000),
+    "message.max.bytes": ENTRY_BYTES + (1 << 20),
+    "queue.buffering.max.messages": 2_000_000,
+}
+
+_Headers = list[tuple[str, str | bytes | None]]
+_Message = tuple[str, int, bytes, bytes, int, _Headers]
+"""Topic, partition, key, value, time, headers."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -178,24 +192,23 @@ class KafkaLog(SqliteLog):
     def _make(self, topics: dict[str, int]) -> None:
         """Make the Kafka topics that are missing, and learn how many partitions each has."""
         admin = AdminClient(self._settings())
-        with _spoken():
-            known = admin.list_topics(timeout=PATIENCE_S)
-            copies = min(3, len(known.brokers))
-            missing = [
-                NewTopic(name, n, copies, config=self._config(name, copies))
-                for name, n in topics.items()
-                if name not in known.topics
-            ]
-            for made in (admin.create_topics(missing) if missing else {}).values():
-                with contextlib.suppress(KafkaException):  # another process was faster; the look below tells
-                    made.result(PATIENCE_S)
-            deadline = time.monotonic() + PATIENCE_S
-            while not all(name in self._spread for name in topics):
-                for name, found in admin.list_topics(timeout=PATIENCE_S).topics.items():
-                    if found.partitions and found.error is None:
-                        self._spread[name] = len(found.partitions)
-                if time.monotonic() > deadline:
-                    raise Unavailable("The brokers did not make the log's topics.", code="log_away")
+        known = _patiently(lambda: admin.list_topics(timeout=ATTEMPT_S))
+        copies = min(3, len(known.brokers))
+        missing = [
+            NewTopic(name, n, copies, config=self._config(name, copies))
+            for name, n in topics.items()
+            if name not in known.topics
+        ]
+        for made in (admin.create_topics(missing) if missing else {}).values():
+            with contextlib.suppress(KafkaException):  # another process was faster; the look below tells
+                made.result(PATIENCE_S)
+        deadline = time.monotonic() + PATIENCE_S
+        while not all(name in self._spread for name in topics):
+            for name, found in _patiently(lambda: admin.list_topics(timeout=ATTEMPT_S)).topics.items():
+                if found.partitions and found.error is None:
+                    self._spread[name] = len(found.partitions)
+            if time.monotonic() > deadline:
+                raise Unavailable("The brokers did not make the log's topics.", code="log_away")
 
     def _config(self, name: str, copies: int) -> dict[str, str]:
         config = {
@@ -212,10 +225,8 @@ class KafkaLog(SqliteLog):
         applied, _ = self._mark()
         consumer = Consumer(self._settings(**{"group.id": "penstock-look", "enable.auto.commit": False}))
         try:
-            with _spoken():
-                low, high = consumer.get_watermark_offsets(
-                    TopicPartition(self._journal, 0), timeout=PATIENCE_S
-                )
+            journal = TopicPartition(self._journal, 0)
+            low, high = _patiently(lambda: consumer.get_watermark_offsets(journal, timeout=ATTEMPT_S))
         finally:
             consumer.close()
         if applied >= high:
@@ -289,18 +300,15 @@ class KafkaLog(SqliteLog):
         missing = [name for name in map(self.place.topic, names) if name not in self._spread]
         if missing:
             self._make(dict.fromkeys(missing, PARTITIONS))
-        number = {name: i for i, name in enumerate(names)}
         topics = [self.place.topic(name) for name in names]
-        which = [number[draft.topic] for draft in drafts]
         spread = [self._spread[topic] for topic in topics]
+        number = {name: i for i, name in enumerate(names)}
+        which = [number[draft.topic] for draft in drafts]
         parts = [partition(d.key, spread[w]) for d, w in zip(drafts, which, strict=True)]
         messages = [
-            {
-                "topic": topics[w], "partition": p, "key": d.key.encode(), "value": d.value,
-                "timestamp": max(0, d.time_ms), "headers": _headers(d),
-            }
+            (topics[w], p, d.key.encode(), d.value, max(0, d.time_ms), _headers(d))
             for d, w, p in zip(drafts, which, parts, strict=True)
-        ]  # fmt: skip
+        ]
         return _Refs(topics, which, parts, self._publish(messages, deadline))
 
     def _state(self, write: Commit, deadline: float) -> list[int] | None:
@@ -309,20 +317,17 @@ class KafkaLog(SqliteLog):
             return None
         chunks = [write.state[i : i + STATE_BYTES] for i in range(0, len(write.state), STATE_BYTES)] or [b""]
         slot = self._slots.get(write.stage, 0)
-        messages = [
-            {
-                "topic": self._states, "partition": 0, "value": chunk,
-                "key": f"{write.stage}/{slot}/{i}".encode(),
-            }
+        messages: list[_Message] = [
+            (self._states, 0, f"{write.stage}/{slot}/{i}".encode(), chunk, 0, [])
             for i, chunk in enumerate(chunks)
-        ]  # fmt: skip
+        ]
         return self._publish(messages, deadline)
 
     def _settle(self, under: _Under, data: bytes, deadline: float) -> None:
         """Send an entry until it is read back. Nobody knows what became of a copy that was not confirmed,
         and nobody needs to: it is the same entry."""
         again = time.monotonic()
-        message = {"topic": self._journal, "partition": 0, "value": data, "key": self.name.encode()}
+        message: _Message = (self._journal, 0, self.name.encode(), data, 0, [])
         while not under.done:
             if time.monotonic() > deadline:
                 raise Unavailable(
@@ -338,30 +343,29 @@ class KafkaLog(SqliteLog):
             if self._failed is not None:
                 raise self._failed
 
-    def _publish(self, messages: list[dict[str, Any]], deadline: float) -> list[int]:
+    def _publish(self, messages: Sequence[_Message], deadline: float) -> list[int]:
         """Send messages, each until a broker has confirmed it; their offsets. After a failure the producer
         is a new one: what an old one still holds cannot arrive in its name any more."""
-        offsets = [-1] * len(messages)
+        offsets: dict[int, int] = {}
         while True:
-            producer = self._producer = self._producer or Producer(
-                self._settings(
-                    **{
-                        "acks": "all",
-                        "enable.idempotence": True,
-                        "linger.ms": 0,
-                        "message.timeout.ms": int(ATTEMPT_S * 1000),
-                        "message.max.bytes": ENTRY_BYTES + (1 << 20),
-                        "queue.buffering.max.messages": 2_000_000,
-                    }
-                )
-            )
-            for i, message in enumerate(messages):
-                if offsets[i] < 0:
-                    with _spoken():
-                        _produce(producer, message, partial(_note, offsets, i))
+            producer = self._producer = self._producer or Producer(self._settings(**_PRODUCER))
+            told: dict[tuple[str, int], list[int]] = {}  # confirmed, by partition: in the order of sending
+            sent: dict[tuple[str, int], list[int]] = {}
+            left = [i for i in range(len(messages)) if i not in offsets]
+            for i in left:
+                topic, part, key, value, at_ms, headers = messages[i]
+                where = topic, part
+                if where not in sent:
+                    sent[where], told[where] = [], []
+                sent[where].append(i)
+                note = partial(_note, told[where])
+                _produce(producer, topic, value, key, part, note, timestamp=at_ms, headers=headers)
             producer.flush(ATTEMPT_S * 2)
-            if min(offsets, default=0) >= 0:
-                return offsets
+            for where, numbers in sent.items():
+                if len(told[where]) == len(numbers) and min(told[where]) >= 0:
+                    offsets.update(zip(numbers, told[where], strict=True))
+            if len(offsets) == len(messages):
+                return [offsets[i] for i in range(len(messages))]
             with contextlib.suppress(KafkaException):
                 producer.purge()
             self._producer = None
@@ -428,7 +432,7 @@ class KafkaLog(SqliteLog):
             foreign = [entry for (_, _, entry), group in zip(entries, own, strict=True) if group is None]
             fetched = self._fetcher.fetch(_places(foreign, self._states))
             writes = [
-                [work.write for work in group] if group else _whole(entry, fetched, self._states)
+                [work.write for work in group] if group else _whole(entry, fetched, self.place)
                 for (_, _, entry), group in zip(entries, own, strict=True)
             ]
             self._transact(partial(self._enter, entries, writes), sync=False)
@@ -565,7 +569,7 @@ def _places(entries: Iterable[_Entry], states: str) -> list[tuple[str, int, int]
     return found
 
 
-def _whole(entry: _Entry, fetched: dict[tuple[str, int, int], Message], states: str) -> list[Write]:
+def _whole(entry: _Entry, fetched: dict[tuple[str, int, int], Message], place: Place) -> list[Write]:
     """An entry's writes with their bytes. A state that compaction has dropped was followed by a newer one:
     without it the stage would fold its records again, which is right as well."""
     writes: list[Write] = []
@@ -578,11 +582,11 @@ def _whole(entry: _Entry, fetched: dict[tuple[str, int, int], Message], states: 
                     "The brokers no longer have records that the journal names.",
                     code="log_passed", where=f"{at[0]}/{at[1]}@{at[2]}",
                 )  # fmt: skip
-            drafts.append(_draft(fetched[at]))
+            drafts.append(_draft(fetched[at], place.prefix))
         if isinstance(write, Append):
             write = msgspec.structs.replace(write, drafts=drafts)
         elif isinstance(write, Commit):
-            chunks = [fetched.get((states, 0, at)) for at in part.state or ()]
+            chunks = [fetched.get((place.topic("states"), 0, at)) for at in part.state or ()]
             have = part.state is not None and None not in chunks
             state = b"".join(chunk.value() or b"" for chunk in chunks if chunk) if have else None
             write = msgspec.structs.replace(write, outputs=drafts, state=state)
@@ -590,46 +594,41 @@ def _whole(entry: _Entry, fetched: dict[tuple[str, int, int], Message], states: 
     return writes
 
 
-def _headers(draft: Draft) -> list[tuple[str, str | bytes | None]]:
-    headers: list[tuple[str, str | bytes | None]] = [
-        (name, text.encode()) for name, text in draft.headers.items()
-    ]
+def _headers(draft: Draft) -> _Headers:
+    headers: _Headers = [(name, text.encode()) for name, text in draft.headers.items()]
     if draft.id:
         headers.append((_ID, draft.id.encode()))
-    if draft.time_ms < 0:  # Kafka has no time before 1970
+    if draft.time_ms <= 0:  # to Kafka 0 means now, and there is nothing before it
         headers.append((_TIME, str(draft.time_ms).encode()))
-    headers.append((_TOPIC, draft.topic.encode()))
     return headers
 
 
-_TIME, _TOPIC = "penstock-time", "penstock-topic"
-
-
-def _draft(message: Message) -> Draft:
+def _draft(message: Message, prefix: str) -> Draft:
     headers = {
-        name: value.decode() if isinstance(value, bytes) else str(value or "")
-        for name, value in cast("list[tuple[str, bytes]]", message.headers() or [])
+        name: value.decode() for name, value in cast("list[tuple[str, bytes]]", message.headers() or [])
     }
-    id, topic = headers.pop(_ID, ""), headers.pop(_TOPIC, "")
+    id = headers.pop(_ID, "")
     time_ms = int(headers.pop(_TIME, message.timestamp()[1]))
-    key = message.key() or b""
-    text = key.decode() if isinstance(key, bytes) else key
-    return Draft(topic, text, time_ms, bytes(message.value() or b""), id, headers)
+    topic, key = (message.topic() or "").removeprefix(f"{prefix}."), message.key() or b""
+    return Draft(topic, key.decode(), time_ms, bytes(message.value() or b""), id, headers)
 
 
-def _produce(producer: Producer, message: dict[str, Any], told: Callable[..., None]) -> None:
+def _produce(producer: Producer, *message: Any, **more: Any) -> None:
     while True:
         try:
-            producer.produce(**message, on_delivery=told)
+            producer.produce(*message, **more)
         except BufferError:
             producer.poll(0.1)
+        except KafkaException as error:  # of this producer, not of the record: it has ended itself
+            raise Unavailable(
+                f"The brokers cannot be used: {error.args[0].name()}.", code="log_away"
+            ) from None
         else:
             return
 
 
-def _note(offsets: list[int], i: int, error: KafkaError | None, message: Message) -> None:
-    if error is None:
-        offsets[i] = message.offset() or 0
+def _note(offsets: list[int], error: KafkaError | None, message: Message) -> None:
+    offsets.append(-1 if error else message.offset() or 0)
 
 
 def _failed(message: Message) -> bool:
@@ -648,14 +647,17 @@ def _failed(message: Message) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _spoken() -> Any:
-    """Kafka's errors in the words of the house."""
-    try:
-        yield
-    except KafkaException as error:
-        name = error.args[0].name() if error.args else "unknown"
-        raise Unavailable(f"The brokers cannot be used: {name}.", code="log_away") from None
+def _patiently(ask: Callable[[], T]) -> T:
+    """What brokers answer, asked again while they move leaders or are away; raises Unavailable."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return ask()
+        except KafkaException as error:
+            name = error.args[0].name() if error.args else "unknown"
+            if time.monotonic() > deadline:
+                raise Unavailable(f"The brokers cannot be used: {name}.", code="log_away") from None
+            time.sleep(0.05)
 
 
 def _ignore(error: KafkaError) -> None:

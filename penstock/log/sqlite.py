@@ -285,8 +285,7 @@ class SqliteLog:
         fresh = [_Batch(*one) for one in writing.fresh]
         self._follow(writing.before, writing.end, fresh)
         self._remember(fresh)
-        if not sync:
-            self._keep()
+        self._keep()
         self._bell.ring()
 
     def _locked(self, db: apsw.Connection, run: Callable[[Writing], None], sync: bool) -> Writing:

@@ -2,48 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from penstock.log import Checkpoint, Commit, Where
-from penstock.log.memory import MemoryLog
-from penstock.log.sqlite import SqliteLog
 from penstock.record.errors import Broken, Fenced, Refused
 from penstock.record.record import START, Draft, Position, Record, partition
-
-ENGINES = ("memory", "sqlite")
-
-
-@contextmanager
-def handles(engine: str) -> Iterator[Callable[[], Any]]:
-    """What opens handles on one fresh log of an engine."""
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        memory = MemoryLog()
-
-        def opening() -> Any:
-            if engine == "memory":
-                return memory
-            log = SqliteLog(Path(folder))
-            stack.callback(log.close)
-            return log
-
-        yield opening
-
-
-@contextmanager
-def opened(engine: str) -> Iterator[Any]:
-    """A fresh log of an engine."""
-    with handles(engine) as opening:
-        yield opening()
+from tests.engines import ENGINES, EXAMPLES, handles, opened
 
 
 @pytest.fixture(params=ENGINES)
@@ -90,48 +61,51 @@ APPENDS = st.lists(st.lists(DRAFTS, max_size=6), max_size=8)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@example(appends=[[draft("a", 0), draft("b", 0), draft("a", 0)]], topics={"a", "b"}, limit=1, stop=0)
-@given(
-    appends=APPENDS,
-    topics=st.sets(st.sampled_from(TOPICS), min_size=1),
-    limit=st.integers(1, 7),
-    stop=st.integers(0, 30),
-)
-def test_what_is_appended_is_read(
-    engine: str, appends: list[list[Draft]], topics: set[str], limit: int, stop: int
-) -> None:
+def test_what_is_appended_is_read(engine: str) -> None:
     """In order, once an id and topic, whatever the limit, the topics and the stop; no record is skipped."""
-    model: list[Record] = []
-    ids: dict[tuple[str, str], int] = {}
-    with opened(engine) as log:
-        for drafts in appends:
-            places, repeats = [], []
-            for i, one in enumerate(drafts):
-                key = (one.topic, one.id)
-                if one.id and key in ids:
-                    places.append(ids[key])
-                    repeats.append(i)
-                    continue
-                ids[key] = len(model)
-                places.append(len(model))
-                model.append(Record(one.topic, len(model), one.id, one.key, one.time_ms, one.value))
-            done = log.append(drafts, sync=False)
-            assert (done.places, done.repeats, done.end.n) == (places, repeats, len(model))
-        wanted = [one for one in model if one.topic in topics]
-        assert everything(log, sorted(topics), limit) == wanted
-        below = [one for one in wanted if one.position < stop]
-        found, position = [], START
-        while position.n < min(stop, len(model)):
-            records, position = log.read(sorted(topics), position, limit=limit, stop=Position(n=stop))
-            found += records
-        assert found == below
-        for topic in TOPICS:
-            assert log.count(topic, Position(n=stop)) == sum(
-                o.topic == topic and o.position >= stop for o in model
-            )
-        for (topic, id), place in ids.items():
-            assert not id or log.find(topic, id) == model[place]
-        assert log.find("a", "nobody") is None
+
+    @settings(max_examples=EXAMPLES[engine])
+    @example(appends=[[draft("a", 0), draft("b", 0), draft("a", 0)]], topics={"a", "b"}, limit=1, stop=0)
+    @given(
+        appends=APPENDS,
+        topics=st.sets(st.sampled_from(TOPICS), min_size=1),
+        limit=st.integers(1, 7),
+        stop=st.integers(0, 30),
+    )
+    def law(appends: list[list[Draft]], topics: set[str], limit: int, stop: int) -> None:
+        model: list[Record] = []
+        ids: dict[tuple[str, str], int] = {}
+        with opened(engine) as log:
+            for drafts in appends:
+                places, repeats = [], []
+                for i, one in enumerate(drafts):
+                    key = (one.topic, one.id)
+                    if one.id and key in ids:
+                        places.append(ids[key])
+                        repeats.append(i)
+                        continue
+                    ids[key] = len(model)
+                    places.append(len(model))
+                    model.append(Record(one.topic, len(model), one.id, one.key, one.time_ms, one.value))
+                done = log.append(drafts, sync=False)
+                assert (done.places, done.repeats, done.end.n) == (places, repeats, len(model))
+            wanted = [one for one in model if one.topic in topics]
+            assert everything(log, sorted(topics), limit) == wanted
+            below = [one for one in wanted if one.position < stop]
+            found, position = [], START
+            while position.n < min(stop, len(model)):
+                records, position = log.read(sorted(topics), position, limit=limit, stop=Position(n=stop))
+                found += records
+            assert found == below
+            for topic in TOPICS:
+                assert log.count(topic, Position(n=stop)) == sum(
+                    o.topic == topic and o.position >= stop for o in model
+                )
+            for (topic, id), place in ids.items():
+                assert not id or log.find(topic, id) == model[place]
+            assert log.find("a", "nobody") is None
+
+    law()
 
 
 def test_a_producers_append_counts_once(log: Any) -> None:
@@ -221,27 +195,30 @@ WHERES = st.builds(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@given(appends=APPENDS, where=WHERES, limit=st.integers(1, 7))
-def test_a_filter_leaves_out_the_rest(
-    engine: str, appends: list[list[Draft]], where: Where, limit: int
-) -> None:
+def test_a_filter_leaves_out_the_rest(engine: str) -> None:
     """Key, event time and partition: what is read in steps is what a plain choice gives."""
-    with opened(engine) as log:
-        for drafts in appends:
-            log.append(drafts, sync=False)
-        wanted = [
-            one
-            for one in everything(log, ["a", "b"])
-            if (where.keys is None or one.key in where.keys)
-            and (where.since_ms is None or one.time_ms >= where.since_ms)
-            and (where.until_ms is None or one.time_ms < where.until_ms)
-            and (where.share is None or partition(one.key, where.share[1]) == where.share[0])
-        ]
-        found, position, end = [], START, log.end()
-        while position != end:
-            records, position = log.read(["a", "b"], position, limit=limit, where=where)
-            found += records
-        assert found == wanted
+
+    @settings(max_examples=EXAMPLES[engine])
+    @given(appends=APPENDS, where=WHERES, limit=st.integers(1, 7))
+    def law(appends: list[list[Draft]], where: Where, limit: int) -> None:
+        with opened(engine) as log:
+            for drafts in appends:
+                log.append(drafts, sync=False)
+            wanted = [
+                one
+                for one in everything(log, ["a", "b"])
+                if (where.keys is None or one.key in where.keys)
+                and (where.since_ms is None or one.time_ms >= where.since_ms)
+                and (where.until_ms is None or one.time_ms < where.until_ms)
+                and (where.share is None or partition(one.key, where.share[1]) == where.share[0])
+            ]
+            found, position, end = [], START, log.end()
+            while position != end:
+                records, position = log.read(["a", "b"], position, limit=limit, where=where)
+                found += records
+            assert found == wanted
+
+    law()
 
 
 def test_partitions_share_the_keys(log: Any) -> None:

@@ -1,0 +1,73 @@
+"""tests: fresh logs of every engine, a real Kafka broker among them, started once when the first test asks."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock.log.memory import MemoryLog
+from penstock.log.sqlite import SqliteLog
+from tools.kafka.broker import Cluster, Missing
+
+ENGINES = ("memory", "sqlite", "kafka")
+EXAMPLES = {"memory": 50, "sqlite": 50, "kafka": 3}
+"""How many random cases each gets: a fresh log takes no time, 20 ms, and more than a second."""
+
+ending = ExitStack()
+_numbers = itertools.count(1)
+
+
+@functools.cache
+def _broker() -> Cluster | str:
+    try:
+        folder = ending.enter_context(tempfile.TemporaryDirectory(prefix="penstock-kafka-"))
+        cluster = Cluster(Path(folder))
+        ending.callback(cluster.stop)
+        return cluster.start()
+    except (Missing, ImportError) as error:
+        return str(error)
+
+
+def kafka() -> str:
+    """The address of a fresh log on a broker; skips the test where there can be none, and says why."""
+    found = _broker()
+    if isinstance(found, str):
+        pytest.skip(f"the tests of the Kafka engine need a broker: {found}")
+    return f"kafka://{found.address}/log{next(_numbers)}"
+
+
+@contextmanager
+def handles(engine: str) -> Iterator[Callable[[], Any]]:
+    """What opens handles on one fresh log of an engine; on Kafka each has a home of its own."""
+    url = kafka() if engine == "kafka" else ""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        memory = MemoryLog()
+        homes = itertools.count(1)
+
+        def opening() -> Any:
+            if engine == "memory":
+                return memory
+            if engine == "sqlite":
+                log = SqliteLog(Path(folder))
+            else:
+                from penstock.log.kafka import KafkaLog, place
+
+                log = KafkaLog(Path(folder) / str(next(homes)), place(url))
+            stack.callback(log.close)
+            return log
+
+        yield opening
+
+
+@contextmanager
+def opened(engine: str) -> Iterator[Any]:
+    """A fresh log of an engine."""
+    with handles(engine) as opening:
+        yield opening()
