@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format size lock clean flights figures docs bench kafka
+.PHONY: demo test lint format size lock clean flights figures docs bench bench-log kafka
 
 demo: .venv/run.stamp
 	$(BIN)/penstock demo $(ARGS)
@@ -24,6 +24,9 @@ docs: .venv/dev.stamp
 
 bench: .venv/dev.stamp
 	$(BIN)/python bench/run.py $(ARGS)
+
+bench-log: .venv/dev.stamp
+	$(BIN)/python bench/log.py $(ARGS)
 
 # A plain Kafka broker on loopback, for developers: Java 17 and, the first time, Maven.
 kafka: .venv/dev.stamp

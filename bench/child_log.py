@@ -1,0 +1,204 @@
+"""The parts of `bench/log.py` that need a process of their own: `child_log.py PART HOME ...`, answers in JSON.
+
+Only the log and what it needs is imported, so that the memory of such a process is that of the log.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from penstock.log.sqlite import SqliteLog
+from penstock.record.codec import pack
+from penstock.record.record import START, Draft, Position
+
+TOPIC = "paid"
+EVENT_BYTES = 200
+POOL, KEYS = 20_000, 1_000
+BATCH = 100  # what the costs are asked at
+STAMPS = 16  # the first bytes of a stamped value: when it was due, when it was appended
+
+
+def values(n: int) -> list[bytes]:
+    """Values of 200 bytes that a codec would have written: no two alike."""
+    chance = random.Random(1)
+    made = []
+    for i in range(n):
+        row = {
+            "amount": chance.uniform(1, 99),
+            "at": 1_704_067_200_000 + i,
+            "card": chance.randrange(KEYS),
+            "id": i,
+        }
+        left = EVENT_BYTES - len(pack({**row, "note": "x" * 99})) + 99
+        made.append(pack({**row, "note": f"{chance.getrandbits(4 * left):0{left}x}"}))
+    assert all(len(value) == EVENT_BYTES for value in made)
+    return made
+
+
+def fill(home: Path, upto: int, batch: int) -> dict[str, Any]:
+    """Append until the log holds so many records."""
+    log, pool = SqliteLog(home), values(POOL)
+    keys = [f"k{i % KEYS}" for i in range(POOL)]
+    begun = at = log.end().n
+    began = told = time.monotonic()
+    while at < upto:
+        n = min(batch, upto - at)
+        drafts = [Draft(TOPIC, keys[i % POOL], i, pool[i % POOL]) for i in range(at, at + n)]
+        at = log.append(drafts, sync=False).end.n
+        if sys.stderr.isatty() and time.monotonic() > told + 1:
+            told = time.monotonic()
+            print(f"\r{at:,} of {upto:,} records", end="", file=sys.stderr, flush=True)
+    took = time.monotonic() - began
+    log.close()
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    return {"per_s": (at - begun) / took if took else 0.0}
+
+
+def costs(home: Path, seconds: float) -> dict[str, Any]:
+    """What a record costs at the log's end: in a synced append of 100, and in a wait and read of the newest 100.
+
+    The reading handle is another one: it knows no more of the writer than another process would.
+    """
+    writer, reader = SqliteLog(home), SqliteLog(home)
+    drafts = [Draft(TOPIC, f"k{i % KEYS}", 1, value) for i, value in enumerate(values(BATCH))]
+    position = writer.end()
+    appends, tails = [], []
+    until = time.monotonic() + seconds
+    while time.monotonic() < until or len(appends) < 40:
+        began = time.perf_counter()
+        end = writer.append(drafts).end
+        wrote = time.perf_counter()
+        assert reader.wait(position, 1.0)
+        found, position = reader.read([TOPIC], position)
+        tails.append(time.perf_counter() - wrote)
+        appends.append(wrote - began)
+        assert position == end and len(found) == BATCH
+    writer.close()
+    reader.close()
+    warm = len(appends) // 10
+    micros = [1e6 / BATCH * statistics.median(taken[warm:]) for taken in (appends, tails)]
+    return {"append_us": micros[0], "tail_us": micros[1]}
+
+
+def walk(home: Path) -> dict[str, Any]:
+    """The most memory that a process has held which tails a log, appends to it, and replays all of it."""
+    log = SqliteLog(home)
+    drafts = [Draft(TOPIC, "k", 1, value) for value in values(BATCH)]
+    position = log.end()
+    for _ in range(50):
+        log.append(drafts)
+        assert log.wait(position, 1.0)
+        found, position = log.read([TOPIC], position)
+        assert len(found) == BATCH
+    seen, at = 0, START
+    began = time.monotonic()
+    while at.n < position.n:
+        found, at = log.read([TOPIC], at)
+        seen += len(found)
+    took = time.monotonic() - began
+    assert seen == position.n
+    log.close()
+    return {"peak_mb": _peak_mb(), "per_s": seen / took}
+
+
+def columns(home: Path, rounds: int) -> dict[str, Any]:
+    """Rows a second from sealed segments into columns; null while the log has no `columns`.
+
+    What it gives is taken part by part; a part's length is its number of rows.
+    """
+    log: Any = SqliteLog(home)
+    if not hasattr(log, "columns"):
+        log.close()
+        return {"per_s": None}
+    rates, end = [], log.end()
+    for _ in range(rounds + 1):  # the first one warms up
+        began = time.perf_counter()
+        rows = sum(len(part) for part in log.columns([TOPIC], START, end))
+        rates.append(rows / (time.perf_counter() - began))
+        assert rows == end.n
+    log.close()
+    return {"per_s": statistics.median(rates[1:])}
+
+
+def write(home: Path, seconds: float, rate: int, sync: bool) -> dict[str, Any]:
+    """Append events as they fall due, `rate` a second, each stamped just before; the last one is empty.
+
+    An event that falls due while an append is under way goes with the next; so no event is ever skipped.
+    """
+    log, rest = SqliteLog(home), bytes(EVENT_BYTES - STAMPS)
+    sent, appends, total = 0, 0, int(seconds * rate)
+    began = time.time_ns()
+    while sent < total:
+        due = min(total, (time.time_ns() - began) * rate // 1_000_000_000)
+        if due - sent < min(rate // 1000, total - sent):  # a batch each millisecond
+            time.sleep(0.0001)
+            continue
+        dues = [began + i * 1_000_000_000 // rate for i in range(sent, due)]
+        now = time.time_ns().to_bytes(8)
+        log.append([Draft(TOPIC, "k", 1, at.to_bytes(8) + now + rest) for at in dues], sync=sync)
+        sent, appends = due, appends + 1
+    took = (time.time_ns() - began) / 1e9
+    log.append([Draft(TOPIC, "k", 1, b"")])
+    log.close()
+    return {"per_s": sent / took, "batch": sent / appends}
+
+
+def read(home: Path, patience_s: float) -> dict[str, Any]:
+    """Follow the log's end until the empty event; how long after its stamps each event was here, in ms."""
+    log, position = SqliteLog(home), START
+    print("ready", flush=True)
+    appended, due = [], []
+    until = time.monotonic() + patience_s
+    for value, now in _followed(log, position, until):
+        if not value:
+            break
+        due.append((now - int.from_bytes(value[:8])) / 1e6)
+        appended.append((now - int.from_bytes(value[8:STAMPS])) / 1e6)
+    log.close()
+    warm = len(appended) // 10
+    return {"n": len(appended), "since_append": _marks(appended[warm:]), "since_due": _marks(due[warm:])}
+
+
+def _followed(log: SqliteLog, position: Position, until: float) -> Iterator[tuple[bytes, int]]:
+    while time.monotonic() < until:
+        if log.wait(position, 1.0):
+            records, position = log.read([TOPIC], position)
+            now = time.time_ns()
+            yield from ((record.value, now) for record in records)
+
+
+def _marks(taken: list[float]) -> list[float]:
+    """The median and the 99th percentile."""
+    cuts = statistics.quantiles(taken, n=100)
+    return [cuts[49], cuts[98]]
+
+
+def _peak_mb() -> float:
+    """The most memory that this process has held, in MB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise OSError("/proc tells no peak")
+
+
+def main() -> None:
+    """Run one part and print what it found."""
+    part, home, *given = sys.argv[1:]
+    numbers = [float(one) if "." in one else int(one) for one in given]
+    parts: dict[str, Any] = {
+        "fill": fill, "costs": costs, "walk": walk, "columns": columns, "write": write, "read": read
+    }  # fmt: skip
+    print(msgspec.json.encode(parts[part](Path(home), *numbers)).decode(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
