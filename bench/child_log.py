@@ -23,6 +23,7 @@ TOPIC = "paid"
 EVENT_BYTES = 200
 POOL, KEYS = 20_000, 1_000
 BATCH = 100  # what the costs are asked at
+LEAST_COSTS, MOST_COSTS = 60, 500  # so many appends of 100 that they do not lengthen a log by much
 STAMPS = 16  # the first bytes of a stamped value: when it was due, when it was appended
 
 
@@ -63,30 +64,35 @@ def fill(home: Path, upto: int, batch: int) -> dict[str, Any]:
     return {"per_s": (at - begun) / took if took else 0.0}
 
 
-def costs(home: Path, seconds: float) -> dict[str, Any]:
-    """What a record costs at the log's end: in a synced append of 100, and in a wait and read of the newest 100.
+def costs(home: Path, short: Path, seconds: float) -> dict[str, Any]:
+    """What a record costs at the end of a log and of a shorter one, in turn: a disk's mood changes by the minute.
 
-    The reading handle is another one: it knows no more of the writer than another process would.
+    Asked of a synced append of 100, and of a wait and read of the newest 100. The reading handle is another
+    one: it knows no more of the writer than another process would.
     """
-    writer, reader = SqliteLog(home), SqliteLog(home)
     drafts = [Draft(TOPIC, f"k{i % KEYS}", 1, value) for i, value in enumerate(values(BATCH))]
-    position = writer.end()
-    appends, tails = [], []
+    pairs = [(SqliteLog(one), SqliteLog(one)) for one in (home, short)]
+    ends = [writer.end() for writer, _ in pairs]
+    taken: list[list[tuple[float, float]]] = [[], []]
     until = time.monotonic() + seconds
-    while time.monotonic() < until or len(appends) < 40:
-        began = time.perf_counter()
-        end = writer.append(drafts).end
-        wrote = time.perf_counter()
-        assert reader.wait(position, 1.0)
-        found, position = reader.read([TOPIC], position)
-        tails.append(time.perf_counter() - wrote)
-        appends.append(wrote - began)
-        assert position == end and len(found) == BATCH
-    writer.close()
-    reader.close()
-    warm = len(appends) // 10
-    micros = [1e6 / BATCH * statistics.median(taken[warm:]) for taken in (appends, tails)]
-    return {"append_us": micros[0], "tail_us": micros[1]}
+    while (time.monotonic() < until and len(taken[1]) < MOST_COSTS) or len(taken[1]) < LEAST_COSTS:
+        for i in (0, 1) if len(taken[1]) % 2 else (1, 0):  # neither always syncs after the other
+            writer, reader = pairs[i]
+            began = time.perf_counter()
+            end = writer.append(drafts).end
+            wrote = time.perf_counter()
+            assert reader.wait(ends[i], 1.0)
+            found, ends[i] = reader.read([TOPIC], ends[i])
+            taken[i].append((wrote - began, time.perf_counter() - wrote))
+            assert ends[i] == end and len(found) == BATCH
+    for pair in pairs:
+        for log in pair:
+            log.close()
+    warm = len(taken[0]) // 10
+    at, base = (
+        [1e6 / BATCH * statistics.median(part) for part in zip(*of[warm:], strict=True)] for of in taken
+    )
+    return {"append_us": at[0], "tail_us": at[1], "short_append_us": base[0], "short_tail_us": base[1]}
 
 
 def walk(home: Path) -> dict[str, Any]:
@@ -193,11 +199,11 @@ def _peak_mb() -> float:
 def main() -> None:
     """Run one part and print what it found."""
     part, home, *given = sys.argv[1:]
-    numbers = [float(one) if "." in one else int(one) for one in given]
+    rest = [Path(one) if "/" in one else float(one) if "." in one else int(one) for one in given]
     parts: dict[str, Any] = {
         "fill": fill, "costs": costs, "walk": walk, "columns": columns, "write": write, "read": read
     }  # fmt: skip
-    print(msgspec.json.encode(parts[part](Path(home), *numbers)).decode(), flush=True)
+    print(msgspec.json.encode(parts[part](Path(home), *rest)).decode(), flush=True)
 
 
 if __name__ == "__main__":

@@ -210,7 +210,11 @@ class JetStream:
             self._inbox = self._client.new_inbox()
             await self._client.subscribe(f"{self._inbox}.>", cb=self._heard)
 
-        self._run(connect())
+        try:
+            self._run(connect())
+        except Exception as error:  # the client's errors share no root with the system's
+            self._server.close()
+            raise OSError(f"its client: {error}") from error
 
     def ways(self, n: int) -> dict[str, Way]:
         """See Side."""
@@ -332,6 +336,10 @@ def start_peers(folder: Path) -> tuple[list[Side], list[str]]:
                 started.append(make())
             except (ImportError, OSError) as error:
                 missing[name] = f"{name} cannot be started, its rows are left out: {error}"
+            except BaseException:
+                for one in started:
+                    one.close()
+                raise
     return started, list(missing.values())
 
 
