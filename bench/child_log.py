@@ -5,6 +5,7 @@ Only the log and what it needs is imported, so that the memory of such a process
 
 from __future__ import annotations
 
+import os
 import random
 import statistics
 import sys
@@ -182,6 +183,21 @@ def _followed(log: SqliteLog, position: Position, until: float) -> Iterator[tupl
             yield from ((record.value, now) for record in records)
 
 
+def disk(home: Path, seconds: float) -> dict[str, Any]:
+    """What the disk takes to write and sync five events at the end of a file, in ms: no log is faster."""
+    path, data = home / "disk", bytes(5 * EVENT_BYTES)
+    taken: list[float] = []
+    until = time.monotonic() + seconds
+    with path.open("wb", buffering=0) as file:
+        while time.monotonic() < until or len(taken) < LEAST_COSTS:
+            began = time.perf_counter()
+            file.write(data)
+            os.fdatasync(file.fileno())
+            taken.append(1e3 * (time.perf_counter() - began))
+    path.unlink()
+    return {"ms": _marks(taken)}
+
+
 def _marks(taken: list[float]) -> list[float]:
     """The median and the 99th percentile."""
     cuts = statistics.quantiles(taken, n=100)
@@ -201,7 +217,7 @@ def main() -> None:
     part, home, *given = sys.argv[1:]
     rest = [Path(one) if "/" in one else float(one) if "." in one else int(one) for one in given]
     parts: dict[str, Any] = {
-        "fill": fill, "costs": costs, "walk": walk, "columns": columns, "write": write, "read": read
+        "fill": fill, "costs": costs, "walk": walk, "columns": columns, "write": write, "read": read, "disk": disk
     }  # fmt: skip
     print(msgspec.json.encode(parts[part](Path(home), *rest)).decode(), flush=True)
 

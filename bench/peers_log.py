@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -92,6 +93,44 @@ class Ours:
         """See Side."""
         self._log.close()
         shutil.rmtree(self._home)
+
+
+class Bare:
+    """No log at all: the same bytes at the end of a file, synced. It says what the disk allows this minute."""
+
+    name = "(a file)"
+    durable = POWER
+    ids = False
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=0)
+        self._n = 0
+
+    def ways(self, n: int) -> dict[str, Way]:
+        """See Side."""
+        return {"write, fdatasync": self._written}
+
+    def _written(self, drafts: Sequence[Draft]) -> Work:
+        data = b"".join(draft.key.encode() + draft.value for draft in drafts)
+
+        def work() -> None:
+            self._file.write(data)
+            os.fdatasync(self._file.fileno())
+            self._n += len(drafts)
+
+        return work
+
+    def count(self) -> int:
+        """See Side."""
+        return self._n
+
+    def clear(self) -> None:
+        """See Side."""
+        self._file.truncate(0)
+
+    def close(self) -> None:
+        """See Side."""
+        self._file.close()
 
 
 class Server:
@@ -218,9 +257,10 @@ class JetStream:
 
     def ways(self, n: int) -> dict[str, Way]:
         """See Side."""
-        ways = {"publish, futures": self._futures, "publish, one inbox": self._acknowledged}
-        more = {"atomic batches": self._atomic, "fast ingest": self._fast}
-        return ways | more if n > 1 else ways
+        ways: dict[str, Way] = {"publish, futures": self._futures, "publish, one inbox": self._acknowledged}
+        if n > 1:
+            ways |= {"atomic batches": self._atomic, "fast ingest": self._fast}
+        return ways
 
     def _futures(self, drafts: Sequence[Draft]) -> Work:
         prepared = [(f"t.{draft.key}", draft.value) for draft in drafts]
