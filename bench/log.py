@@ -394,7 +394,10 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory(prefix="bench-log-", dir=base) as made:
         folder = Path(made)
-        say(f"data on {file_system(folder)}, events of {EVENT_BYTES} bytes, {os.cpu_count()} cores")
+        busy = (
+            f"{os.getloadavg()[0]:.1f} of {os.cpu_count()} cores busy before"  # a sync waits for a core too
+        )
+        say(f"data on {file_system(folder)}, events of {EVENT_BYTES} bytes, {busy}")
         if given.only in (None, "append"):
             found, lines, more = bench_append(folder, plan)
             figures += more
