@@ -1,6 +1,6 @@
 """Replay the flights of 2013 through the whole loop, and hold the result against its targets.
 
-python examples/flights/run.py --data DIR [--months 4] [--home DIR] [--json]
+python examples/flights/run.py --data DIR [--months 4] [--home DIR] [--log kafka://HOST:PORT] [--json]
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from history import history
 
+from penstock.app.digest import digests
 from penstock.app.home import Books, Home, open_home
 from penstock.app.pipeline import load
 from penstock.app.replay import Played, replay
@@ -44,11 +45,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--home", type=Path, metavar="DIR", help="keep the log here (default: a temporary folder)"
     )
+    parser.add_argument("--log", default="", metavar="URL", help="kafka://HOST:PORT[/PREFIX]")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(argv)
     with contextlib.ExitStack() as stack:
         folder = given.home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flights-")))
-        home = open_home(folder, create=True)
+        home = open_home(folder, create=True, log=given.log)
         stack.callback(home.log.close)
         played, seconds = play(home, given.data, given.months, quiet=given.json)
         figures = measure(home, played, seconds, whole=given.months == 12, quiet=given.json)
@@ -56,6 +58,8 @@ def main(argv: list[str] | None = None) -> int:
             show.as_json([dict(zip(("name", "value", "target", "ok"), one, strict=True)) for one in figures])
         else:
             _print(home, figures)
+            for name, value in digests(home.log, [MODEL]).items():
+                print(f"digest of {name}: {value}")
     return int(not all(ok for *_, ok in figures))
 
 

@@ -27,7 +27,7 @@ from penstock.record.decisions import (
     predictions,
     read,
 )
-from penstock.record.errors import NotFound
+from penstock.record.errors import NotFound, Refused
 from penstock.record.record import START, Position, Record
 from penstock.release.registry import REGISTRY, Registry, registry
 from penstock.stage import View
@@ -55,9 +55,47 @@ class Home(msgspec.Struct, frozen=True, eq=False):
         return load_text(self.blobs.get(deployment.code), deployment.path)
 
 
-def open_home(path: Path, *, create: bool = False) -> Home:
-    """A home's log and blobs; raises NotFound when there is none and none shall be made."""
-    return Home(path, SqliteLog(path, create=create), FolderBlob(path / "blobs"))
+class Remembered(msgspec.Struct, frozen=True):
+    """Where a home's log is when it is not the home's own: the address, and the file of its settings."""
+
+    log: str
+    settings: str = ""
+
+
+def open_home(path: Path, *, create: bool = False, log: str = "", settings: str = "") -> Home:
+    """A home's log and blobs; raises NotFound when there is none and none shall be made.
+
+    `log` is an address like kafka://host:9092 (default: what the home remembers, else a log of its own),
+    `settings` the path of a file with what its connection needs.
+    """
+    note = path / "log.json"
+    kept = msgspec.json.decode(note.read_bytes(), type=Remembered) if note.exists() else None
+    if kept is None and log and (path / "log.db").exists():
+        raise Refused("This home has a log of its own already.", where=str(path), hint="Take another --home.")
+    if kept is not None and log not in ("", kept.log):
+        raise Refused(f"This home follows {kept.log}.", where=str(path), hint="Take another --home.")
+    asked = Remembered(log or (kept.log if kept else ""), settings or (kept.settings if kept else ""))
+    if asked.log and asked != kept:
+        path.mkdir(parents=True, exist_ok=True)
+        note.write_bytes(msgspec.json.format(msgspec.json.encode(asked)))
+    opened = _follow(path, asked, create) if asked.log else SqliteLog(path, create=create)
+    return Home(path, opened, FolderBlob(path / "blobs"))
+
+
+def _follow(path: Path, asked: Remembered, create: bool) -> SqliteLog:
+    try:
+        from penstock.log.kafka import KafkaLog, place
+    except ImportError:
+        raise Refused(
+            "A log on Kafka needs confluent-kafka.", code="no_kafka", hint="pip install 'penstock[kafka]'"
+        ) from None
+    try:
+        text = Path(asked.settings).read_text() if asked.settings else ""
+    except OSError:
+        raise NotFound(
+            "There is no file of log settings there.", hint="Name it with --log-settings."
+        ) from None
+    return KafkaLog(path, place(asked.log, text), create=create)
 
 
 def wall_ms() -> int:

@@ -39,7 +39,7 @@ WEBHOOK_TRIES = 5
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """Where and how to serve. `hosts`: names besides loopback to answer under."""
+    """Where and how to serve. `hosts`: names besides loopback to answer under; `log`: see `open_home`."""
 
     host: str = "127.0.0.1"
     port: int = 8411
@@ -47,6 +47,8 @@ class Settings(msgspec.Struct, frozen=True):
     webhook: str = ""
     hosts: tuple[str, ...] = ()
     tick_s: float = 1.0
+    log: str = ""
+    log_settings: str = ""
 
 
 def keys_of(settings: Settings) -> Keys | None:
@@ -141,7 +143,7 @@ def up(
     """Bring a file up and stay until `stop` is set or the system breaks."""
     keys_of(settings)
     file = load(path)
-    home = open_home(home_path, create=True)
+    home = open_home(home_path, create=True, log=settings.log, settings=settings.log_settings)
     training: dict[str, float] = {}
     trainer = functools.partial(_watched, training)
     system = System(file, home.log, home.blobs, home_path, time.perf_counter, trainer)

@@ -34,6 +34,21 @@ def _homed(parser: argparse.ArgumentParser, *, json: bool = True) -> argparse.Ar
     return parser
 
 
+def _logged(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--log",
+        default="",
+        metavar="URL",
+        help="kafka://HOST:PORT[/PREFIX]; the home remembers it (default: a log in the home)",
+    )
+    parser.add_argument(
+        "--log-settings",
+        default="",
+        metavar="FILE",
+        help="KEY=VALUE lines for the connection: security.protocol, ssl.ca.location, sasl.password...",
+    )
+
+
 def _serving(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="any but loopback needs --key-file")
     parser.add_argument("--port", type=int, default=8411, help="0 takes a free one")
@@ -53,11 +68,13 @@ def _running(verbs: Any) -> None:
     )
     demo.add_argument("--seed", type=int, default=7)
     demo.add_argument("--port", type=int, default=8411)
+    _logged(demo)
     up = _verb(
         verbs, "up", run.up, "Bring a pipeline file up and serve it.", "penstock up pipeline.py --port 8411"
     )
     up.add_argument("file", metavar="FILE")
     _homed(up, json=False)
+    _logged(up)
     _serving(up)
     up.add_argument("--webhook", default="", metavar="URL", help="send alerts there, as JSON")
     key = _verb(

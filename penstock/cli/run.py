@@ -43,6 +43,7 @@ def demo(given: argparse.Namespace) -> int:
         given.port,
         leave=given.exit,
         stop=_until_asked(),
+        log=(given.log, given.log_settings),
     )
 
 
@@ -51,7 +52,10 @@ def up(given: argparse.Namespace) -> int:
     from penstock.app.up import Settings
     from penstock.app.up import up as bring_up
 
-    settings = Settings(given.host, given.port, given.key_file, given.webhook, tuple(given.allow_host))
+    settings = Settings(
+        given.host, given.port, given.key_file, given.webhook, tuple(given.allow_host),
+        log=given.log, log_settings=given.log_settings,
+    )  # fmt: skip
 
     def said(address: str) -> None:
         print(f"penstock: {given.file} is up at {address} (Ctrl-C ends it)", flush=True)

@@ -69,11 +69,19 @@ def _count(count: Count, record: Record) -> tuple[Count, list[Draft]]:
 COUNT = stage("count", (VERSIONS, VERDICTS, RELEASES, ALERTS), Count, _count)
 
 
-def play(home_path: Path | None, seed: int, port: int, *, leave: bool, stop: threading.Event) -> int:
-    """The whole demo; returns the exit status."""
+def play(
+    home_path: Path | None,
+    seed: int,
+    port: int,
+    *,
+    leave: bool,
+    stop: threading.Event,
+    log: tuple[str, str] = ("", ""),
+) -> int:
+    """The whole demo; returns the exit status. `log`: the address of a log elsewhere, and its settings."""
     with contextlib.ExitStack() as stack:
         folder = home_path or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-demo-")))
-        home = open_home(folder, create=True)
+        home = open_home(folder, create=True, log=log[0], settings=log[1])
         stack.callback(home.log.close)
         trainer = Ahead(str(SHOP))
         stack.callback(trainer.close)
