@@ -28,10 +28,14 @@ from penstock.record.errors import Broken, NotFound, PenstockError, Refused
 from penstock.record.record import START, Draft, Position, Record
 
 CACHED_RECORDS = 20_000
+PAGE_BYTES = 4096
 SYNC_EVERY_S = 0.1
 POLL_S = 0.1
 WAL_FOLD_BYTES = 4 << 20
-WAL_CUT_BYTES = 32 << 20
+WAL_TURN_BYTES = 16 << 20
+"""From this size on writers wait, if need be, until the WAL is folded and begins anew: a file that is
+written over syncs in half the time of one that grows."""
+WAL_CUT_BYTES = 64 << 20
 
 
 class Work:
@@ -83,10 +87,12 @@ class SqliteLog:
         self._writing = threading.Lock()  # held by whoever is in a write transaction
         self._bell = Bell(home)
         self._unsynced = threading.Event()
+        self._wal_bytes = 0  # in use, as the newest commit left it; the file may be larger
         self._closed = threading.Event()
         self._keeper: threading.Thread | None = None
         with said():
             self._writer = self._connect()
+            self._writer.set_wal_hook(self._note_wal)
             self._full = True
             if create:
                 self._writer.execute(tables.SCHEMA)
@@ -285,7 +291,8 @@ class SqliteLog:
         fresh = [_Batch(*one) for one in writing.fresh]
         self._follow(writing.before, writing.end, fresh)
         self._remember(fresh)
-        self._keep()
+        if not sync or self._wal_bytes > WAL_FOLD_BYTES:
+            self._keep()
         self._bell.ring()
 
     def _locked(self, db: apsw.Connection, run: Callable[[Writing], None], sync: bool) -> Writing:
@@ -427,6 +434,7 @@ class SqliteLog:
     def _connect(self) -> apsw.Connection:
         db = apsw.Connection(str(self.path), statementcachesize=100, vfs=self.vfs)
         db.set_busy_handler(patience())
+        db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
@@ -453,18 +461,21 @@ class SqliteLog:
                 self._tidy(db)
         self._tidy(db)
 
+    def _note_wal(self, db: apsw.Connection, name: str, pages: int) -> int:
+        self._wal_bytes = pages * PAGE_BYTES
+        return 0
+
     def _tidy(self, db: apsw.Connection) -> None:
         """Sync the WAL; fold it into the database when it has grown. A busy or full disk is met again later."""
-        wal = f"{self.path}-wal"
         with contextlib.suppress(OSError, apsw.Error):
-            handle = os.open(wal, os.O_RDONLY)
+            handle = os.open(f"{self.path}-wal", os.O_RDONLY)
             try:
                 os.fdatasync(handle)
-                size = os.fstat(handle).st_size
             finally:
                 os.close(handle)
-            if size > WAL_FOLD_BYTES:
-                db.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if size > WAL_CUT_BYTES else 'PASSIVE'})")
+            for mode, size in (("PASSIVE", WAL_FOLD_BYTES), ("RESTART", WAL_TURN_BYTES)):
+                if self._wal_bytes > size:
+                    db.execute(f"PRAGMA wal_checkpoint({mode})")
 
 
 def _backwards(position: int, end: int) -> Broken:
