@@ -49,6 +49,7 @@ class Bell:
         if listening is not None:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
+                self._folder.rmdir()  # not while another handle listens
             with contextlib.suppress(OSError):
                 listening.shutdown(socket.SHUT_RDWR)
             listening.close()
