@@ -5,6 +5,7 @@ Each law is told by its sentence; the first that breaks raises `Lawless`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -190,16 +191,22 @@ def drained(log: Log, file: File, stages: Sequence[AnyStage], watch: Watch) -> N
 
 
 def sent_once(log: Log, sent: Iterable[Draft]) -> None:
-    """Every event stands once: by its id, or as often as it was sent where it has none."""
-    wanted: dict[Any, int] = {}
+    """Every event stands once: what was sent under its id, or as often as it was sent where it has none."""
+    wanted: Counter[Any] = Counter()
+    said: set[Any] = set()
     for one in sent:
-        place = (one.topic, one.id, one.key, one.time_ms, one.value)
-        wanted[place] = 1 if one.id else wanted.get(place, 0) + 1
-    found: dict[Any, int] = {}
-    for r in every(log, sorted({place[0] for place in wanted})):
-        place = (r.topic, r.id, r.key, r.time_ms, r.value)
-        found[place] = found.get(place, 0) + 1
-    unequal = [place[:2] for place in wanted.keys() | found.keys() if wanted.get(place) != found.get(place)]
+        whole = one.topic, one.id, one.key, one.time_ms, one.value
+        said.add(whole)
+        if one.id:
+            wanted[one.topic, one.id] = 1
+        else:
+            wanted[whole] += 1
+    found: Counter[Any] = Counter()
+    for r in every(log, sorted({one[0] for one in said})):
+        whole = r.topic, r.id, r.key, r.time_ms, r.value
+        demand(whole in said, "An event stands as it was sent", (r.topic, r.id))
+        found[(r.topic, r.id) if r.id else whole] += 1
+    unequal = [place[:2] for place in wanted.keys() | found.keys() if wanted[place] != found[place]]
     demand(not unequal, "What was sent stands once", sorted(unequal)[:3])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import typing
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from penstock.app.pipeline import File
 from penstock.app.replay import Timed
 from penstock.record.codec import millis
 from penstock.record.errors import Refused
-from penstock.record.event import Source
+from penstock.record.event import Event, Source
 
 START_AT = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -33,11 +34,17 @@ def sampled(file: File, folder: Path) -> list[Timed]:
     return sorted(events, key=lambda event: event[0])
 
 
+@functools.cache
+def columns(schema: type[Event]) -> dict[str, Any]:
+    """The types of an event's columns."""
+    return typing.get_type_hints(schema)
+
+
 def made_row(
     source: Source, when: datetime, i: int, chance: random.Random, pools: dict[str, list[Any]]
 ) -> dict[str, Any]:
     """An event made up from its type; columns of one name share their values, so that entities meet."""
-    hints = typing.get_type_hints(source.schema)
+    hints = columns(source.schema)
     row = {name: _value(name, hints[name], chance, pools) for name in source.columns}
     if source.id:
         row[source.id] = f"r{i}" if hints[source.id] is str else i

@@ -33,6 +33,7 @@ from penstock.record.decisions import (
     VERSIONS,
     Decision,
     Failure,
+    Intent,
     Release,
     Verdict,
     Version,
@@ -45,6 +46,7 @@ from penstock.stage import Running
 HISTORIES = 16
 LOCKED = 4
 """One schedule of so many is a replay in lock step, which must end in the same log as an undisturbed one."""
+HOUR_MS = 3_600_000
 STEPS = 6000
 ROUNDS = 400
 TRIES = 400
@@ -94,6 +96,7 @@ class Schedule:
         self.log, self.blobs = MemoryLog(), MemoryBlob()
         self.watch = laws.Watch(self.log, self.file)
         self.faults = Faults(self.chance, drawn(self.chance))
+        self.saved_every = self.chance.choice((20, 100, 500))
         self.steps = 0
         self.seen: Counter[str] = Counter()
         self.lines: deque[str] = deque(maxlen=told)
@@ -112,7 +115,10 @@ class Schedule:
         """A process with a handle of its own that claims every stage; raises what the faults raise."""
         log, blobs = FaultyLog(self.log, self.faults), FaultyBlob(self.blobs, self.faults)
         home = Path("simulated")
-        return System(self.file, log, blobs, home, self.clock, self.train, sync=False)
+        system = System(self.file, log, blobs, home, self.clock, self.train, sync=False)
+        for running in (*system.predicting, *system.folding):
+            running.stage = msgspec.structs.replace(running.stage, snapshot_every=self.saved_every)
+        return system
 
     def train(self, order: Order) -> Version | Failure:
         """The training process: an intent carried out, or what went wrong as a record."""
@@ -243,7 +249,7 @@ class Free:
 
     def __init__(self, at: Schedule) -> None:
         self.at, self.chance, self.log, self.faults = at, at.chance, at.log, at.faults
-        self.jumpy = at.chance.random() < 0.125
+        self.jumpy = at.chance.random() < 0.08
         self.producers = self._producers()
         self.system = self._booted()
         self.stages = [one.stage for one in (*self.system.predicting, *self.system.folding)]
@@ -252,7 +258,7 @@ class Free:
         self.closed: list[Intent] = []
         self.ticker = self._handle()
         moves: dict[Callable[[], str], float] = {
-            self.produce: 5, self.advance: 12, self.tick: 2, self.restart: 2, self.rival: 0.05,
+            self.produce: 6, self.advance: 12, self.tick: 1.5, self.restart: 2, self.rival: 0.05,
             self.wake: 0.15, self.reboot: 0.02, self.training: 1.2, self.person: 0.03, self.save: 0.1,
         }  # fmt: skip
         self.moves, self.weights = list(moves), list(moves.values())
@@ -269,10 +275,11 @@ class Free:
             batches: list[tuple[int, list[Draft]]] = []
             for one in self.at.history.events:
                 if mine[one.topic] == i:
-                    if not batches or len(batches[-1][1]) >= self.chance.choice((1, 4, 12)):
-                        batches.append((one.at_ms, []))
+                    if not batches or one.at_ms > batches[-1][0] or len(batches[-1][1]) >= 12:
+                        batches.append(
+                            (one.at_ms + self.at.history.wait_ms // self.chance.choice((10**6, 24, 6)), [])
+                        )
                     batches[-1][1].append(one.draft)
-                    batches[-1] = one.at_ms, batches[-1][1]
             made.append(Producer(f"producer-{i}", self._handle(), batches))
         return made
 
@@ -337,13 +344,13 @@ class Free:
 
     def tick(self) -> str:
         """Time goes on: by some hours, at times by days; at times a clock was wrong and goes back."""
-        at, hour_ms = self.at, 3_600_000
+        at = self.at
         luck = self.chance.random()
-        step_ms = self.chance.randrange(hour_ms // 2, 14 * hour_ms)
+        step_ms = self.chance.randrange(HOUR_MS // 2, 14 * HOUR_MS)
         if luck < 0.04:
-            step_ms = -self.chance.randrange(2 * hour_ms)
+            step_ms = -self.chance.randrange(2 * HOUR_MS)
         elif luck < 0.08:
-            step_ms = self.chance.randrange(4 * 24 * hour_ms)
+            step_ms = self.chance.randrange(4 * 24 * HOUR_MS)
         due = [ms for ms in (one.due_ms() for one in self.producers) if ms is not None]
         most_ms = min(due) + at.history.wait_ms // 2 if due and not self.jumpy else at.now_ms + step_ms
         now_ms = min(at.now_ms + step_ms, max(most_ms, at.now_ms))

@@ -8,7 +8,6 @@ and with all that real producers do: late, out of order, twice, for nobody, cont
 from __future__ import annotations
 
 import random
-import typing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.app.pipeline import File, Plan
-from penstock.app.sample import START_AT, made_row, sampled
+from penstock.app.sample import START_AT, columns, made_row, sampled
 from penstock.model.fit import Data
 from penstock.record.codec import millis
 from penstock.record.record import Draft
@@ -109,7 +108,7 @@ def _span(file: File) -> int:
 def _shrunk(plan: Plan, span_ms: int, quick: bool) -> Plan:
     pipeline, hold_ms = plan.pipeline, span_ms // 36
     train = msgspec.structs.replace(
-        pipeline.train, period_ms=span_ms // 6, window_ms=0, labels=0, at_least=50, holdout=0.62
+        pipeline.train, period_ms=span_ms // 5, window_ms=0, labels=0, at_least=50, holdout=0.62
     )
     release = msgspec.structs.replace(
         pipeline.release, shadow_ms=hold_ms, canary=(50,), hold_ms=hold_ms, guard_ms=hold_ms,
@@ -190,7 +189,7 @@ class _Made:
             late_ms = 3 * 86_400_000 if self.chance.random() < 0.01 else self.late(wait_ms // 10)
             self.send(request.topic, row, late_ms)
             truth = bool(row[column] > _MIDDLE.get(type(row[column]), 0)) if column else i % 2 == 1
-            truth = truth != (self.chance.random() < noise) != (i > turns * REQUESTS)
+            truth ^= (self.chance.random() < noise) ^ (i > turns * REQUESTS)
             self.truth(plan, str(row[request.id]), row[request.id], i, truth, late_ms, when)
         self.send(kept, {**self.labelled(plan, 0, True, START_AT), plan.label.source.key: _nobody(plan)})
 
@@ -229,14 +228,14 @@ _MIDDLE = {float: 7.4, int: 50, bool: 0}
 
 
 def _nobody(plan: Plan) -> Any:
-    hint = typing.get_type_hints(plan.label.source.schema)[plan.label.source.key]
+    hint = columns(plan.label.source.schema)[plan.label.source.key]
     return "nobody" if hint is str else 10**9
 
 
 def _telling(plan: Plan) -> str:
     """The request's column that tells the truth: a number, and a feature if there is one."""
     request = plan.pipeline.request
-    hints = typing.get_type_hints(request.schema)
+    hints = columns(request.schema)
     numbers = [name for name in request.columns if hints[name] in _MIDDLE and name != request.id]
     named = [name for name in numbers if name in plan.features.names]
     return next(iter(named or numbers), "")
