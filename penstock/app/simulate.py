@@ -164,6 +164,7 @@ class Schedule:
         """The history in lock step, the process killed at random: the same log as an undisturbed replay."""
         for kind in ("blob_away", "stale"):
             self.faults.rates.pop(kind, None)
+        self.faults.rates = {kind: rate / 4 for kind, rate in self.faults.rates.items()}
         self._replayed()
         wanted = _calm(self.ground, self.seed % HISTORIES)
         found = digests(self.log, list(self.file.plans))

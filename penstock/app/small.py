@@ -106,13 +106,13 @@ def _span(file: File) -> int:
 
 
 def _shrunk(plan: Plan, span_ms: int, quick: bool) -> Plan:
-    pipeline, hold_ms = plan.pipeline, span_ms // 36
+    pipeline, hold_ms = plan.pipeline, span_ms // 64
     train = msgspec.structs.replace(
         pipeline.train, period_ms=span_ms // 5, window_ms=0, labels=0, at_least=50, holdout=0.62
     )
     release = msgspec.structs.replace(
         pipeline.release, shadow_ms=hold_ms, canary=(50,), hold_ms=hold_ms, guard_ms=hold_ms,
-        at_least=3, alpha=0.1,
+        at_least=2, alpha=0.1,
     )  # fmt: skip
     changed = {"train": train, "release": release, **({"fit": quick_fit, "predict": None} if quick else {})}
     return msgspec.structs.replace(plan, pipeline=msgspec.structs.replace(pipeline, **changed))
