@@ -219,26 +219,24 @@ def truths(log: Log, history: History) -> dict[str, dict[str, float | None]]:
     return found
 
 
-def replayed(log: Log, stage: AnyStage, state: bytes) -> None:
-    """Folded from the start in one go, a stage ends in the live state and says what stands on the log."""
-    folded, emitted = stage.step_many(stage.empty(), every(log, stage.inputs))
-    demand(stage.dump(folded) == state, "Replay equals live", f"the state of {stage.name}")
-    again = {(one.topic, one.id): _said(one) for one in with_ids(stage.name, emitted)}
-    topics = sorted({topic for topic, _ in again} | _spoken(log, stage.name))
-    prefix = f"{stage.name}:"
-    stands = {(r.topic, r.id): _said(r) for r in every(log, topics) if r.id.startswith(prefix)}
-    unequal = [
-        place for place in again.keys() | stands.keys()
-        if again.get(place) != stands.get(place) and not _was_away(stands.get(place))
-    ]  # fmt: skip
-    demand(not unequal, "Outputs made again are those on the log", sorted(unequal)[:3])
-
-
-def _spoken(log: Log, name: str) -> set[str]:
-    """The topics that may hold a stage's outputs; results of intents bear ids of their intents."""
-    prefix = f"{name}:"
-    others = [topic for topic in log.topics() if topic not in (VERSIONS, FAILURES)]
-    return {r.topic for r in every(log, others) if r.id.startswith(prefix)}
+def replayed(log: Log, stages: Iterable[tuple[AnyStage, bytes]]) -> None:
+    """Folded from the start in one go, every stage ends in its live state and says what stands on the log."""
+    records = every(log, log.topics())
+    spoken: dict[str, dict[tuple[str, str], Any]] = {}
+    for r in records:
+        if r.id and r.topic not in (VERSIONS, FAILURES):  # the results of an intent bear the intent's id
+            spoken.setdefault(r.id.partition(":")[0], {})[r.topic, r.id] = _said(r)
+    for stage, state in stages:
+        inputs = frozenset(stage.inputs)
+        folded, emitted = stage.step_many(stage.empty(), [r for r in records if r.topic in inputs])
+        demand(stage.dump(folded) == state, "Replay equals live", f"the state of {stage.name}")
+        again = {(one.topic, one.id): _said(one) for one in with_ids(stage.name, emitted)}
+        stands = spoken.get(stage.name, {})
+        unequal = [
+            place for place in again.keys() | stands.keys()
+            if again.get(place) != stands.get(place) and not _was_away(stands.get(place))
+        ]  # fmt: skip
+        demand(not unequal, "Outputs made again are those on the log", sorted(unequal)[:3])
 
 
 def _said(one: Draft | Record) -> Any:

@@ -96,7 +96,7 @@ class Schedule:
         self.log, self.blobs = MemoryLog(), MemoryBlob()
         self.watch = laws.Watch(self.log, self.file)
         self.faults = Faults(self.chance, drawn(self.chance))
-        self.saved_every = self.chance.choice((20, 100, 500))
+        self.saved_every = self.chance.choice((40, 200, 1000))
         self.steps = 0
         self.seen: Counter[str] = Counter()
         self.lines: deque[str] = deque(maxlen=told)
@@ -481,7 +481,7 @@ class Free:
     def heal(self) -> None:
         """Faults are over: everything that waits is done within so many rounds."""
         at = self.at
-        ticks = 5
+        ticks = 4
         for _ in range(ROUNDS):
             before = self.log.end()
             self._round()
@@ -490,7 +490,7 @@ class Free:
                 if not ticks:
                     return
                 ticks -= 1
-                at.now_ms += int(0.7 * max(plan.label.wait_ms for plan in at.file.plans.values()))
+                at.now_ms += int(0.8 * max(plan.label.wait_ms for plan in at.file.plans.values()))
                 self.ticker.append([clock_draft(at.now_ms)])
         raise laws.Lawless(f"A healed system drains within {ROUNDS} rounds")
 
@@ -519,11 +519,9 @@ class Free:
         while self.zombies:
             if self.wake().endswith("nothing"):
                 self.zombies.pop()
-        stages = [owner.running.stage for owner in self.owners if owner.running is not None]
-        laws.drained(self.log, at.file, stages, at.watch)
-        for owner in self.owners:
-            assert owner.running is not None
-            laws.replayed(self.log, owner.running.stage, owner.running.stage.dump(owner.running.state))
+        running = [owner.running for owner in self.owners if owner.running is not None]
+        laws.drained(self.log, at.file, [one.stage for one in running], at.watch)
+        laws.replayed(self.log, [(one.stage, one.stage.dump(one.state)) for one in running])
         at.seen["predictions_verified"] = laws.verified(self.log, at.blobs, at.file)
         laws.sent_once(self.log, (one.draft for one in at.history.events))
         if not self.jumpy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import multiprocessing
 import time
 from collections import Counter
@@ -57,38 +58,28 @@ def simulate(given: argparse.Namespace) -> int:
 
 def _runs(given: argparse.Namespace, seeds: list[int]) -> Iterator[Any]:
     """The schedules, as they end; on several processes each plays every n-th."""
-    from penstock.app.simulate import ground, run
-
-    jobs = min(given.jobs, len(seeds))
-    if jobs == 1 or given.trace:
-        shared = ground(given.file, data=_folder(given), quick=given.fit == "quick")
-        yield from (run(shared, seed, trace=given.trace) for seed in seeds)
-        return
-    with ProcessPoolExecutor(
-        jobs, multiprocessing.get_context("spawn"), _begin, (given.file, given.data, given.fit)
-    ) as pool:
-        yield from pool.map(_one, seeds, chunksize=4)
-
-
-def _folder(given: argparse.Namespace) -> Path | None:
-    return Path(given.data) if given.data else None
-
-
-_shared: Any = None
-
-
-def _begin(file: str, data: str, fit: str) -> None:
-    """Load the file once in a process of the pool."""
-    from penstock.app.simulate import ground
-
-    global _shared
-    _shared = ground(file, data=Path(data) if data else None, quick=fit == "quick")
-
-
-def _one(seed: int) -> Any:
     from penstock.app.simulate import run
 
-    return run(_shared, seed)
+    what, jobs = (given.file, given.data, given.fit), min(given.jobs, len(seeds))
+    if jobs == 1 or given.trace:
+        yield from (run(_shared(*what), seed, trace=given.trace) for seed in seeds)
+        return
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(functools.partial(_one, *what), seeds, chunksize=4)
+
+
+@functools.cache
+def _shared(file: str, data: str, fit: str) -> Any:
+    """The file, loaded once in each process of the pool."""
+    from penstock.app.simulate import ground
+
+    return ground(file, data=Path(data) if data else None, quick=fit == "quick")
+
+
+def _one(file: str, data: str, fit: str, seed: int) -> Any:
+    from penstock.app.simulate import run
+
+    return run(_shared(file, data, fit), seed)
 
 
 def _reached(runs: list[Any]) -> dict[str, tuple[int, int]]:
