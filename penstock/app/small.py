@@ -22,7 +22,7 @@ from penstock.model.fit import Data
 from penstock.record.codec import millis
 from penstock.record.record import Draft
 
-REQUESTS = 100
+REQUESTS = 110
 PERIODS = 40
 """Of a lock-step replay: each is one append and one round of every stage."""
 
@@ -174,11 +174,12 @@ class _Made:
     def asked(self, plan: Plan, span_ms: int) -> None:
         """A model's requests and their truths, which turn round at some point of most histories."""
         request, wait_ms = plan.pipeline.request, plan.label.wait_ms
-        column, turns = _telling(plan), self.chance.choice((0.55, 0.7, 2.0))
-        noise, step_ms = self.chance.choice((0.02, 0.1, 0.3)), span_ms // REQUESTS
+        column, turns = _telling(plan), self.chance.choice((0.7, 0.8, 2.0))
+        noise, step_ms = self.chance.choice((0.0, 0.03, 0.15)), span_ms // (2 * REQUESTS)
         kept = plan.label.source.topic
         for i in range(REQUESTS):
-            when = START_AT + timedelta(milliseconds=i * step_ms + self.chance.randrange(step_ms))
+            place = i + max(0, 2 * i - REQUESTS)  # half of them in the first quarter: so training is early
+            when = START_AT + timedelta(milliseconds=place * step_ms + self.chance.randrange(step_ms))
             row = made_row(request, when, i, self.chance, self.pools)
             late_ms = 3 * 86_400_000 if self.chance.random() < 0.01 else self.late(wait_ms // 10)
             self.send(request.topic, row, late_ms)
