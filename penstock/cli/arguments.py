@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from penstock.cli import ask, run
+from penstock.cli.simulate import simulate
 
 
 def declare(verbs: Any) -> None:
@@ -175,3 +176,25 @@ def _proving(verbs: Any) -> None:
         "penstock rebuild fraud@v3",
     ))  # fmt: skip
     rebuild.add_argument("version", metavar="MODEL@vN")
+    simulated = _verb(
+        verbs, "simulate", simulate,
+        "Play a pipeline on a virtual clock with faults at random, and hold it against its laws.",
+        "penstock simulate pipeline.py --seed 7 --trace",
+    )  # fmt: skip
+    simulated.add_argument("file", metavar="FILE", nargs="?", default="pipeline.py")
+    simulated.add_argument("--seed", type=int, default=None, help="the first schedule (default: 1)")
+    simulated.add_argument(
+        "--schedules", type=int, default=0, metavar="N", help="how many (default: 1 with --seed, else 1000)"
+    )
+    simulated.add_argument(
+        "--data", default="", metavar="DIR", help="samples as TOPIC.ndjson (default: made up from the types)"
+    )
+    simulated.add_argument(
+        "--fit",
+        choices=("quick", "own"),
+        default="quick",
+        help="quick: a small model instead of the file's fit",
+    )
+    simulated.add_argument("--jobs", type=int, default=2, metavar="N", help="processes (default: 2)")
+    simulated.add_argument("--trace", action="store_true", help="tell every step, on one process")
+    simulated.add_argument("--json", action="store_true", help="print JSON for a machine to read")

@@ -13,6 +13,7 @@ import msgspec
 
 from penstock.log import Checkpoint, Commit, Log
 from penstock.record.codec import pack, unpack
+from penstock.record.errors import Fenced
 from penstock.record.record import START, Draft, Position, Record, output_id
 
 S = TypeVar("S")
@@ -85,9 +86,28 @@ class Running(Generic[S]):
         self.position = checkpoint.position
         self.state = restore(stage, log, checkpoint)
         self.unsaved = 0
+        self.unsure = False
 
     def advance(self) -> list[Draft] | None:
-        """Fold what is new, at most one batch, and commit it; the outputs, or None when nothing was new."""
+        """Fold what is new, at most one batch, and commit it; the outputs, or None when nothing was new.
+
+        Whatever it raises, the commit may have happened: the next call takes the state from the log.
+        """
+        if self.unsure:
+            self._recall()
+        self.unsure = True
+        made = self._advance()
+        self.unsure = False
+        return made
+
+    def _recall(self) -> None:
+        checkpoint = self.log.load(self.stage.name)
+        if checkpoint.epoch != self.epoch:
+            raise Fenced(where=self.stage.name)
+        self.state = restore(self.stage, self.log, checkpoint)
+        self.position, self.unsaved = checkpoint.position, 0
+
+    def _advance(self) -> list[Draft] | None:
         records, position = self.log.read(self.stage.inputs, self.position, limit=self.batch)
         if not records:
             self.position = position  # nothing to commit: a restart reads the same emptiness again
@@ -101,7 +121,7 @@ class Running(Generic[S]):
 
     def save(self) -> None:
         """Write the state at the present position, so that a resumption has nothing to fold again."""
-        if self.unsaved:
+        if self.unsaved and not self.unsure:
             self._commit(self.position, [], self.stage.dump(self.state))
 
     def _commit(self, position: Position, outputs: Sequence[Draft], state: bytes | None) -> None:
