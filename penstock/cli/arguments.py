@@ -78,6 +78,23 @@ def _running(verbs: Any) -> None:
     _logged(up)
     _serving(up)
     up.add_argument("--webhook", default="", metavar="URL", help="send alerts there, as JSON")
+    some = _verb(
+        verbs, "run", run.run_stages, "Run stages of a pipeline file in a process of their own, beside others.",
+        "penstock run predict --file pipeline.py --log kafka://broker:9092 --blobs /mnt/blobs --shares 4",
+    )  # fmt: skip
+    some.add_argument(
+        "stages", nargs="+", metavar="STAGE",
+        help="predict, outcome, monitor, train, gate, release, tick, predict.MODEL..., or all",
+    )  # fmt: skip
+    some.add_argument("--file", required=True, metavar="FILE")
+    _homed(some, json=False)
+    _logged(some)
+    some.add_argument("--blobs", default="", metavar="DIR", help="a folder that all homes of the log share")
+    some.add_argument(
+        "--shares", type=int, default=0, metavar="N", help="divide answering (default: as it is)"
+    )
+    some.add_argument("--name", default="", help="on Kafka, of a process that keeps its seats over a restart")
+    some.add_argument("--in-turn", action="store_true", help="for replays: stages move in one fixed order")
     key = _verb(
         verbs,
         "key",

@@ -28,7 +28,8 @@ class Stage(msgspec.Struct, Generic[S], frozen=True):
     `step_many` is the same over a batch whose state it owns; it must equal folding `step`, and says of
     each draft which record it came from. `dump` and `load` turn the state into bytes and back.
     `snapshot_every` is the number of records between two written states (1: each commit); `sync` says
-    whether a commit must survive power loss before anything builds on it.
+    whether a commit must survive power loss before anything builds on it. `said_as` is the name in the
+    outputs' ids, where it is not the stage's own: a share says what the undivided stage would say.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Stage(msgspec.Struct, Generic[S], frozen=True):
     load: Callable[[bytes], S]
     snapshot_every: int = 1
     sync: bool = True
+    said_as: str = ""
 
 
 def stage(
@@ -113,7 +115,7 @@ class Running(Generic[S]):
             self.position = position  # nothing to commit: a restart reads the same emptiness again
             return None
         self.state, emitted = self.stage.step_many(self.state, records)
-        outputs = list(with_ids(self.stage.name, emitted))
+        outputs = list(with_ids(self.stage.said_as or self.stage.name, emitted))
         self.unsaved += len(records)
         save = self.unsaved >= self.stage.snapshot_every
         self._commit(position, outputs, self.stage.dump(self.state) if save else None)
