@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format size lock clean flights figures docs bench bench-log kafka
+.PHONY: demo test lint format size lock clean flights figures docs bench bench-log kafka simulate
 
 demo: .venv/run.stamp
 	$(BIN)/penstock demo $(ARGS)
@@ -31,6 +31,10 @@ bench-log: .venv/dev.stamp
 # A plain Kafka broker on loopback, for developers: Java 17 and, the first time, Maven.
 kafka: .venv/dev.stamp
 	$(BIN)/python tools/kafka/broker.py $(ARGS)
+
+# A thousand seeded schedules of the flights: faults at random, then healed, every law held.
+simulate: .venv/dev.stamp
+	$(BIN)/penstock simulate examples/flights/pipeline.py $(ARGS)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check

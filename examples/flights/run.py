@@ -1,6 +1,7 @@
 """Replay the flights of 2013 through the whole loop, and hold the result against its targets.
 
 python examples/flights/run.py --data DIR [--months 4] [--home DIR] [--log kafka://HOST:PORT] [--json]
+python examples/flights/run.py --data DIR --months 2 --log kafka://HOST:PORT --processes 3 --kill-every 10
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import apart
 import numpy as np
 from history import history
 
@@ -47,12 +49,29 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--log", default="", metavar="URL", help="kafka://HOST:PORT[/PREFIX]")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--shares", type=int, default=0, help="divide answering (default: one a process)")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=0,
+        metavar="N",
+        help="run the stages in N homes, apart from this process",
+    )
+    parser.add_argument(
+        "--each-alone",
+        action="store_true",
+        help="with --processes: a process for every kind of stage in each home",
+    )
+    parser.add_argument("--kill-every", type=float, default=0, metavar="S", help="with --processes: kill one")
+    parser.add_argument("--seed", type=int, default=7, help="of the choice whom to kill")
     given = parser.parse_args(argv)
+    if given.processes:
+        return in_processes(given)
     with contextlib.ExitStack() as stack:
         folder = given.home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flights-")))
         home = open_home(folder, create=True, log=given.log)
         stack.callback(home.log.close)
-        played, seconds = play(home, given.data, given.months, quiet=given.json)
+        played, seconds = play(home, given.data, given.months, quiet=given.json, shares=given.shares or 1)
         figures = measure(home, played, seconds, whole=given.months == 12, quiet=given.json)
         if given.json:
             show.as_json([dict(zip(("name", "value", "target", "ok"), one, strict=True)) for one in figures])
@@ -63,7 +82,62 @@ def main(argv: list[str] | None = None) -> int:
     return int(not all(ok for *_, ok in figures))
 
 
-def play(home: Home, data: Path, months: int, *, quiet: bool = False) -> tuple[Played, float]:
+def in_processes(given: argparse.Namespace) -> int:
+    """The same history twice: in one process on the embedded log, then on the log asked for with its stages
+    in several processes; 1 when the two logs do not say the same."""
+    shares = given.shares or given.processes
+    with contextlib.ExitStack() as stack:
+        folder = given.home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flights-")))
+        calm = open_home(folder / "embedded", create=True)
+        stack.callback(calm.log.close)
+        _, seconds = play(calm, given.data, given.months, shares=shares)
+        blobs = str(folder / "apart" / "blobs") if given.log else ""
+        home = open_home(folder / "apart", create=True, log=given.log, blobs=blobs)
+        stack.callback(home.log.close)
+        apart.begin(home, given.data, given.months, shares)
+        kinds = [[kind] for kind in apart.KINDS] if given.each_alone else [["all"]]
+        processes = apart.Processes(home, given.log, given.processes, kinds)
+        try:
+            played, apart_s, longest_s = apart.play(
+                home, given.data, given.months, processes, shares,
+                kill_every_s=given.kill_every, seed=given.seed,
+            )  # fmt: skip
+        finally:
+            processes.stop()
+        expected, found = digests(calm.log, [MODEL]), digests(home.log, [MODEL])
+        entry = registry(home.log).models[MODEL]
+        shipped = sum(one.step == "champion" for one in entry.releases)
+        same = {name: found[name] == expected[name] for name in expected}
+        figures: list[Figure] = [
+            ("events", played.events, "", True),
+            ("records", home.log.end().n, f"{calm.log.end().n}", home.log.end().n == calm.log.end().n),
+            ("processes", len(processes.running), "", True),
+            ("shares", shares, "", True),
+            ("versions", len(entry.versions), ">= 2", len(entry.versions) >= 2),
+            ("shipped", shipped, ">= 1", shipped >= 1),
+            (
+                "predictions",
+                home.log.count(predictions(MODEL)),
+                "> 0",
+                home.log.count(predictions(MODEL)) > 0,
+            ),
+            ("kills", processes.kills, ">= 1", processes.kills >= 1 or not given.kill_every),
+            *((f"digest_{name}_equal", int(ok), "1", ok) for name, ok in same.items()),
+            ("digests_equal", int(all(same.values())), "1", all(same.values())),
+            ("embedded_s", seconds, "", True),
+            ("apart_s", apart_s, "", True),
+            ("longest_wait_s", longest_s, "", True),
+        ]
+        for name in expected:
+            print(f"digest of {name}: embedded {expected[name]}\n{'':{len(name) + 11}}apart    {found[name]}")
+        print(f"seed of the kills: {given.seed}")
+        _print(home, figures)
+    return int(not all(ok for *_, ok in figures))
+
+
+def play(
+    home: Home, data: Path, months: int, *, quiet: bool = False, shares: int = 1
+) -> tuple[Played, float]:
     """Replay the first months; how far it came, and the seconds it took from the first event on."""
     events = history(data, months)
     trainer = Ahead(str(HERE / "pipeline.py"))
@@ -75,6 +149,7 @@ def play(home: Home, data: Path, months: int, *, quiet: bool = False) -> tuple[P
         time.perf_counter,
         trainer,
         sync=False,
+        shares=shares,
     )
     system.deploy(events[0][0])
     began = time.perf_counter()

@@ -7,8 +7,8 @@ import random
 import tempfile
 import time
 import typing
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import msgspec
 from penstock.app.home import Books, Home, open_home
 from penstock.app.pipeline import File, Plan, load
 from penstock.app.replay import Timed, replay
+from penstock.app.sample import START_AT, made_row, sampled
 from penstock.app.system import System, append, decide
 from penstock.app.worker import in_process
 from penstock.feature import Fold
@@ -31,7 +32,6 @@ from penstock.record.record import START
 from penstock.release.registry import registry
 
 REQUESTS = 400
-START_AT = datetime(2024, 1, 1, tzinfo=UTC)
 LIMIT_S = 40.0
 
 
@@ -71,7 +71,7 @@ def _played(file: File, home: Home, data: Path | None, limit_s: float) -> list[F
     system = System(quick, home.log, home.blobs, home.path, time.perf_counter, train, sync=False)
     system.deploy(millis(START_AT))
     try:
-        history = _sampled(file, data) if data else _made_up(file)
+        history = sampled(file, data) if data else _made_up(file)
         end_ms = replay(system, history, period_ms=_period(history)).now_ms
         for name in file.plans:
             decide(home.log, Decision(name, "train", "check", "a sliver of data", end_ms))
@@ -201,19 +201,6 @@ def _rebuilt(home: Home, version: Version) -> Finding:
 # Data to play.
 
 
-def _sampled(file: File, folder: Path) -> list[Timed]:
-    """The events of TOPIC.ndjson files, by event time."""
-    events: list[Timed] = []
-    for topic, source in file.sources.items():
-        path = folder / f"{topic}.ndjson"
-        for line in path.read_bytes().splitlines() if path.exists() else ():
-            draft = source.draft(source.parse(line))
-            events.append((draft.time_ms, topic, msgspec.json.decode(line)))
-    if not events:
-        raise Refused("The folder holds no TOPIC.ndjson of this file's topics.", code="no_data")
-    return sorted(events, key=lambda event: event[0])
-
-
 def _made_up(file: File) -> list[Timed]:
     """Seeded events of every topic; a label follows half of the requests, or all where its value tells."""
     chance, events = random.Random(0), []
@@ -222,18 +209,18 @@ def _made_up(file: File) -> list[Timed]:
     at = {plan.name: list(_times(plan, chance)) for plan in file.plans.values()}
     for plan in file.plans.values():
         for i, when in enumerate(at[plan.name]):
-            row = _row(plan.pipeline.request, when, i, chance, pools)
+            row = made_row(plan.pipeline.request, when, i, chance, pools)
             events.append((millis(when), plan.pipeline.request.topic, row))
             if plan.label.silence is None or i % 2:
                 later = when + timedelta(milliseconds=plan.label.wait_ms // 4)
-                truth = _row(plan.label.source, later, i, chance, pools)
+                truth = made_row(plan.label.source, later, i, chance, pools)
                 truth[plan.label.source.key] = row[plan.pipeline.request.id]
                 events.append((millis(later), plan.label.source.topic, truth))
     asked = {plan.pipeline.request.topic for plan in file.plans.values()}
     whens = next(iter(at.values()))
     for topic, source in file.sources.items():
         if topic not in asked and topic not in labels:
-            events += [(millis(w), topic, _row(source, w, i, chance, pools)) for i, w in enumerate(whens)]
+            events += [(millis(w), topic, made_row(source, w, i, chance, pools)) for i, w in enumerate(whens)]
     return sorted(_unique(file, events), key=lambda event: event[0])
 
 
@@ -252,33 +239,3 @@ def _unique(file: File, events: list[Timed]) -> list[Timed]:
             seen.add((event[1], event[2].get(id)))
             kept.append(event)
     return kept
-
-
-def _row(
-    source: Source, when: datetime, i: int, chance: random.Random, pools: dict[str, list[Any]]
-) -> dict[str, Any]:
-    """An event made up from its type; columns of one name share their values, so that entities meet."""
-    hints = typing.get_type_hints(source.schema)
-    row = {name: _value(name, hints[name], chance, pools) for name in source.columns}
-    if source.id:
-        row[source.id] = f"r{i}" if hints[source.id] is str else i
-    if source.time:
-        row[source.time] = when if hints[source.time] is datetime else millis(when)
-    return row
-
-
-def _value(name: str, hint: Any, chance: random.Random, pools: dict[str, list[Any]]) -> Any:
-    kinds = [kind for kind in (typing.get_args(hint) or (hint,)) if kind is not type(None)]
-    if type(None) in typing.get_args(hint) and chance.random() < 0.1:
-        return None
-    kind = kinds[0]
-    if typing.get_origin(hint) is typing.Literal:
-        return chance.choice(typing.get_args(hint))
-    makers: dict[Any, Callable[[], Any]] = {
-        bool: lambda: chance.random() < 0.4,
-        float: lambda: round(chance.lognormvariate(2, 1), 2),
-        int: lambda: chance.randrange(100),
-        datetime: lambda: START_AT + timedelta(minutes=chance.randrange(10_000)),
-        str: lambda: chance.choice(pools.setdefault(name, [f"{name}-{n}" for n in range(20)])),
-    }
-    return makers[kind]() if kind in makers else None

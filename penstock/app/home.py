@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from penstock.app.pipeline import File, Plan, load_text
+from penstock.app.place import Remembered, blobs_of, follow, remember
 from penstock.app.system import Models, folds
 from penstock.dataset.rows import past
 from penstock.feature import FeatureSet
@@ -27,10 +28,21 @@ from penstock.record.decisions import (
     predictions,
     read,
 )
-from penstock.record.errors import NotFound, Refused
-from penstock.record.record import START, Position, Record
+from penstock.record.errors import NotFound
+from penstock.record.record import Position, Record
 from penstock.release.registry import REGISTRY, Registry, registry
-from penstock.stage import View
+from penstock.stage import View, stage
+
+
+class Deployed(msgspec.Struct, frozen=True):
+    """What was brought up last."""
+
+    newest: Deployment | None = None
+
+
+DEPLOYED = stage(
+    "deployed", (DEPLOYMENTS,), Deployed, lambda _, record: (Deployed(read(record, Deployment)), [])
+)
 
 
 class Home(msgspec.Struct, frozen=True, eq=False):
@@ -42,65 +54,25 @@ class Home(msgspec.Struct, frozen=True, eq=False):
 
     def file(self) -> File:
         """The pipeline file that was brought up last, as its text was then."""
-        found: Record | None = None
-        position = START
-        while True:
-            records, position = self.log.read([DEPLOYMENTS], position)
-            if not records:
-                break
-            found = records[-1]
-        if found is None:
+        newest = View(DEPLOYED, self.log).read().newest
+        if newest is None:
             raise NotFound("Nothing was brought up in this home yet.", hint="`penstock up FILE` does that.")
-        deployment = read(found, Deployment)
-        return load_text(self.blobs.get(deployment.code), deployment.path)
-
-
-class Remembered(msgspec.Struct, frozen=True):
-    """Where a home's log is when it is not the home's own: the address, and the file of its settings."""
-
-    log: str
-    settings: str = ""
-
-
-def open_home(path: Path, *, create: bool = False, log: str = "", settings: str = "") -> Home:
-    """A home's log and blobs; raises NotFound when there is none and none shall be made.
-
-    `log` is an address like kafka://host:9092 (default: what the home remembers, else a log of its own),
-    `settings` the path of a file with what its connection needs.
-    """
-    note = path / "log.json"
-    kept = msgspec.json.decode(note.read_bytes(), type=Remembered) if note.exists() else None
-    if kept is None and log and (path / "log.db").exists():
-        raise Refused("This home has a log of its own already.", where=str(path), hint="Take another --home.")
-    if kept is not None and log not in ("", kept.log):
-        raise Refused(f"This home follows {kept.log}.", where=str(path), hint="Take another --home.")
-    asked = Remembered(log or (kept.log if kept else ""), settings or (kept.settings if kept else ""))
-    if asked.log and asked != kept:
-        path.mkdir(parents=True, exist_ok=True)
-        note.write_bytes(msgspec.json.format(msgspec.json.encode(asked)))
-    opened = _follow(path, asked, create) if asked.log else SqliteLog(path, create=create)
-    return Home(path, opened, FolderBlob(path / "blobs"))
-
-
-def _follow(path: Path, asked: Remembered, create: bool) -> SqliteLog:
-    try:
-        from penstock.log.kafka import KafkaLog, place
-    except ImportError:
-        raise Refused(
-            "A log on Kafka needs confluent-kafka.", code="no_kafka", hint="pip install 'penstock[kafka]'"
-        ) from None
-    try:
-        text = Path(asked.settings).read_text() if asked.settings else ""
-    except OSError:
-        raise NotFound(
-            "There is no file of log settings there.", hint="Name it with --log-settings."
-        ) from None
-    return KafkaLog(path, place(asked.log, text), create=create)
+        return load_text(self.blobs.get(newest.code), newest.path)
 
 
 def wall_ms() -> int:
     """The wall clock in UTC milliseconds."""
     return time.time_ns() // 1_000_000
+
+
+def open_home(
+    path: Path, *, create: bool = False, log: str = "", settings: str = "", blobs: str = ""
+) -> Home:
+    """A home's log and blobs; raises NotFound when there is none and none shall be made. See `place.remember`
+    for what is given once."""
+    kept = remember(path, Remembered(log, settings, blobs))
+    opened = follow(path, kept, create) if kept.log else SqliteLog(path, create=create)
+    return Home(path, opened, blobs_of(path))
 
 
 class Views:

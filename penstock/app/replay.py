@@ -1,8 +1,8 @@
 """app: a recorded history through the loop: events and ticks by event time, in lock step with the stages.
 
 Each period of event time is one append (events, then the tick), under the period's number as its
-sequence; the stages then run until nothing is new. A killed replay goes on at the next period and
-ends in the same log.
+sequence; the stages then run until nothing is new, here or in other processes. A killed replay goes on
+at the next period and ends in the same log.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from penstock.app.system import System, clock_draft
+from penstock.app.system import clock_draft
+from penstock.app.turn import Player
 from penstock.record.decisions import DECISIONS, Decision, draft
 from penstock.record.errors import Refused
 
@@ -47,7 +48,7 @@ def periods(history: Iterable[Timed], period_ms: int) -> Iterator[tuple[int, lis
 
 
 def replay(
-    system: System,
+    system: Player,
     history: Iterable[Timed],
     *,
     period_ms: int = 3_600_000,

@@ -1,7 +1,8 @@
 """app: a pipeline file on a log: every stage, in the loop's order, and the doors to append and ask.
 
-`drain` runs the stages in one fixed order until nothing is new, so that a replayed run ends in the
-same log however often it was killed. `app.live` runs the same stages on threads.
+`drain` moves the first stage in the order that has something new, one batch, again and again, so that a
+replayed run ends in the same log however often it was killed. `app.live` runs the same stages on
+threads, `app.crew` in several processes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from penstock.dataset.outcome import outcome_stage
 from penstock.dataset.rows import past
 from penstock.feature import FeatureSet, Fold
 from penstock.gate.stage import gate_stage
-from penstock.log import Blob, Log
+from penstock.log import Blob, Checkpoint, Commit, Log
 from penstock.model.pack import Model, load
 from penstock.model.schedule import train_stage
 from penstock.monitor.stage import monitor_stage
@@ -51,7 +52,7 @@ from penstock.record.record import START, Draft, Position, Record, output_id
 from penstock.release.registry import registry
 from penstock.release.route import Ref
 from penstock.release.stage import release_stage
-from penstock.stage import AnyStage, Running, View, stage
+from penstock.stage import AnyStage, Running, View, restore, stage
 
 Clock = Callable[[], float]
 Trainer = Callable[[Order], Version | Failure]
@@ -107,32 +108,17 @@ class Models:
         return model
 
 
-class System:
-    """A pipeline file at work on a log. Owns its stages: one system at a time per log."""
+class Parts:
+    """What the stages of a pipeline file are made of, on a log: owns nothing."""
 
-    def __init__(
-        self,
-        file: File,
-        log: Log,
-        blobs: Blob,
-        home: Path,
-        clock: Clock,
-        trainer: Trainer,
-        *,
-        sync: bool = True,
-    ) -> None:
+    def __init__(self, file: File, log: Log, blobs: Blob, clock: Clock) -> None:
         one_thread()
-        self.file, self.log, self.blobs, self.home = file, log, blobs, home
-        self.clock, self.trainer, self.sync = clock, trainer, sync
-        self.told: Callable[[Sequence[Draft]], None] = lambda outputs: None
+        self.file, self.log, self.blobs, self.clock = file, log, blobs, clock
         blobs.put(file.text)
         self.plans = {plan.features.digest: plan for plan in file.plans.values()}
         self.sets = {name: {plan.features.digest: plan.features} for name, plan in file.plans.items()}
         self._older_plans()
         self.models = Models(log, blobs, self.plans)
-        self.predicting = [Running(self._predict(plan), log) for plan in file.plans.values()]
-        self.folding = [Running(msgspec.structs.replace(one, sync=sync), log) for one in folds(file, blobs)]
-        self.open = View(OPEN, log)
 
     def _older_plans(self) -> None:
         """A champion of an older text of the file keeps its own features until it is replaced."""
@@ -145,12 +131,27 @@ class System:
                 self.plans[plan.features.digest] = plan
                 self.sets[name][plan.features.digest] = plan.features
 
-    def _predict(self, plan: Plan) -> AnyStage:
+    def predict(self, plan: Plan, share: tuple[int, int] = (0, 1)) -> AnyStage:
+        """The stage that answers a share of a model's requests."""
         means = Means(self.models.get, self._past, self._refill, self.clock)
         pipeline = plan.pipeline
         return predict_stage(
-            plan.name, pipeline.request, self.sets[plan.name], means, threshold=pipeline.threshold
+            plan.name,
+            pipeline.request,
+            self.sets[plan.name],
+            means,
+            threshold=pipeline.threshold,
+            share=share,
         )
+
+    def posts(self, shares: int, *, sync: bool = True) -> dict[str, list[AnyStage]]:
+        """Every stage of the file by name, in the order of the loop, as its shares."""
+        answering = {
+            f"predict.{plan.name}": [self.predict(plan, (k, shares)) for k in range(shares)]
+            for plan in self.file.plans.values()
+        }
+        rest = [msgspec.structs.replace(one, sync=sync) for one in folds(self.file, self.blobs)]
+        return answering | {one.name: [one] for one in rest}
 
     def _past(self, features: FeatureSet, record: Record) -> list[Value]:
         return past(self.log, features, [record])[0][1]
@@ -168,26 +169,61 @@ class System:
                 else:
                     fold.add(record)
 
+
+class System:
+    """A pipeline file at work on a log. Owns its stages: one system at a time per log."""
+
+    def __init__(
+        self,
+        file: File,
+        log: Log,
+        blobs: Blob,
+        home: Path,
+        clock: Clock,
+        trainer: Trainer,
+        *,
+        sync: bool = True,
+        shares: int = 1,
+    ) -> None:
+        self.parts = Parts(file, log, blobs, clock)
+        self.file, self.log, self.blobs, self.home = file, log, blobs, home
+        self.clock, self.trainer, self.sync, self.shares = clock, trainer, sync, shares
+        self.told: Callable[[Sequence[Draft]], None] = lambda outputs: None
+        posts = self.parts.posts(shares, sync=sync)
+        self.predicting: list[Running[Any]] = []
+        self.folding: list[Running[Any]] = []
+        for name, stages in posts.items():
+            into = self.predicting if name.startswith("predict.") else self.folding
+            into += [own(one, log) for one in stages]
+        self.open = View(OPEN, log)
+        self.working = {name: log.load(f"work.{name}", claim=True).epoch for name in file.plans}
+
     def deploy(self, t_ms: int) -> None:
-        """Say on the log which code is up."""
-        models = {name: plan.features.digest for name, plan in self.file.plans.items()}
-        value = Deployment(self.file.path, self.file.code, models, t_ms)
-        self.log.append([draft(DEPLOYMENTS, value, key=self.file.path, t_ms=t_ms)])
+        """Say on the log which code is up, and in how many shares."""
+        deploy(self.file, self.log, t_ms, self.shares)
 
     def tick(self, t_ms: int) -> None:
         """Time has reached `t_ms`."""
         self.log.append([clock_draft(t_ms)])
 
     def drain(self) -> None:
-        """Run every stage, in order, until nothing is new and no intent is open."""
-        while True:
-            before = self.log.end()
-            self.predict()
-            self.fold()
-            for intent in self.pending():
-                self.carry_out(intent)
-            if self.log.end() == before:
-                return
+        """Let everyone have their turn until nothing is new and no intent is open."""
+        while self.step():
+            pass
+
+    def step(self) -> bool:
+        """One turn: the first stage with something new folds a batch; when there is none, the oldest
+        open intent is carried out. Says whether anybody moved."""
+        for running in [*self.predicting, *self.folding]:
+            outputs = running.advance()
+            if outputs is not None:
+                if running in self.predicting:
+                    self.told(outputs)
+                return True
+        for intent in self.pending()[:1]:
+            self.carry_out(intent)
+            return True
+        return False
 
     def predict(self) -> bool:
         """Answer every request that waits. Says whether anything was new."""
@@ -208,18 +244,18 @@ class System:
 
     def champion(self, model: str) -> Ref | None:
         """Who answers for a model, as the answering stage sees it."""
-        champion: Ref | None = self._answering(model).state.route.champion
+        champion: Ref | None = self._answering(model)[0].state.route.champion
         return champion
 
     def passed(self, model: str, place: int) -> bool:
         """Whether a model's answering stage has been beyond a position: what it had to say there is said."""
-        return self._answering(model).position.n > place
+        return all(running.position.n > place for running in self._answering(model))
 
-    def _answering(self, model: str) -> Running[Any]:
-        for running, name in zip(self.predicting, self.file.plans, strict=True):
-            if name == model:
-                return running
-        raise NotFound(unknown(model, self.file.plans, "a model of this file"))
+    def _answering(self, model: str) -> list[Running[Any]]:
+        found = [one for one in self.predicting if one.stage.said_as == f"predict.{model}"]
+        if not found:
+            raise NotFound(unknown(model, self.file.plans, "a model of this file"))
+        return found
 
     def pending(self) -> list[Intent]:
         """The intents of this file's models that have no result yet."""
@@ -227,16 +263,52 @@ class System:
         return [intent for intent in found if intent.model in self.file.plans]
 
     def carry_out(self, intent: Intent) -> None:
-        """Do what an intent asks, and append the result under the intent's id."""
-        limit_s = self.file.plan(intent.model).pipeline.train.limit_s
-        result = self.trainer(Order(str(self.home), intent, self.file.code, self.file.path, limit_s))
-        topic = VERSIONS if isinstance(result, Version) else FAILURES
-        self.log.append([draft(topic, result, key=intent.model, t_ms=intent.t_ms, id=intent.id)])
+        """Do what an intent asks, and commit the result under the intent's id."""
+        result = self.trainer(order(self.file, self.home, intent))
+        finish(self.log, intent, result, self.working[intent.model], self.open.position)
 
     def save(self) -> None:
         """Write every stage's state, so that the next start has little to fold again."""
         for running in [*self.predicting, *self.folding]:
             running.save()
+
+
+def own(one: AnyStage, log: Log) -> Running[Any]:
+    """Take a stage over. A share begins where its own checkpoint is, or where all shares of another
+    division have come, whichever is further: every request below is answered."""
+    known = log.stages()
+    divisions: dict[int, list[str]] = {}
+    for name in known:
+        family, _, part = name.partition("/")
+        if family == one.said_as and name != one.name:
+            divisions.setdefault(int(part.partition("of")[2] or 1), []).append(name)
+    whole = [names for n, names in divisions.items() if len(names) == n]
+    least = [min(names, key=lambda name: known[name].position.n) for names in whole]
+    donor = max(least, key=lambda name: known[name].position.n, default="")
+    if donor and known[donor].position.n > known.get(one.name, Checkpoint()).position.n:
+        state, epoch = log.load(donor), log.load(one.name, claim=True).epoch
+        log.commit(Commit(one.name, epoch, state.position, [], one.dump(restore(one, log, state))))
+    return Running(one, log)
+
+
+def deploy(file: File, log: Log, t_ms: int, shares: int = 1) -> None:
+    """Say on the log which code is up, and in how many shares it answers."""
+    models = {name: plan.features.digest for name, plan in file.plans.items()}
+    value = Deployment(file.path, file.code, models, t_ms, shares)
+    log.append([draft(DEPLOYMENTS, value, key=file.path, t_ms=t_ms)])
+
+
+def order(file: File, home: Path, intent: Intent) -> Order:
+    """What the training process is given for an intent."""
+    return Order(str(home), intent, file.code, file.path, file.plan(intent.model).pipeline.train.limit_s)
+
+
+def finish(log: Log, intent: Intent, result: Version | Failure, epoch: int, position: Position) -> None:
+    """Commit what came of an intent, under its id and the worker's epoch: a worker that was replaced
+    meanwhile is fenced, as a stage is."""
+    topic = VERSIONS if isinstance(result, Version) else FAILURES
+    output = draft(topic, result, key=intent.model, t_ms=intent.t_ms, id=intent.id)
+    log.commit(Commit(f"work.{intent.model}", epoch, position, [output]))
 
 
 def one_thread() -> None:

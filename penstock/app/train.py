@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import platform
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.app.pipeline import Plan, load_text
+from penstock.app.pipeline import File, Plan, load_text
 from penstock.dataset.profile import profile
 from penstock.dataset.rows import Progress, Row, described, rows, split
 from penstock.log import Blob, Log
@@ -34,6 +35,7 @@ class Order(msgspec.Struct, frozen=True):
     limit_s: float = 3600.0
 
 
+@functools.cache
 def environment() -> tuple[str, bytes]:
     """The installed distributions and the interpreter, as text, and its digest."""
     found = {(dist.name or "").lower(): dist.version for dist in importlib.metadata.distributions()}
@@ -48,13 +50,16 @@ def carry_out(
     blobs: Blob,
     clock: Callable[[], float],
     progress: Progress = lambda done, total: None,
+    *,
+    read_file: Callable[[bytes, str], File] = load_text,
 ) -> Version:
     """Train, evaluate and store a version; raises Refused when there is nothing to train on.
 
-    The same log, code, environment and intent give the same model bytes.
+    The same log, code, environment and intent give the same model bytes. `read_file` makes a file of
+    the text that the order names.
     """
     intent, began = order.intent, clock()
-    plan = load_text(blobs.get(order.code), order.path).plan(intent.model)
+    plan = read_file(blobs.get(order.code), order.path).plan(intent.model)
     spec = plan.pipeline.train
     since_ms = intent.t_ms - spec.window_ms if spec.window_ms else -sys.maxsize
     slices = plan.pipeline.gate.slices

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,10 @@ from penstock.app.child import Line
 from penstock.app.train import THREADS, Order
 from penstock.log import Log
 from penstock.record.decisions import INTENTS, Failure, Intent, Version, read
-from penstock.record.errors import NotFound, Refused
+from penstock.record.errors import NotFound, Refused, Unavailable
+
+WATCH_S = 0.1
+"""How soon a training that is called off is ended."""
 
 _ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), str(THREADS)
@@ -30,6 +34,12 @@ def start(ahead: str = "") -> subprocess.Popen[bytes]:
         [sys.executable, "-m", "penstock.app.child", *([ahead] if ahead else [])],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True,
     )  # fmt: skip
+
+
+class Stopped(Unavailable):
+    """The training was called off."""
+
+    code = "stopped"
 
 
 class Ahead:
@@ -61,27 +71,32 @@ def in_process(
     progress: Callable[[Line], None] = lambda line: None,
     *,
     child: subprocess.Popen[bytes] | None = None,
+    stop: threading.Event | None = None,
 ) -> Version | Failure:
-    """Carry an order out in a process of its own, with fixed threads and hash seed, within its limit."""
+    """Carry an order out in a process of its own, with fixed threads and hash seed, within its limit.
+
+    It ends with this process, however that ends. Raises Stopped when `stop` is set meanwhile.
+    """
     child = child or start()
     late = threading.Event()
-    timer = threading.Timer(order.limit_s, _end, (child, late))
-    timer.daemon = True
-    timer.start()
+    watch = threading.Thread(target=_watch, args=(child, order.limit_s, late, stop), daemon=True)
+    watch.start()
     last = Line(code="died", note="The training process ended without a word.")
     with child:
         try:
             assert child.stdin is not None and child.stdout is not None
-            with child.stdin:
-                child.stdin.write(msgspec.json.encode(order))
+            child.stdin.write(msgspec.json.encode(order) + b"\n")
+            child.stdin.flush()
             for text in child.stdout:
                 last = msgspec.json.decode(text, type=Line)
                 progress(last)
         except BrokenPipeError:
             pass
         finally:
-            timer.cancel()
             _end(child, threading.Event())
+    watch.join()
+    if stop is not None and stop.is_set() and last.version is None:
+        raise Stopped
     if late.is_set():
         last = Line(code="time_limit", note=f"Training took longer than {order.limit_s:g} s.")
     if last.version is not None:
@@ -89,6 +104,19 @@ def in_process(
     intent = order.intent
     code = last.code or "died"
     return Failure(intent.id, intent.model, intent.version, intent.t_ms, code, last.note)
+
+
+def _watch(
+    child: subprocess.Popen[bytes], limit_s: float, late: threading.Event, stop: threading.Event | None
+) -> None:
+    """End a training that is not wanted any more, or takes too long."""
+    stop = stop or threading.Event()
+    deadline = time.monotonic() + limit_s
+    while child.poll() is None:
+        if stop.wait(min(WATCH_S, max(0.0, deadline - time.monotonic()))):
+            return _end(child, threading.Event())
+        if time.monotonic() >= deadline:
+            return _end(child, late)
 
 
 def rebuild(

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from penstock.cli import ask, run
+from penstock.cli.simulate import simulate
 
 
 def declare(verbs: Any) -> None:
@@ -77,6 +78,23 @@ def _running(verbs: Any) -> None:
     _logged(up)
     _serving(up)
     up.add_argument("--webhook", default="", metavar="URL", help="send alerts there, as JSON")
+    some = _verb(
+        verbs, "run", run.run_stages, "Run stages of a pipeline file in a process of their own, beside others.",
+        "penstock run predict --file pipeline.py --log kafka://broker:9092 --blobs /mnt/blobs --shares 4",
+    )  # fmt: skip
+    some.add_argument(
+        "stages", nargs="+", metavar="STAGE",
+        help="predict, outcome, monitor, train, gate, release, tick, predict.MODEL..., or all",
+    )  # fmt: skip
+    some.add_argument("--file", required=True, metavar="FILE")
+    _homed(some, json=False)
+    _logged(some)
+    some.add_argument("--blobs", default="", metavar="DIR", help="a folder that all homes of the log share")
+    some.add_argument(
+        "--shares", type=int, default=0, metavar="N", help="divide answering (default: as it is)"
+    )
+    some.add_argument("--name", default="", help="on Kafka, of a process that keeps its seats over a restart")
+    some.add_argument("--in-turn", action="store_true", help="for replays: stages move in one fixed order")
     key = _verb(
         verbs,
         "key",
@@ -175,3 +193,25 @@ def _proving(verbs: Any) -> None:
         "penstock rebuild fraud@v3",
     ))  # fmt: skip
     rebuild.add_argument("version", metavar="MODEL@vN")
+    simulated = _verb(
+        verbs, "simulate", simulate,
+        "Play a pipeline on a virtual clock with faults at random, and hold it against its laws.",
+        "penstock simulate pipeline.py --seed 7 --trace",
+    )  # fmt: skip
+    simulated.add_argument("file", metavar="FILE", nargs="?", default="pipeline.py")
+    simulated.add_argument("--seed", type=int, default=None, help="the first schedule (default: 1)")
+    simulated.add_argument(
+        "--schedules", type=int, default=0, metavar="N", help="how many (default: 1 with --seed, else 1000)"
+    )
+    simulated.add_argument(
+        "--data", default="", metavar="DIR", help="samples as TOPIC.ndjson (default: made up from the types)"
+    )
+    simulated.add_argument(
+        "--fit",
+        choices=("quick", "own"),
+        default="quick",
+        help="quick: a small model instead of the file's fit",
+    )
+    simulated.add_argument("--jobs", type=int, default=2, metavar="N", help="processes (default: 2)")
+    simulated.add_argument("--trace", action="store_true", help="tell every step, on one process")
+    simulated.add_argument("--json", action="store_true", help="print JSON for a machine to read")

@@ -1,4 +1,4 @@
-"""cli: the verbs that run something: demo, up, append, check, and keys to open a door."""
+"""cli: the verbs that run something: demo, up, run, append, check, and keys to open a door."""
 
 from __future__ import annotations
 
@@ -61,6 +61,20 @@ def up(given: argparse.Namespace) -> int:
         print(f"penstock: {given.file} is up at {address} (Ctrl-C ends it)", flush=True)
 
     bring_up(given.file, Path(given.home), settings, said, _until_asked())
+    return 0
+
+
+def run_stages(given: argparse.Namespace) -> int:
+    """Run stages of a file until asked to stop."""
+    from penstock.app.crew import Crew, Settings, run
+
+    def said(crew: Crew) -> None:
+        names = ", ".join([*crew.mine, *crew.works, *(["tick"] if crew.ticks else [])])
+        print(f"penstock: runs {names} of {given.file}, in {crew.shares} shares (Ctrl-C ends it)", flush=True)
+
+    settings = Settings(tuple(given.stages), given.shares, given.in_turn, name=given.name)
+    log = given.log, given.log_settings
+    run(given.file, Path(given.home), settings, said, _until_asked(), log=log, blobs=given.blobs)
     return 0
 
 

@@ -172,7 +172,7 @@ def _expire(model: str, state: Joining, request: str, now_ms: int, label: Label)
         note = "A label came for a request that nobody made."
         refusal = Refusal(label.source.topic, "label_unknown", note, now_ms)
         return [draft(REFUSED, refusal, key=label.source.topic, t_ms=now_ms)]
-    if now_ms >= row.t_ms + 2 * label.wait_ms and row.state != "known":
+    if row.state in ("observed", "expired") and now_ms >= row.t_ms + 2 * label.wait_ms:
         del state.waiting[request]
         return []
     heapq.heappush(state.due, (max(row.t_ms + 2 * label.wait_ms, now_ms + 1), request))

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable
-from operator import attrgetter
+from itertools import accumulate
+from operator import attrgetter, sub
 from typing import Any
 
 import msgspec
@@ -260,12 +261,12 @@ class Fold:
         )
         fold.dropped = dict(dropped)
         for table, rows in zip(fold._tables, tables, strict=True):
-            for entity, gone, total, square, *columns in rows:
+            for entity, gone, total, square, times, positions, values, units in rows:
                 series = table.series[entity] = Series()
-                series.gone, series.sums, series.squares = gone, [int(total)], [int(square)]
-                for row in zip(*columns, strict=True):
-                    series.add(*row)
-                series.trimmed = len(series.times)
+                series.gone, series.trimmed = gone, len(times)
+                series.times, series.positions, series.values = times, positions, values
+                series.sums = list(accumulate(units, initial=int(total)))
+                series.squares = list(accumulate((n * n for n in units), initial=int(square)))
         return fold
 
     def _trim(self, table: _Table, series: Series) -> None:
@@ -281,7 +282,7 @@ def _base(series: Series) -> tuple[int, str, str]:
 
 
 def _units_of(series: Series) -> list[int]:
-    return [b - a for a, b in zip(series.sums, series.sums[1:], strict=False)]
+    return list(map(sub, series.sums[1:], series.sums))
 
 
 Step = Callable[[Event, list[Any], int], Any]

@@ -134,6 +134,10 @@ class Log(Protocol):
     def wait(self, position: Position, timeout_s: float) -> bool:
         """Sleep until the log's end lies beyond `position`, or the time is over; says which."""
 
+    def hear(self, heard: int, timeout_s: float) -> int:
+        """Sleep until this handle has heard of a write, a stage's position among them, after the
+        `heard`-th, or the time is over; the number of the newest."""
+
     def end(self) -> Position:
         """The position that the next record will get."""
 

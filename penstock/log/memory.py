@@ -23,6 +23,7 @@ class MemoryLog:
         self._producers: dict[str, int] = {}
         self._stages: dict[str, Checkpoint] = {}
         self._changed = threading.Condition()
+        self._writes = 0
 
     def append(
         self, drafts: Sequence[Draft], *, producer: str = "", sequence: int = 0, sync: bool = True
@@ -56,6 +57,7 @@ class MemoryLog:
                 self._ids[draft.topic, draft.id] = record
             places.append(place)
         self._batches.extend(fresh.values())
+        self._writes += 1
         self._changed.notify_all()
         return Appended(places, repeats, self.end())
 
@@ -93,6 +95,12 @@ class MemoryLog:
         """See the port."""
         with self._changed:
             return self._changed.wait_for(lambda: len(self._records) > position.n, timeout_s)
+
+    def hear(self, heard: int, timeout_s: float) -> int:
+        """See the port."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._writes > heard, timeout_s)
+            return self._writes
 
     def end(self) -> Position:
         """See the port."""

@@ -165,7 +165,10 @@ class _Watch:
             return []
         before_ms, state.judged_ms = state.judged_ms, until_ms
         made = []
-        for hour in range(state.hour or until_ms // HOUR_MS - 1, until_ms // HOUR_MS):
+        busy = {int(at) * self.grain_ms // HOUR_MS for at in state.buckets}
+        for hour in sorted(
+            busy.intersection(range(state.hour or until_ms // HOUR_MS - 1, until_ms // HOUR_MS))
+        ):
             one = _hour(self.model, state, hour, self.grain_ms, self.names, self.request)
             made += [draft(profiles(self.model), one, key=self.model, t_ms=now_ms)] if one else []
         state.hour = until_ms // HOUR_MS

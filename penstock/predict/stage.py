@@ -31,7 +31,7 @@ from penstock.record.decisions import (
 )
 from penstock.record.errors import PenstockError
 from penstock.record.event import Source
-from penstock.record.record import Draft, Position, Record
+from penstock.record.record import Draft, Position, Record, partition
 from penstock.release.route import Ref, Route, follow
 from penstock.stage import Emitted, Stage
 
@@ -82,9 +82,16 @@ def predict_stage(
     *,
     threshold: float = 0.5,
     snapshot_every: int = 20_000,
+    share: tuple[int, int] = (0, 1),
 ) -> Stage[Predicting]:
-    """The stage `predict.MODEL`. `sets`: the feature sets in use, by digest."""
-    direct = vectors(model)
+    """The stage `predict.MODEL`. `sets`: the feature sets in use, by digest.
+
+    `share` (k, n): it folds everything, so every share's state is the whole stage's, and answers the
+    requests whose key (their id, where they have none) is of partition k of n, under the ids that the
+    whole stage would give.
+    """
+    direct, name = vectors(model), f"predict.{model}"
+    mine = _taking(*share)
 
     def empty() -> Predicting:
         return Predicting({digest: Fold(features) for digest, features in sets.items()})
@@ -99,9 +106,10 @@ def predict_stage(
             if record.key == model:
                 state.route = follow(state.route, read(record, Release))
         elif record.topic == direct:
-            ask = Ask(record, state.route, dict.fromkeys(sets, read(record, Vector).values))
+            if mine(record):
+                ask = Ask(record, state.route, dict.fromkeys(sets, read(record, Vector).values))
         else:
-            if record.topic == request.topic and state.route.champion is not None:
+            if record.topic == request.topic and state.route.champion is not None and mine(record):
                 ask = _ask(state, record, sets, means)
             for digest, one in state.folds.items():
                 if record.topic in sets[digest].topics:
@@ -114,11 +122,6 @@ def predict_stage(
         state.seen = records[-1].position + 1
         return state, _answer(model, asks, means, threshold, began)
 
-    def dump(state: Predicting) -> bytes:
-        return pack(
-            Saved({digest: one.dump() for digest, one in state.folds.items()}, state.route, state.seen)
-        )
-
     def load(data: bytes) -> Predicting:
         saved = unpack(data, Saved)
         folds = {
@@ -130,15 +133,29 @@ def predict_stage(
         return Predicting(folds, saved.route, saved.seen)
 
     return Stage(
-        f"predict.{model}",
+        share_name(name, *share),
         predict_inputs(model, request, sets),
         empty,
         step_many,
-        dump,
+        _dump,
         load,
         snapshot_every,
         sync=False,
+        said_as=name,
     )
+
+
+def _dump(state: Predicting) -> bytes:
+    return pack(Saved({digest: one.dump() for digest, one in state.folds.items()}, state.route, state.seen))
+
+
+def _taking(k: int, n: int) -> Callable[[Record], bool]:
+    return lambda record: n == 1 or partition(record.key or record.id, n) == k
+
+
+def share_name(name: str, k: int, n: int) -> str:
+    """What share k of n of a stage is called on the log: `predict.M`, or `predict.M/2of4`."""
+    return name if n == 1 else f"{name}/{k + 1}of{n}"
 
 
 def predict_inputs(model: str, request: Source, sets: Mapping[str, FeatureSet]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from penstock.model.pack import Model
 from penstock.record.decisions import TICKS, Prediction, Tick, Value, Vector, predictions, read, vectors
 from penstock.record.errors import PenstockError
 from penstock.record.event import Source
-from penstock.record.record import START, Record
+from penstock.record.record import START, Position, Record
 
 
 class Unequal(msgspec.Struct, frozen=True):
@@ -34,6 +34,9 @@ class Verified(msgspec.Struct, frozen=True):
 
 Progress = Callable[[int, int], None]
 
+KEPT = 50_000
+"""Requests without an answer so far whose values are kept; those of older ones are read from the log."""
+
 
 class _Sweep:
     """One pass over the log: requests' values as they come by, compared when their predictions do."""
@@ -51,6 +54,7 @@ class _Sweep:
         self.load, self.past = load, past
         self.folds = {digest: Fold(features) for digest, features in sets.items()}
         self.values: dict[int, dict[str, list[Value]]] = {}
+        self.last = -1
         self.group: dict[str, list[tuple[str, int, Prediction]]] = {}
         self.count = 0
         self.unequal: list[Unequal] = []
@@ -64,13 +68,19 @@ class _Sweep:
         elif record.topic == predictions(self.model):
             self.compare(record)
         elif record.topic == vectors(self.model):
-            self.values[record.position] = dict.fromkeys(self.sets, read(record, Vector).values)
+            self.keep(record.position, dict.fromkeys(self.sets, read(record, Vector).values))
         else:
             if record.topic == self.request.topic:
-                self.values[record.position] = self.seen(record)
+                self.keep(record.position, self.seen(record))
             for digest, fold in self.folds.items():
                 if record.topic in self.sets[digest].topics:
                     fold.add(record)
+
+    def keep(self, position: int, values: dict[str, list[Value]]) -> None:
+        """Keep a request's values until its answers have come by; shares answer at their own pace."""
+        self.values[position] = values
+        if len(self.values) > KEPT:
+            del self.values[next(iter(self.values))]
 
     def seen(self, record: Record) -> dict[str, list[Value]]:
         """A request's values by feature set; a set whose function raises has none."""
@@ -84,12 +94,22 @@ class _Sweep:
                 continue
         return out
 
+    def again(self, features: str, asked: Record) -> list[Value]:
+        """The values of a request that came by long ago."""
+        if asked.topic == vectors(self.model):
+            return read(asked, Vector).values
+        return self.past(self.sets[features], asked)
+
     def compare(self, record: Record) -> None:
         """Values now; the score once the whole batch that was scored together is known."""
         said = read(record, Prediction)
         self.count += 1
-        for gone in [position for position in self.values if position < said.batch]:
-            del self.values[gone]
+        if said.position != self.last:
+            self.values.pop(self.last, None)
+            self.last = said.position
+        if said.position not in self.values and said.features in self.sets:
+            asked = self.log.read([said.source], Position(n=said.position), limit=1)[0][0]
+            self.values[said.position] = {said.features: self.again(said.features, asked)}
         values = self.values.get(said.position, {}).get(said.features, [])
         if not same(values, said.values):
             self.unequal.append(Unequal(record.id, record.position, _which(self.sets, said, values)))

@@ -376,12 +376,14 @@ class Hour(msgspec.Struct, frozen=True):
 
 
 class Deployment(msgspec.Struct, frozen=True):
-    """A pipeline file that was brought up: which code, by digest, declares which models."""
+    """A pipeline file that was brought up: which code, by digest, declares which models, and into how
+    many shares answering is divided."""
 
     path: str
     code: str
     models: dict[str, str]
     t_ms: int
+    shares: int = 1
 
 
 class Delivery(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ import msgspec
 
 from penstock.log import Checkpoint, Commit, Log
 from penstock.record.codec import pack, unpack
+from penstock.record.errors import Fenced
 from penstock.record.record import START, Draft, Position, Record, output_id
 
 S = TypeVar("S")
@@ -27,7 +28,8 @@ class Stage(msgspec.Struct, Generic[S], frozen=True):
     `step_many` is the same over a batch whose state it owns; it must equal folding `step`, and says of
     each draft which record it came from. `dump` and `load` turn the state into bytes and back.
     `snapshot_every` is the number of records between two written states (1: each commit); `sync` says
-    whether a commit must survive power loss before anything builds on it.
+    whether a commit must survive power loss before anything builds on it. `said_as` is the name in the
+    outputs' ids, where it is not the stage's own: a share says what the undivided stage would say.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Stage(msgspec.Struct, Generic[S], frozen=True):
     load: Callable[[bytes], S]
     snapshot_every: int = 1
     sync: bool = True
+    said_as: str = ""
 
 
 def stage(
@@ -85,15 +88,34 @@ class Running(Generic[S]):
         self.position = checkpoint.position
         self.state = restore(stage, log, checkpoint)
         self.unsaved = 0
+        self.unsure = False
 
     def advance(self) -> list[Draft] | None:
-        """Fold what is new, at most one batch, and commit it; the outputs, or None when nothing was new."""
+        """Fold what is new, at most one batch, and commit it; the outputs, or None when nothing was new.
+
+        Whatever it raises, the commit may have happened: the next call takes the state from the log.
+        """
+        if self.unsure:
+            self._recall()
+        self.unsure = True
+        made = self._advance()
+        self.unsure = False
+        return made
+
+    def _recall(self) -> None:
+        checkpoint = self.log.load(self.stage.name)
+        if checkpoint.epoch != self.epoch:
+            raise Fenced(where=self.stage.name)
+        self.state = restore(self.stage, self.log, checkpoint)
+        self.position, self.unsaved = checkpoint.position, 0
+
+    def _advance(self) -> list[Draft] | None:
         records, position = self.log.read(self.stage.inputs, self.position, limit=self.batch)
         if not records:
             self.position = position  # nothing to commit: a restart reads the same emptiness again
             return None
         self.state, emitted = self.stage.step_many(self.state, records)
-        outputs = list(with_ids(self.stage.name, emitted))
+        outputs = list(with_ids(self.stage.said_as or self.stage.name, emitted))
         self.unsaved += len(records)
         save = self.unsaved >= self.stage.snapshot_every
         self._commit(position, outputs, self.stage.dump(self.state) if save else None)
@@ -101,7 +123,7 @@ class Running(Generic[S]):
 
     def save(self) -> None:
         """Write the state at the present position, so that a resumption has nothing to fold again."""
-        if self.unsaved:
+        if self.unsaved and not self.unsure:
             self._commit(self.position, [], self.stage.dump(self.state))
 
     def _commit(self, position: Position, outputs: Sequence[Draft], state: bytes | None) -> None:
