@@ -177,14 +177,14 @@ class Books:
         """A model's feature sets, by digest."""
         return {digest: plan.features for digest, plan in self.plans[model].items()}
 
-    def past(self, features: FeatureSet, record: Record) -> list[Value]:
-        """The values of a request whose time lies behind the live state."""
-        return past(self.log, features, [record])[0][1]
-
     def verify(self, model: str, progress: Progress = lambda done, total: None) -> Verified:
         """Every prediction of a model made again, and compared."""
         request = self.file.plan(model).pipeline.request
-        return verify(self.log, model, request, self.sets(model), self.models.get, self.past, progress)
+
+        def seen(features: FeatureSet, record: Record) -> list[Value]:
+            return past(self.log, f"predict.{model}", features, [record])[0][1]
+
+        return verify(self.log, model, request, self.sets(model), self.models.get, seen, progress)
 
     def trace(self, id: str) -> Trace:
         """Everything about one prediction, by its id or its request's."""

@@ -12,7 +12,7 @@ from typing import Any
 from penstock.app.system import System, clock_draft, one_thread, served
 from penstock.log import Appended
 from penstock.record.codec import moment, pack, unpack
-from penstock.record.decisions import Prediction, Vector, vectors
+from penstock.record.decisions import DEAD, Prediction, Vector, vectors
 from penstock.record.errors import PenstockError, Refused, Unavailable
 from penstock.record.record import Draft
 
@@ -48,6 +48,8 @@ class Answers:
         if not self._waiting:
             return
         for output in outputs:
+            if output.topic == DEAD:
+                continue
             prediction = unpack(output.value, Prediction)
             if prediction.served:
                 self.give(prediction)

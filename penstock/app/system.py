@@ -6,7 +6,9 @@ same log however often it was killed. `app.live` runs the same stages on threads
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from penstock.model.schedule import train_stage
 from penstock.monitor.stage import monitor_stage
 from penstock.predict.stage import Means, predict_stage
 from penstock.record.decisions import (
+    AGAIN,
     DECISIONS,
     DEPLOYMENTS,
     FAILURES,
@@ -45,13 +48,13 @@ from penstock.record.decisions import (
     predictions,
     read,
 )
-from penstock.record.errors import NotFound, PenstockError, Refused
+from penstock.record.errors import NotFound, PenstockError, Poison, Refused
 from penstock.record.event import unknown
-from penstock.record.record import START, Draft, Position, Record, output_id
+from penstock.record.record import Draft, Position, Record, output_id
 from penstock.release.registry import registry
 from penstock.release.route import Ref
 from penstock.release.stage import release_stage
-from penstock.stage import AnyStage, Running, View, stage
+from penstock.stage import AnyStage, Running, View, folded, stage
 
 Clock = Callable[[], float]
 Trainer = Callable[[Order], Version | Failure]
@@ -146,27 +149,27 @@ class System:
                 self.sets[name][plan.features.digest] = plan.features
 
     def _predict(self, plan: Plan) -> AnyStage:
-        means = Means(self.models.get, self._past, self._refill, self.clock)
+        name = f"predict.{plan.name}"
+        means = Means(self.models.get, partial(self._past, name), partial(self._refill, name), self.clock)
         pipeline = plan.pipeline
         return predict_stage(
             plan.name, pipeline.request, self.sets[plan.name], means, threshold=pipeline.threshold
         )
 
-    def _past(self, features: FeatureSet, record: Record) -> list[Value]:
-        return past(self.log, features, [record])[0][1]
+    def _past(self, name: str, features: FeatureSet, record: Record) -> list[Value]:
+        return past(self.log, name, features, [record])[0][1]
 
-    def _refill(self, features: FeatureSet, stop: int) -> Fold:
+    def _refill(self, name: str, features: FeatureSet, stop: int) -> Fold:
         fold = Fold(features)
-        position = START
-        while True:
-            records, position = self.log.read((*features.topics, TICKS), position, stop=Position(n=stop))
-            if not records:
-                return fold
+        topics = (*features.topics, TICKS, AGAIN)
+        for records, _ in folded(self.log, name, topics, stop=Position(n=stop)):
             for record in records:
                 if record.topic == TICKS:
                     fold.tick(read(record, Tick).t_ms)
-                else:
+                    continue
+                with contextlib.suppress(Poison):
                     fold.add(record)
+        return fold
 
     def deploy(self, t_ms: int) -> None:
         """Say on the log which code is up."""

@@ -25,6 +25,7 @@ from penstock.app.system import System, append
 from penstock.app.train import Order
 from penstock.app.worker import in_process
 from penstock.console import Sight, pages
+from penstock.monitor.rules import watched
 from penstock.record.codec import to_json
 from penstock.record.decisions import ALERTS, DELIVERIES, Alert, Delivery, Failure, Version, draft, read
 from penstock.record.errors import NotFound, Unavailable
@@ -100,7 +101,9 @@ class Server:
         file = live.system.file
         views = Views(file, home.log, home.blobs)
         self.desk = desk(live, file, views, {} if training is None else training)
-        rules = {name: [str(rule) for rule in plan.pipeline.watch] for name, plan in file.plans.items()}
+        rules = {
+            name: [str(rule) for rule in watched(plan.pipeline.watch)] for name, plan in file.plans.items()
+        }
         trace = Books(file, home.log, home.blobs).trace
         sight = Sight(home.log, home.blobs, self.desk.status, self.desk.registry, rules, trace)
         app = create(self.desk, keys_of(settings), (*settings.hosts, settings.host), pages(sight), note)
