@@ -9,7 +9,9 @@ from typing import Any
 
 import msgspec
 
+from penstock.app.counters import Counters, plain
 from penstock.app.pipeline import File, Plan, load_text
+from penstock.app.pressure import Bounds, Pressure, disk_of, lags
 from penstock.app.system import Models, folds
 from penstock.dataset.rows import past
 from penstock.feature import FeatureSet
@@ -28,7 +30,7 @@ from penstock.record.decisions import (
     read,
 )
 from penstock.record.errors import NotFound, Refused
-from penstock.record.record import START, Position, Record
+from penstock.record.record import START, Record
 from penstock.release.registry import REGISTRY, Registry, registry
 from penstock.stage import View
 
@@ -103,6 +105,21 @@ def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def inputs_of(file: File, blobs: Blob) -> dict[str, Sequence[str]]:
+    """The topics that each stage of a file reads, by the stage's name."""
+    inputs: dict[str, Sequence[str]] = {one.name: one.inputs for one in folds(file, blobs)}
+    for plan in file.plans.values():
+        sets = {plan.features.digest: plan.features}
+        inputs[f"predict.{plan.name}"] = predict_inputs(plan.name, plan.pipeline.request, sets)
+    return inputs
+
+
+def pressure(file: File, home: Home, bounds: Bounds) -> Pressure:
+    """The bounds that producers into a home meet."""
+    inputs = inputs_of(file, home.blobs)
+    return Pressure(bounds, lambda: lags(home.log, inputs), lambda: disk_of(home.path))
+
+
 class Views:
     """What status and pages read: folds that are kept up with the log. One thread at a time."""
 
@@ -110,10 +127,8 @@ class Views:
         self.file, self.log, self.blobs = file, log, blobs
         self._registry = View(REGISTRY, log)
         self._alarms = View(ALARMS, log)
-        self._inputs = {one.name: one.inputs for one in folds(file, blobs)}
-        for plan in file.plans.values():
-            sets = {plan.features.digest: plan.features}
-            self._inputs[f"predict.{plan.name}"] = predict_inputs(plan.name, plan.pipeline.request, sets)
+        self._counters = Counters(log, file.sources, list(file.plans))
+        self._inputs = inputs_of(file, blobs)
 
     def registry(self) -> Registry:
         """All versions and what became of them, as of now."""
@@ -123,10 +138,11 @@ class Views:
         """How things stand: the log, every stage's lag in records, every model."""
         log: Any = self.log
         topics = {topic: log.count(topic) for topic in log.topics()}
+        behind = lags(log, self._inputs)
         stages = {
-            name: {"position": one.position.n, "lag": self._lag(topics, self._inputs[name], one.position)}
+            name: {"position": one.position.n, "lag": behind[name]}
             for name, one in log.stages().items()
-            if name in self._inputs
+            if name in behind
         }
         models = {name: self._model(name, topics) for name in self.file.plans}
         return {
@@ -134,12 +150,9 @@ class Views:
             "topics": topics,
             "stages": stages,
             "models": models,
+            "counters": plain(self._counters.read()),
             "code": self.file.code,
         }
-
-    def _lag(self, topics: dict[str, int], inputs: Sequence[str], position: Position) -> int:
-        log: Any = self.log
-        return sum(log.count(topic, position) for topic in inputs if topic in topics)
 
     def _model(self, name: str, topics: dict[str, int]) -> dict[str, Any]:
         entry = self.registry().models.get(name)

@@ -7,7 +7,7 @@ same log however often it was killed. `app.live` runs the same stages on threads
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ from penstock.record.decisions import (
     predictions,
     read,
 )
-from penstock.record.errors import NotFound, PenstockError, Poison, Refused
+from penstock.record.errors import NotFound, Poison, Refused
 from penstock.record.event import unknown
 from penstock.record.record import Draft, Position, Record, output_id
 from penstock.release.registry import registry
@@ -283,7 +283,7 @@ def append(
     file: File,
     log: Log,
     topic: str,
-    rows: Iterable[Mapping[str, Any] | bytes],
+    rows: Sequence[Mapping[str, Any] | bytes],
     *,
     now_ms: int,
     sync: bool = True,
@@ -293,15 +293,17 @@ def append(
     """Validate events for a topic and append the good ones. Raises NotFound for an unknown topic.
 
     `first` is the number of the first row in the notes; see `Source.parse` for `strict`.
-    A refused event stops nothing: it is counted in the report and by a record on `refused`.
+    A refused event stops nothing: it is counted in the report, and on `refused` by one record for all
+    that were refused with its code.
     """
     try:
         source = file.source(topic)
     except NotFound as error:
-        log.append([_refusal(topic[:64], error, now_ms)], sync=sync)
+        unknown_one = Refusal(topic[:64], error.code, error.what, now_ms, max(1, len(rows)))
+        log.append([_refusal(unknown_one)], sync=sync)
         raise
     drafts: list[Draft] = []
-    refusals: list[Draft] = []
+    first_of: dict[str, Refusal] = {}
     refused: dict[str, int] = {}
     notes: list[str] = []
     for number, row in enumerate(rows, first):
@@ -309,21 +311,18 @@ def append(
             drafts.append(source.draft(source.parse(row, strict=strict)))
         except Refused as error:
             refused[error.code] = refused.get(error.code, 0) + 1
-            refusals.append(_refusal(topic, error, now_ms))
+            first_of.setdefault(error.code, Refusal(topic, error.code, error.what, now_ms))
             if len(notes) < 20:
                 notes.append(f"row {number}: {error}")
+    refusals = [_refusal(msgspec.structs.replace(one, count=refused[code])) for code, one in first_of.items()]
     done = log.append([*drafts, *refusals], sync=sync)
     repeated = [i for i in done.repeats if i < len(drafts)]
     if repeated:
-        _count_repeats(log, topic, len(repeated), now_ms, sync)
+        note = f"{len(repeated)} events had an id that was on the topic already."
+        log.append([_refusal(Refusal(topic, "duplicate", note, now_ms, len(repeated)))], sync=sync)
         notes.append(f"{len(repeated)} events have an id that is on the topic already; the first ones stand.")
     return Report(len(drafts) - len(repeated), len(repeated), refused, notes, done.places[: len(drafts)])
 
 
-def _refusal(topic: str, error: PenstockError, now_ms: int) -> Draft:
-    return draft(REFUSED, Refusal(topic, error.code, error.what, now_ms), key=topic, t_ms=now_ms)
-
-
-def _count_repeats(log: Log, topic: str, n: int, now_ms: int, sync: bool) -> None:
-    refusal = Refusal(topic, "duplicate", f"{n} events had an id that was on the topic already.", now_ms)
-    log.append([draft(REFUSED, refusal, key=topic, t_ms=now_ms)], sync=sync)
+def _refusal(one: Refusal) -> Draft:
+    return draft(REFUSED, one, key=one.topic, t_ms=one.t_ms)

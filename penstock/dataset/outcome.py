@@ -73,6 +73,7 @@ class Joining(msgspec.Struct):
     expired: int = 0
     amended: int = 0
     unknown: int = 0
+    repeated: int = 0
 
 
 def outcome_stage(model: str, request: Source, label: Label) -> Stage[Joining]:
@@ -137,6 +138,7 @@ def _know(state: Joining, record: Record, label: Label) -> list[Draft]:
     value = _value(record, label)
     row = state.waiting.get(record.key)
     if row is None:
+        state.repeated += record.key in state.parked  # the newer one stands
         state.parked[record.key] = (record.time_ms, value)
         heapq.heappush(state.due, (record.time_ms + label.wait_ms, record.key))
     elif row.state == "pending" or row.label != value:
@@ -144,6 +146,8 @@ def _know(state: Joining, record: Record, label: Label) -> list[Draft]:
         state.known.append(record.key)
         if row.state == "pending":
             row.state = "known"
+    else:
+        state.repeated += 1
     return []
 
 
@@ -182,8 +186,10 @@ def _expire(model: str, state: Joining, request: str, now_ms: int, label: Label)
     """A deadline has come: of a request's first wait, of its second, or of a parked label."""
     row = state.waiting.get(request)
     if row is None:
-        if state.parked.pop(request, None) is None:
+        parked = state.parked.get(request)
+        if parked is None or parked[0] + label.wait_ms > now_ms:  # a newer one has a deadline of its own
             return []
+        del state.parked[request]
         state.unknown += 1
         note = "A label came for a request that nobody made."
         refusal = Refusal(label.source.topic, "label_unknown", note, now_ms)
