@@ -194,15 +194,16 @@ def _expire(model: str, state: Joining, request: str, now_ms: int, label: Label)
         note = "A label came for a request that nobody made."
         refusal = Refusal(label.source.topic, "label_unknown", note, now_ms)
         return [draft(REFUSED, refusal, key=label.source.topic, t_ms=now_ms)]
-    if row.state in ("observed", "expired") and now_ms >= row.t_ms + 2 * label.wait_ms:
-        del state.waiting[request]
-        return []
-    heapq.heappush(state.due, (max(row.t_ms + 2 * label.wait_ms, now_ms + 1), request))
-    if row.state != "pending":
-        return []
-    row.state, row.label, row.known_ms = "expired", label.silence, row.t_ms + label.wait_ms
-    state.expired += 1
-    return [_outcome(model, request, row, amends=False)]
+    made = []
+    if row.state == "pending":
+        row.state, row.label, row.known_ms = "expired", label.silence, row.t_ms + label.wait_ms
+        state.expired += 1
+        made = [_outcome(model, request, row, amends=False)]
+    if now_ms >= row.t_ms + 2 * label.wait_ms and row.state != "known":
+        del state.waiting[request]  # time may have jumped over both waits at once
+    else:
+        heapq.heappush(state.due, (max(row.t_ms + 2 * label.wait_ms, now_ms + 1), request))
+    return made
 
 
 def _outcome(model: str, request: str, row: Waiting, *, amends: bool) -> Draft:
