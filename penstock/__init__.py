@@ -8,7 +8,7 @@ from penstock.feature import count, distinct, feature, first, last, max, mean, m
 from penstock.gate import better, not_worse
 from penstock.model.fit import Data
 from penstock.model.schedule import every
-from penstock.monitor.rules import drift, errors, loss, missing, rate
+from penstock.monitor.rules import dead, drift, errors, loss, missing, rate
 from penstock.record.event import Event, key, pii, source
 from penstock.release.stage import steps
 
@@ -20,6 +20,7 @@ __all__ = [
     "Pipeline",
     "better",
     "count",
+    "dead",
     "distinct",
     "drift",
     "errors",

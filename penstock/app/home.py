@@ -9,8 +9,10 @@ from typing import Any
 
 import msgspec
 
+from penstock.app.counters import Counters, plain
 from penstock.app.pipeline import File, Plan, load_text
 from penstock.app.place import Remembered, blobs_of, follow, remember
+from penstock.app.pressure import Bounds, Pressure, disk_of, lags
 from penstock.app.system import Models, folds
 from penstock.dataset.rows import past
 from penstock.feature import FeatureSet
@@ -29,7 +31,7 @@ from penstock.record.decisions import (
     read,
 )
 from penstock.record.errors import NotFound
-from penstock.record.record import Position, Record
+from penstock.record.record import Record
 from penstock.release.registry import REGISTRY, Registry, registry
 from penstock.stage import View, stage
 
@@ -75,6 +77,21 @@ def open_home(
     return Home(path, opened, blobs_of(path))
 
 
+def inputs_of(file: File, blobs: Blob) -> dict[str, Sequence[str]]:
+    """The topics that each stage of a file reads, by the stage's name."""
+    inputs: dict[str, Sequence[str]] = {one.name: one.inputs for one in folds(file, blobs)}
+    for plan in file.plans.values():
+        sets = {plan.features.digest: plan.features}
+        inputs[f"predict.{plan.name}"] = predict_inputs(plan.name, plan.pipeline.request, sets)
+    return inputs
+
+
+def pressure(file: File, home: Home, bounds: Bounds) -> Pressure:
+    """The bounds that producers into a home meet."""
+    inputs = inputs_of(file, home.blobs)
+    return Pressure(bounds, lambda: lags(home.log, inputs), lambda: disk_of(home.path))
+
+
 class Views:
     """What status and pages read: folds that are kept up with the log. One thread at a time."""
 
@@ -82,10 +99,8 @@ class Views:
         self.file, self.log, self.blobs = file, log, blobs
         self._registry = View(REGISTRY, log)
         self._alarms = View(ALARMS, log)
-        self._inputs = {one.name: one.inputs for one in folds(file, blobs)}
-        for plan in file.plans.values():
-            sets = {plan.features.digest: plan.features}
-            self._inputs[f"predict.{plan.name}"] = predict_inputs(plan.name, plan.pipeline.request, sets)
+        self._counters = Counters(log, file.sources, list(file.plans))
+        self._inputs = inputs_of(file, blobs)
 
     def registry(self) -> Registry:
         """All versions and what became of them, as of now."""
@@ -95,10 +110,11 @@ class Views:
         """How things stand: the log, every stage's lag in records, every model."""
         log: Any = self.log
         topics = {topic: log.count(topic) for topic in log.topics()}
+        behind = lags(log, self._inputs)
         stages = {
-            name: {"position": one.position.n, "lag": self._lag(topics, self._inputs[name], one.position)}
+            name: {"position": one.position.n, "lag": behind[name]}
             for name, one in log.stages().items()
-            if name in self._inputs
+            if name in behind
         }
         models = {name: self._model(name, topics) for name in self.file.plans}
         return {
@@ -106,12 +122,9 @@ class Views:
             "topics": topics,
             "stages": stages,
             "models": models,
+            "counters": plain(self._counters.read()),
             "code": self.file.code,
         }
-
-    def _lag(self, topics: dict[str, int], inputs: Sequence[str], position: Position) -> int:
-        log: Any = self.log
-        return sum(log.count(topic, position) for topic in inputs if topic in topics)
 
     def _model(self, name: str, topics: dict[str, int]) -> dict[str, Any]:
         entry = self.registry().models.get(name)
@@ -149,14 +162,14 @@ class Books:
         """A model's feature sets, by digest."""
         return {digest: plan.features for digest, plan in self.plans[model].items()}
 
-    def past(self, features: FeatureSet, record: Record) -> list[Value]:
-        """The values of a request whose time lies behind the live state."""
-        return past(self.log, features, [record])[0][1]
-
     def verify(self, model: str, progress: Progress = lambda done, total: None) -> Verified:
         """Every prediction of a model made again, and compared."""
         request = self.file.plan(model).pipeline.request
-        return verify(self.log, model, request, self.sets(model), self.models.get, self.past, progress)
+
+        def seen(features: FeatureSet, record: Record) -> list[Value]:
+            return past(self.log, f"predict.{model}", features, [record])[0][1]
+
+        return verify(self.log, model, request, self.sets(model), self.models.get, seen, progress)
 
     def trace(self, id: str) -> Trace:
         """Everything about one prediction, by its id or its request's."""

@@ -9,10 +9,11 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from penstock.app.pressure import PRESSED
 from penstock.app.system import System, clock_draft, one_thread, served
 from penstock.log import Appended
 from penstock.record.codec import moment, pack, unpack
-from penstock.record.decisions import Prediction, Vector, vectors
+from penstock.record.decisions import DEAD, Prediction, Vector, vectors
 from penstock.record.errors import PenstockError, Refused, Unavailable
 from penstock.record.record import Draft
 
@@ -22,12 +23,26 @@ FOLD_PAUSE_S = 0.05
 Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Prediction]"]
 
 
+MOST_WAITING = 10_000
+"""Requests that may wait for their answers at once; one more is refused."""
+Admit = Callable[[int, Sequence[str]], None]
+"""Let a number of records in for these stages, or raise Unavailable."""
+
+
 class Answers:
     """Requests that wait for their prediction: registered before the append, resolved after the commit."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST_WAITING) -> None:
+        self.most = most
         self._waiting: dict[tuple[str, str], Waiter] = {}
         self._lock = threading.Lock()
+
+    def room(self, n: int) -> None:
+        """Raise Unavailable where `n` more may not wait."""
+        if len(self._waiting) + n > self.most:
+            raise Unavailable(
+                "Too many requests wait for their answers.", code="busy", hint="Send more slowly."
+            )
 
     def expect(self, model: str, request: str) -> asyncio.Future[Prediction]:
         """A future of the served prediction; called on the event loop. Two callers of one id share it."""
@@ -48,6 +63,8 @@ class Answers:
         if not self._waiting:
             return
         for output in outputs:
+            if output.topic == DEAD:
+                continue
             prediction = unpack(output.value, Prediction)
             if prediction.served:
                 self.give(prediction)
@@ -69,9 +86,17 @@ def _settle(future: asyncio.Future[Prediction], prediction: Prediction) -> None:
 class Live:
     """A system on threads: one answers, one folds and trains, time goes on. `now_ms` is the wall clock."""
 
-    def __init__(self, system: System, now_ms: Callable[[], int], *, tick_s: float = 1.0) -> None:
-        self.system, self.now_ms, self.tick_s = system, now_ms, tick_s
-        self.answers = Answers()
+    def __init__(
+        self,
+        system: System,
+        now_ms: Callable[[], int],
+        *,
+        tick_s: float = 1.0,
+        admit: Admit = lambda n, stages: None,
+        most_waiting: int = MOST_WAITING,
+    ) -> None:
+        self.system, self.now_ms, self.tick_s, self.admit = system, now_ms, tick_s, admit
+        self.answers = Answers(most_waiting)
         system.told = self.answers.tell
         self.stopping = threading.Event()
         self.broken: str = ""
@@ -174,9 +199,10 @@ class Live:
             )
         if len({draft.id for draft in drafts}) < len(drafts):
             raise Refused("Two rows of the request have one id.", code="duplicate")
+        self.answers.room(len(drafts))
         futures = [self.answers.expect(model, draft.id) for draft in drafts]
         try:
-            done = await asyncio.to_thread(self._append, drafts)
+            done = await asyncio.to_thread(self._append, model, drafts)
             for i in done.repeats:
                 self._again(model, done.places[i])
             return list(await asyncio.wait_for(asyncio.gather(*futures), timeout_s))
@@ -200,5 +226,15 @@ class Live:
                 code="unanswered", hint="Ask again under another id.",
             )  # fmt: skip
 
-    def _append(self, drafts: list[Draft]) -> Appended:
-        return self.system.log.append(drafts, sync=False)
+    def _append(self, model: str, drafts: list[Draft]) -> Appended:
+        """Put requests on the log. Under pressure those that are there already are answered all the same."""
+        log = self.system.log
+        try:
+            self.admit(len(drafts), [f"predict.{model}"])
+            return log.append(drafts, sync=False)
+        except Unavailable as error:
+            found = [log.find(one.topic, one.id) for one in drafts] if error.code in PRESSED else [None]
+            places = [one.position for one in found if one is not None]
+            if len(places) < len(found):
+                raise
+            return Appended(places, list(range(len(places))), log.end())

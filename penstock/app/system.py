@@ -7,7 +7,9 @@ threads, `app.crew` in several processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from penstock.model.schedule import train_stage
 from penstock.monitor.stage import monitor_stage
 from penstock.predict.stage import Means, predict_stage
 from penstock.record.decisions import (
+    AGAIN,
     DECISIONS,
     DEPLOYMENTS,
     FAILURES,
@@ -46,13 +49,13 @@ from penstock.record.decisions import (
     predictions,
     read,
 )
-from penstock.record.errors import NotFound, PenstockError, Refused
+from penstock.record.errors import NotFound, Poison, Refused
 from penstock.record.event import unknown
-from penstock.record.record import START, Draft, Position, Record, output_id
+from penstock.record.record import Draft, Position, Record, output_id
 from penstock.release.registry import registry
 from penstock.release.route import Ref
 from penstock.release.stage import release_stage
-from penstock.stage import AnyStage, Running, View, restore, stage
+from penstock.stage import AnyStage, Running, View, folded, restore, stage
 
 Clock = Callable[[], float]
 Trainer = Callable[[Order], Version | Failure]
@@ -133,7 +136,8 @@ class Parts:
 
     def predict(self, plan: Plan, share: tuple[int, int] = (0, 1)) -> AnyStage:
         """The stage that answers a share of a model's requests."""
-        means = Means(self.models.get, self._past, self._refill, self.clock)
+        name = f"predict.{plan.name}"
+        means = Means(self.models.get, partial(self._past, name), partial(self._refill, name), self.clock)
         pipeline = plan.pipeline
         return predict_stage(
             plan.name,
@@ -153,21 +157,20 @@ class Parts:
         rest = [msgspec.structs.replace(one, sync=sync) for one in folds(self.file, self.blobs)]
         return answering | {one.name: [one] for one in rest}
 
-    def _past(self, features: FeatureSet, record: Record) -> list[Value]:
-        return past(self.log, features, [record])[0][1]
+    def _past(self, name: str, features: FeatureSet, record: Record) -> list[Value]:
+        return past(self.log, name, features, [record])[0][1]
 
-    def _refill(self, features: FeatureSet, stop: int) -> Fold:
+    def _refill(self, name: str, features: FeatureSet, stop: int) -> Fold:
         fold = Fold(features)
-        position = START
-        while True:
-            records, position = self.log.read((*features.topics, TICKS), position, stop=Position(n=stop))
-            if not records:
-                return fold
+        topics = (*features.topics, TICKS, AGAIN)
+        for records, _ in folded(self.log, name, topics, stop=Position(n=stop)):
             for record in records:
                 if record.topic == TICKS:
                     fold.tick(read(record, Tick).t_ms)
-                else:
+                    continue
+                with contextlib.suppress(Poison):
                     fold.add(record)
+        return fold
 
 
 class System:
@@ -352,7 +355,7 @@ def append(
     file: File,
     log: Log,
     topic: str,
-    rows: Iterable[Mapping[str, Any] | bytes],
+    rows: Sequence[Mapping[str, Any] | bytes],
     *,
     now_ms: int,
     sync: bool = True,
@@ -362,15 +365,17 @@ def append(
     """Validate events for a topic and append the good ones. Raises NotFound for an unknown topic.
 
     `first` is the number of the first row in the notes; see `Source.parse` for `strict`.
-    A refused event stops nothing: it is counted in the report and by a record on `refused`.
+    A refused event stops nothing: it is counted in the report, and on `refused` by one record for all
+    that were refused with its code.
     """
     try:
         source = file.source(topic)
     except NotFound as error:
-        log.append([_refusal(topic[:64], error, now_ms)], sync=sync)
+        unknown_one = Refusal(topic[:64], error.code, error.what, now_ms, max(1, len(rows)))
+        log.append([_refusal(unknown_one)], sync=sync)
         raise
     drafts: list[Draft] = []
-    refusals: list[Draft] = []
+    first_of: dict[str, Refusal] = {}
     refused: dict[str, int] = {}
     notes: list[str] = []
     for number, row in enumerate(rows, first):
@@ -378,21 +383,18 @@ def append(
             drafts.append(source.draft(source.parse(row, strict=strict)))
         except Refused as error:
             refused[error.code] = refused.get(error.code, 0) + 1
-            refusals.append(_refusal(topic, error, now_ms))
+            first_of.setdefault(error.code, Refusal(topic, error.code, error.what, now_ms))
             if len(notes) < 20:
                 notes.append(f"row {number}: {error}")
+    refusals = [_refusal(msgspec.structs.replace(one, count=refused[code])) for code, one in first_of.items()]
     done = log.append([*drafts, *refusals], sync=sync)
     repeated = [i for i in done.repeats if i < len(drafts)]
     if repeated:
-        _count_repeats(log, topic, len(repeated), now_ms, sync)
+        note = f"{len(repeated)} events had an id that was on the topic already."
+        log.append([_refusal(Refusal(topic, "duplicate", note, now_ms, len(repeated)))], sync=sync)
         notes.append(f"{len(repeated)} events have an id that is on the topic already; the first ones stand.")
     return Report(len(drafts) - len(repeated), len(repeated), refused, notes, done.places[: len(drafts)])
 
 
-def _refusal(topic: str, error: PenstockError, now_ms: int) -> Draft:
-    return draft(REFUSED, Refusal(topic, error.code, error.what, now_ms), key=topic, t_ms=now_ms)
-
-
-def _count_repeats(log: Log, topic: str, n: int, now_ms: int, sync: bool) -> None:
-    refusal = Refusal(topic, "duplicate", f"{n} events had an id that was on the topic already.", now_ms)
-    log.append([draft(REFUSED, refusal, key=topic, t_ms=now_ms)], sync=sync)
+def _refusal(one: Refusal) -> Draft:
+    return draft(REFUSED, one, key=one.topic, t_ms=one.t_ms)

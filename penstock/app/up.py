@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import sys
 import threading
@@ -18,13 +19,16 @@ import msgspec
 import uvicorn
 
 from penstock.app.child import Line
-from penstock.app.home import Books, Home, Views, open_home, wall_ms
+from penstock.app.counters import Count, Tally, plain
+from penstock.app.home import Books, Home, Views, open_home, pressure, wall_ms
 from penstock.app.live import Live
 from penstock.app.pipeline import File, load
+from penstock.app.pressure import Bounds
 from penstock.app.system import System, append
 from penstock.app.train import Order
 from penstock.app.worker import in_process
 from penstock.console import Sight, pages
+from penstock.monitor.rules import watched
 from penstock.record.codec import to_json
 from penstock.record.decisions import ALERTS, DELIVERIES, Alert, Delivery, Failure, Version, draft, read
 from penstock.record.errors import NotFound, Unavailable
@@ -49,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True):
     tick_s: float = 1.0
     log: str = ""
     log_settings: str = ""
+    bounds: Bounds = Bounds()
 
 
 def keys_of(settings: Settings) -> Keys | None:
@@ -68,10 +73,11 @@ def keys_of(settings: Settings) -> Keys | None:
 def desk(live: Live, file: File, views: Views, training: Mapping[str, float]) -> Desk:
     """The desk that the doors ask: the live system's functions, with reads one at a time. `training`
     says how far the trainings under way have read the log."""
-    lock = threading.Lock()
+    lock, tally = threading.Lock(), Tally()
     system = live.system
 
     async def take(topic: str, rows: Sequence[Mapping[str, Any] | bytes]) -> dict[str, Any]:
+        await asyncio.to_thread(live.admit, len(rows), ())
         report = await asyncio.to_thread(
             append, file, system.log, topic, rows, now_ms=live.now_ms(), sync=False
         )
@@ -79,7 +85,8 @@ def desk(live: Live, file: File, views: Views, training: Mapping[str, float]) ->
 
     def status() -> dict[str, Any]:
         with lock:
-            return {**views.status(), "broken": live.broken, "training": dict(training)}
+            found = {**views.status(), "broken": live.broken, "training": dict(training)}
+        return {**found, "since_start": plain([*tally.read(), *_repeated(system)])}
 
     def registry() -> Any:
         with lock:
@@ -87,8 +94,25 @@ def desk(live: Live, file: File, views: Views, training: Mapping[str, float]) ->
 
     faces = {n: ModelFace(n, p.pipeline.request, p.features.names) for n, p in file.plans.items()}
     return Desk(
-        faces, live.ask, live.ask_vectors, take, registry, status, DURABILITY, system.log, system.blobs
+        faces,
+        live.ask,
+        live.ask_vectors,
+        take,
+        registry,
+        status,
+        DURABILITY,
+        system.log,
+        system.blobs,
+        tally.add,
     )
+
+
+def _repeated(system: System) -> list[Count]:
+    """The stages' outputs that stood on the log already, made again after a crash or a try that failed."""
+    return [
+        Count("outputs_repeated", {"stage": one.stage.name}, one.repeated)
+        for one in [*system.predicting, *system.folding]
+    ]
 
 
 class Server:
@@ -100,7 +124,9 @@ class Server:
         file = live.system.file
         views = Views(file, home.log, home.blobs)
         self.desk = desk(live, file, views, {} if training is None else training)
-        rules = {name: [str(rule) for rule in plan.pipeline.watch] for name, plan in file.plans.items()}
+        rules = {
+            name: [str(rule) for rule in watched(plan.pipeline.watch)] for name, plan in file.plans.items()
+        }
         trace = Books(file, home.log, home.blobs).trace
         sight = Sight(home.log, home.blobs, self.desk.status, self.desk.registry, rules, trace)
         app = create(self.desk, keys_of(settings), (*settings.hosts, settings.host), pages(sight), note)
@@ -148,7 +174,8 @@ def up(
     trainer = functools.partial(_watched, training)
     system = System(file, home.log, home.blobs, home_path, time.perf_counter, trainer)
     system.deploy(wall_ms())
-    live = Live(system, wall_ms, tick_s=settings.tick_s)
+    bounds = pressure(file, home, settings.bounds)
+    live = Live(system, wall_ms, tick_s=settings.tick_s, admit=bounds.admit)
     server = Server(live, home, settings, training)
     live.start()
     said(server.start())
@@ -193,7 +220,14 @@ class Webhook(threading.Thread):
             for record in records:
                 status = self._deliver(record)
                 delivery = Delivery(record.id, status, wall_ms())
-                log.append([draft(DELIVERIES, delivery, key=record.key, t_ms=delivery.t_ms, id=record.id)])
+                said = draft(DELIVERIES, delivery, key=record.key, t_ms=delivery.t_ms, id=record.id)
+                while not self.stopping.is_set():
+                    with contextlib.suppress(
+                        Unavailable
+                    ):  # the disk may be full: it was delivered all the same
+                        log.append([said])
+                        break
+                    self.stopping.wait(0.5)
             if not records:
                 log.wait(position, 0.5)
 

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from penstock.cli import ask, run
+from penstock.cli.dead import dead
 from penstock.cli.simulate import simulate
 
 
@@ -13,6 +14,7 @@ def declare(verbs: Any) -> None:
     """Declare every verb."""
     _running(verbs)
     _asking(verbs)
+    _burying(verbs)
     _deciding(verbs)
     _proving(verbs)
 
@@ -59,6 +61,19 @@ def _serving(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _bounded(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-lag", type=int, default=100_000, metavar="N",
+        help="records that the slowest stage may be behind before producers are held back (0: any)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--min-free", default="1GB", metavar="SIZE", help="what must stay free on the log's disk (0: nothing)"
+    )
+    parser.add_argument(
+        "--max-log", default="0", metavar="SIZE", help="what the log may take on its disk (0: any)"
+    )
+
+
 def _running(verbs: Any) -> None:
     demo = _verb(
         verbs, "demo", run.demo, "Play a shop through the whole loop, and show it.", "penstock demo --exit"
@@ -77,6 +92,7 @@ def _running(verbs: Any) -> None:
     _homed(up, json=False)
     _logged(up)
     _serving(up)
+    _bounded(up)
     up.add_argument("--webhook", default="", metavar="URL", help="send alerts there, as JSON")
     some = _verb(
         verbs, "run", run.run_stages, "Run stages of a pipeline file in a process of their own, beside others.",
@@ -110,6 +126,11 @@ def _running(verbs: Any) -> None:
     )  # fmt: skip
     append.add_argument("topic", metavar="TOPIC")
     append.add_argument("path", metavar="PATH")
+    append.add_argument(
+        "--pressure", choices=("wait", "refuse"), default="wait",
+        help="what to do at a bound: wait up to a minute for room, or end at once with status 3",
+    )  # fmt: skip
+    _bounded(append)
     _homed(append)
     check = _verb(
         verbs, "check", run.check, "Run a whole pipeline on a sliver of data, and say what would break.",
@@ -150,6 +171,18 @@ def _asking(verbs: Any) -> None:
         )
     )
     trace.add_argument("prediction", metavar="PREDICTION", help="a prediction's id, or a request's")
+
+
+def _burying(verbs: Any) -> None:
+    parser = _homed(_verb(
+        verbs, "dead", dead, "List the records that stages could not take, or bring them back.",
+        "penstock dead --again payment@1234",
+    ))  # fmt: skip
+    parser.add_argument(
+        "--again", nargs="*", metavar="TOPIC@POSITION",
+        help="fold these after all (none named: every one), once the file is mended and up",
+    )  # fmt: skip
+    parser.add_argument("--who", default="", help="in whose name (default: the user's)")
 
 
 def _deciding(verbs: Any) -> None:

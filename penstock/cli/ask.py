@@ -42,6 +42,13 @@ def status(given: argparse.Namespace) -> int:
     show.console.print()
     models = [[name, _v(m["champion"]), _v(m["candidate"]), m["predictions"], ", ".join(m["alerts"]) or "none"]
               for name, m in found["models"].items()]  # fmt: skip
+    counts = [
+        [one["name"], ", ".join(one["labels"].values()), one["value"]]
+        for one in found["counters"]
+        if one["value"]
+    ]
+    show.table("", ["counter", "of", "count"], counts)
+    show.console.print()
     show.table("", ["model", "champion", "candidate", "predictions", "standing alerts"], models)
     return 0
 

@@ -11,12 +11,15 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from penstock.app.home import open_home, wall_ms
+from penstock.app.home import open_home, pressure, wall_ms
+from penstock.app.pressure import Bounds, bytes_of, patiently
+from penstock.app.system import Report
 from penstock.app.system import append as append_rows
 from penstock.cli import show
 from penstock.record.errors import NotFound, Refused
@@ -54,7 +57,7 @@ def up(given: argparse.Namespace) -> int:
 
     settings = Settings(
         given.host, given.port, given.key_file, given.webhook, tuple(given.allow_host),
-        log=given.log, log_settings=given.log_settings,
+        log=given.log, log_settings=given.log_settings, bounds=_bounds(given),
     )  # fmt: skip
 
     def said(address: str) -> None:
@@ -90,6 +93,13 @@ def key(given: argparse.Namespace) -> int:
     return 0
 
 
+def _bounds(given: argparse.Namespace) -> Bounds:
+    try:
+        return Bounds(given.max_lag, bytes_of(given.min_free), bytes_of(given.max_log))
+    except ValueError:
+        raise Refused('A size is a number with a unit, such as "500MB".', code="arguments") from None
+
+
 def append(given: argparse.Namespace) -> int:
     """Append a file's events; 1 when some were refused, 2 when all were."""
     home = open_home(Path(given.home))
@@ -98,8 +108,17 @@ def append(given: argparse.Namespace) -> int:
     refused: dict[str, int] = {}
     notes: list[str] = []
     strict = Path(given.path).suffix != ".csv"
+    bounds = pressure(file, home, _bounds(given))
+
+    def taken(first: int, rows: list[Any]) -> Report:
+        bounds.admit(len(rows))
+        return append_rows(file, home.log, given.topic, rows, now_ms=wall_ms(), first=first, strict=strict)
+
+    def waiting(note: str) -> None:
+        print(f"append: {total['appended']} appended, waiting: {note}", file=sys.stderr)
+
     for first, rows in _batches(_rows(given.path)):
-        report = append_rows(file, home.log, given.topic, rows, now_ms=wall_ms(), first=first, strict=strict)
+        report = patiently(partial(taken, first, rows), given.pressure, waiting)
         total["appended"] += report.appended
         total["duplicates"] += report.duplicates
         for code, n in report.refused.items():

@@ -14,6 +14,7 @@ import msgspec
 
 from penstock.record.codec import pack, unpack
 from penstock.record.decisions import (
+    AGAIN,
     REFUSED,
     TICKS,
     Outcome,
@@ -21,6 +22,7 @@ from penstock.record.decisions import (
     Refusal,
     Said,
     Tick,
+    Vector,
     draft,
     outcomes,
     predictions,
@@ -28,8 +30,9 @@ from penstock.record.decisions import (
     vectors,
 )
 from penstock.record.event import Event, Source
+from penstock.record.poison import opened
 from penstock.record.record import Draft, Record
-from penstock.stage import Emitted, Stage
+from penstock.stage import Emitted, Stage, each
 
 
 class Label(msgspec.Struct, frozen=True):
@@ -70,6 +73,7 @@ class Joining(msgspec.Struct):
     expired: int = 0
     amended: int = 0
     unknown: int = 0
+    repeated: int = 0
 
 
 def outcome_stage(model: str, request: Source, label: Label) -> Stage[Joining]:
@@ -78,11 +82,14 @@ def outcome_stage(model: str, request: Source, label: Label) -> Stage[Joining]:
     An outcome is written at the first tick after its label, and never before a whole tick has passed
     since the request, so that the predictions of the request are on the log by then.
     """
-    spoken = predictions(model)
-    asked = {request.topic, vectors(model)}
+    spoken, direct, name = predictions(model), vectors(model), f"outcome.{model}"
 
     def fold(state: Joining, record: Record) -> list[Draft]:
-        if record.topic in asked:
+        if record.topic == request.topic:
+            request.event(record)
+            return _ask(state, record, label)
+        if record.topic == direct:
+            opened(record, Vector)
             return _ask(state, record, label)
         if record.topic == spoken:
             return _speak(model, state, read(record, Prediction))
@@ -91,11 +98,11 @@ def outcome_stage(model: str, request: Source, label: Label) -> Stage[Joining]:
         return _tick(model, state, read(record, Tick).t_ms, label)
 
     def step_many(state: Joining, records: Sequence[Record]) -> tuple[Joining, list[Emitted]]:
-        return state, [(record, made) for record in records for made in fold(state, record)]
+        return state, each(name, lambda record: fold(state, record), records)
 
     return Stage(
-        f"outcome.{model}",
-        (request.topic, vectors(model), spoken, label.source.topic, TICKS),
+        name,
+        (request.topic, direct, spoken, label.source.topic, TICKS, AGAIN),
         Joining,
         step_many,
         pack,
@@ -128,9 +135,10 @@ def _speak(model: str, state: Joining, said: Prediction) -> list[Draft]:
 
 
 def _know(state: Joining, record: Record, label: Label) -> list[Draft]:
-    value = label.value(unpack(record.value, label.source.schema))
+    value = _value(record, label)
     row = state.waiting.get(record.key)
     if row is None:
+        state.repeated += record.key in state.parked  # the newer one stands
         state.parked[record.key] = (record.time_ms, value)
         heapq.heappush(state.due, (record.time_ms + label.wait_ms, record.key))
     elif row.state == "pending" or row.label != value:
@@ -138,7 +146,19 @@ def _know(state: Joining, record: Record, label: Label) -> list[Draft]:
         state.known.append(record.key)
         if row.state == "pending":
             row.state = "known"
+    else:
+        state.repeated += 1
     return []
+
+
+def _value(record: Record, label: Label) -> float | None:
+    """What a label says; raises Poison where it is none, or the user's function raises on it."""
+    event = label.source.event(record)
+    try:
+        return label.value(event)
+    except Exception as error:  # the user's function raises what it likes: it costs this label only
+        note = f"The label's function raised {type(error).__name__}."
+        raise label.source.poison(record, "label_failed", note) from None
 
 
 def _tick(model: str, state: Joining, now_ms: int, label: Label) -> list[Draft]:
@@ -166,21 +186,24 @@ def _expire(model: str, state: Joining, request: str, now_ms: int, label: Label)
     """A deadline has come: of a request's first wait, of its second, or of a parked label."""
     row = state.waiting.get(request)
     if row is None:
-        if state.parked.pop(request, None) is None:
+        parked = state.parked.get(request)
+        if parked is None or parked[0] + label.wait_ms > now_ms:  # a newer one has a deadline of its own
             return []
+        del state.parked[request]
         state.unknown += 1
         note = "A label came for a request that nobody made."
         refusal = Refusal(label.source.topic, "label_unknown", note, now_ms)
         return [draft(REFUSED, refusal, key=label.source.topic, t_ms=now_ms)]
-    if row.state in ("observed", "expired") and now_ms >= row.t_ms + 2 * label.wait_ms:
-        del state.waiting[request]
-        return []
-    heapq.heappush(state.due, (max(row.t_ms + 2 * label.wait_ms, now_ms + 1), request))
-    if row.state != "pending":
-        return []
-    row.state, row.label, row.known_ms = "expired", label.silence, row.t_ms + label.wait_ms
-    state.expired += 1
-    return [_outcome(model, request, row, amends=False)]
+    made = []
+    if row.state == "pending":
+        row.state, row.label, row.known_ms = "expired", label.silence, row.t_ms + label.wait_ms
+        state.expired += 1
+        made = [_outcome(model, request, row, amends=False)]
+    if now_ms >= row.t_ms + 2 * label.wait_ms and row.state != "known":
+        del state.waiting[request]  # time may have jumped over both waits at once
+    else:
+        heapq.heappush(state.due, (max(row.t_ms + 2 * label.wait_ms, now_ms + 1), request))
+    return made
 
 
 def _outcome(model: str, request: str, row: Waiting, *, amends: bool) -> Draft:

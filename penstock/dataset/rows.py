@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -9,9 +10,11 @@ import msgspec
 from penstock.feature import FeatureSet, Fold, Past
 from penstock.log import Log
 from penstock.record.codec import digest, pack, unpack
-from penstock.record.decisions import TICKS, Dataset, Outcome, Tick, Value, outcomes, read
+from penstock.record.decisions import AGAIN, TICKS, Dataset, Outcome, Tick, Value, outcomes, read
+from penstock.record.errors import Poison
 from penstock.record.event import Event
-from penstock.record.record import START, Position, Record
+from penstock.record.record import Position, Record
+from penstock.stage import folded
 
 Progress = Callable[[int, int], None]
 
@@ -43,18 +46,14 @@ def rows(
     Labels are those known below `o`; requests still waiting for theirs are left out. One sweep over
     the log; memory is that of the rows and of the fold's windows.
     """
-    fold = Fold(features)
+    fold, name = Fold(features), f"predict.{model}"
     asked = features.request.topic
     found: list[tuple[Record, list[Value]]] = []
     labels: dict[str, float | None] = {}
     late: list[Record] = []
     sources = set(features.topics)
-    topics = tuple(sorted(sources | {asked, outcomes(model), TICKS}))
-    position = START
-    while True:
-        records, position = log.read(topics, position, limit=4096, stop=o)
-        if not records:
-            break
+    topics = tuple(sorted(sources | {asked, outcomes(model), TICKS, AGAIN}))
+    for records, position in folded(log, name, topics, stop=o, limit=4096):
         for record in records:
             if record.topic == TICKS:
                 fold.tick(read(record, Tick).t_ms)
@@ -63,17 +62,21 @@ def rows(
                 outcome = read(record, Outcome)
                 labels[outcome.request] = outcome.label
                 continue
+            try:
+                event = fold.event(record)
+            except Poison:  # the answering stage buries it, too
+                continue
             if record.topic == asked and record.time_ms >= from_ms:
                 try:
-                    found.append((record, fold.read(record)))
+                    found.append((record, fold.read(record, event)))
                 except Past:
                     late.append(record)
             if record.topic in sources:
-                fold.add(record)
+                fold.add(record, event)
         progress(position.n, o.n)
     if late:
-        found.extend(past(log, features, late))
-        found.sort(key=lambda pair: pair[0].position)
+        found.extend(past(log, name, features, late))
+        found.sort(key=lambda pair: pair[0].o)
     made = []
     for record, values in found:
         label = labels.get(record.id)
@@ -84,22 +87,24 @@ def rows(
     return made
 
 
-def past(log: Log, features: FeatureSet, requests: Sequence[Record]) -> list[tuple[Record, list[Value]]]:
-    """The values of requests whose time lies too far back for the live state: read from the log itself."""
+def past(
+    log: Log, name: str, features: FeatureSet, requests: Sequence[Record]
+) -> list[tuple[Record, list[Value]]]:
+    """The values of requests whose time lies too far back for the live state of stage `name`: read from the
+    log itself."""
     fold = Fold(features, prune=False)
-    wanted = {request.position: request for request in requests}
-    stop = Position(n=max(wanted) + 1)
-    topics = tuple(sorted({*features.topics, features.request.topic}))
-    position, made = START, list[tuple[Record, list[Value]]]()
-    while True:
-        records, position = log.read(topics, position, limit=4096, stop=stop)
-        if not records:
-            return made
+    wanted = {request.o for request in requests}
+    topics = tuple(sorted({*features.topics, features.request.topic, AGAIN}))
+    made: list[tuple[Record, list[Value]]] = []
+    for records, _ in folded(log, name, topics, stop=Position(n=max(wanted) + 1), limit=4096):
         for record in records:
-            if record.position in wanted:
-                made.append((record, fold.read(record)))
-            if record.topic in features.topics:
-                fold.add(record)
+            with contextlib.suppress(Poison):
+                event = fold.event(record)
+                if record.o in wanted:
+                    made.append((record, fold.read(record, event)))
+                if record.topic in features.sources:
+                    fold.add(record, event)
+    return made
 
 
 def _fact(event: Event, names: Sequence[str], values: Sequence[Value], name: str) -> str:

@@ -112,6 +112,7 @@ class _Table:
         self.newest = any(node.kind in ("last", "since") for node in forever)
         self.whole = any(node.kind in ("min", "max", "first", "distinct") for node in forever)
         self.window_ms = max((node.window_ms for node in nodes), default=0)
+        self.horizon_ms = -_NEVER if forever else self.window_ms
         self.series: dict[Any, Series] = {}
 
 
@@ -127,23 +128,25 @@ class Fold:
             for i, key in enumerate(features.series)
         ]
         self._adding = {
-            topic: (source.schema, [table for table in self._tables if table.key.topic == topic])
-            for topic, source in features.sources.items()
+            topic: [table for table in self._tables if table.key.topic == topic] for topic in features.sources
         }
         self._steps = [_step(node, self._tables) for node in features.nodes]
         self._windowed = bool(self._tables)
         self._outputs = features.outputs
-        self._schema = features.request.schema
 
-    def add(self, record: Record) -> None:
-        """Fold one record of a source. What cannot be used is counted in `dropped`, and stops nothing."""
-        schema, tables = self._adding[record.topic]
-        try:
-            event = unpack(record.value, schema)
-        except (msgspec.ValidationError, msgspec.DecodeError):
-            self._drop(f"{record.topic}: another shape")
-            return
-        time_ms, position = record.time_ms, record.position
+    def event(self, record: Record) -> Event:
+        """The event of a source or of the request; raises Poison, and has changed nothing then."""
+        source = self.features.sources.get(record.topic, self.features.request)
+        return source.event(record)
+
+    def add(self, record: Record, event: Event | None = None) -> None:
+        """Fold one record of a source; raises Poison where it is none. What is left out of it is counted
+        in `dropped`: events of nobody, numbers too large, and those too late for any window to see."""
+        event = event or self.event(record)
+        tables = self._adding[record.topic]
+        time_ms, position = record.time_ms, record.o
+        if self.prune and all(time_ms <= self.now_ms - SLACK_MS - table.horizon_ms for table in tables):
+            self._drop(f"{record.topic}: late")
         for table in tables:
             entity = table.entity(event)
             if entity is None:
@@ -174,17 +177,16 @@ class Fold:
         """Time has reached `t_ms`: what lies too far back for any read may be forgotten."""
         self.now_ms = max(self.now_ms, t_ms)
 
-    def read(self, record: Record) -> list[Value]:
-        """The values for a request whose position is O. Raises Past when its time lies too far back, and
-        whatever a function of the user's raises."""
-        slots = self._evaluate(record)
+    def read(self, record: Record, event: Event | None = None) -> list[Value]:
+        """The values for a request whose position is O. Raises Poison where it is none, Past when its time
+        lies too far back, and whatever a function of the user's raises."""
+        slots = self._evaluate(record, event or self.features.request.event(record))
         return [slots[place] for place in self._outputs]
 
-    def _evaluate(self, record: Record) -> list[Any]:
+    def _evaluate(self, record: Record, event: Event) -> list[Any]:
         t_ms = record.time_ms
         if self.prune and self._windowed and t_ms < self.now_ms - SLACK_MS:
             raise Past(where=record.topic)
-        event: Event = unpack(record.value, self._schema)
         slots: list[Any] = []
         for step in self._steps:
             slots.append(step(event, slots, t_ms))
@@ -192,7 +194,7 @@ class Fold:
 
     def explain(self, record: Record) -> list[Seen]:
         """For each feature its value and what stands behind it."""
-        slots = self._evaluate(record)
+        slots = self._evaluate(record, self.features.request.event(record))
         found = []
         for name, place in zip(self.features.names, self._outputs, strict=True):
             node = self.features.nodes[place]

@@ -13,6 +13,7 @@ from penstock.record.errors import DefinitionError
 from penstock.record.event import unknown
 
 Op = Literal["<", "<=", ">", ">="]
+Kind = Literal["missing", "rate", "drift", "errors", "loss", "dead"]
 HOUR_MS = 3_600_000
 
 
@@ -41,7 +42,7 @@ class Rule(msgspec.Struct, frozen=True):
 class Measure(msgspec.Struct, frozen=True):
     """Something measured over a sliding window; compared with a number it becomes a rule."""
 
-    kind: Literal["missing", "rate", "drift", "errors", "loss"]
+    kind: Kind
     name: str
     window_ms: int
     at_least: int
@@ -91,9 +92,17 @@ def loss(window: str = "1d", *, at_least: int = 30) -> Measure:
     return _measure("loss", "", window, at_least)
 
 
-def _measure(
-    kind: Literal["missing", "rate", "drift", "errors", "loss"], name: str, window: str, at_least: int
-) -> Measure:
+def dead(window: str = "1h") -> Measure:
+    """How many records the model's stages have buried because they could not take them."""
+    return _measure("dead", "", window, 1)
+
+
+def watched(rules: Sequence[Rule]) -> tuple[Rule, ...]:
+    """The rules of a pipeline: its own, and one on dead letters where it has none."""
+    return (*rules, *(() if any(rule.measure.kind == "dead" for rule in rules) else (FEW_DEAD,)))
+
+
+def _measure(kind: Kind, name: str, window: str, at_least: int) -> Measure:
     line = sys._getframe(2).f_lineno
     try:
         window_ms = span(window) if isinstance(window, str) else 0
@@ -104,6 +113,10 @@ def _measure(
             'A rule\'s window is a text of a minute or more, such as "1h".', code="unit", where=f"line {line}"
         )
     return Measure(kind, name, window_ms, at_least, line)
+
+
+FEW_DEAD = dead("1d") < 10
+"""The rule that every pipeline has; a day's window asks for no finer buckets than there are anyway."""
 
 
 def check_rules(rules: Sequence[Rule], columns: Iterable[str]) -> None:

@@ -13,10 +13,12 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from penstock.dataset.profile import absent, cell, drift
-from penstock.monitor.rules import HOUR_MS, Measure, Rule
+from penstock.monitor.rules import HOUR_MS, Measure, Rule, watched
 from penstock.record.codec import pack, unpack
 from penstock.record.decisions import (
+    AGAIN,
     ALERTS,
+    DEAD,
     RELEASES,
     TICKS,
     VERSIONS,
@@ -36,7 +38,7 @@ from penstock.record.decisions import (
 )
 from penstock.record.event import Source
 from penstock.record.record import Draft, Record
-from penstock.stage import Emitted, Stage
+from penstock.stage import Emitted, Stage, each
 
 GRAINS_MS = (3_600_000, 1_800_000, 900_000, 300_000, 60_000)
 PROFILES_KEPT = 8
@@ -58,6 +60,7 @@ class Bucket(msgspec.Struct, gc=False):
     requests: int = 0
     blank: dict[str, int] = {}
     served: int = 0
+    dead: int = 0
     positives: int = 0
     errors: int = 0
     known: int = 0
@@ -93,13 +96,14 @@ def monitor_stage(
     model: str, rules: Sequence[Rule], request: Source, features: Sequence[str]
 ) -> Stage[Watching]:
     """The stage `monitor.MODEL`: profiles of every hour, and alerts when rules break and hold again."""
-    watch = _Watch(model, rules, request, features)
+    watch = _Watch(model, watched(rules), request, features)
 
     def step_many(state: Watching, records: Sequence[Record]) -> tuple[Watching, list[Emitted]]:
-        return state, [(record, made) for record in records for made in watch.fold(state, record)]
+        return state, each(name, lambda record: watch.fold(state, record), records)
 
-    inputs = (request.topic, predictions(model), outcomes(model), TICKS, VERSIONS, RELEASES)
-    return Stage(f"monitor.{model}", inputs, Watching, step_many, pack, _load, snapshot_every=20_000)
+    name = f"monitor.{model}"
+    inputs = (request.topic, predictions(model), outcomes(model), TICKS, VERSIONS, RELEASES, DEAD, AGAIN)
+    return Stage(name, inputs, Watching, step_many, pack, _load, snapshot_every=20_000)
 
 
 class _Watch:
@@ -131,19 +135,26 @@ class _Watch:
             take(state, record)
         elif record.topic == TICKS:
             return self.tick(state, read(record, Tick).t_ms)
+        elif record.topic == DEAD:
+            self.bury(state, record)
         elif record.key == self.model:
             _follow(state, record)
         return []
 
     def ask(self, state: Watching, record: Record) -> None:
         """Count a request, and what is missing in it."""
-        event = unpack(record.value, self.request.schema)
+        event = self.request.event(record)
         into = self.bucket(state, record.time_ms)
         into.requests += 1
         for name in self.optional:
             value = getattr(event, name)
             if value is None or value == "" or value != value:
                 into.blank[name] = into.blank.get(name, 0) + 1
+
+    def bury(self, state: Watching, record: Record) -> None:
+        """Count a dead letter of one of the model's stages, when it is met: its own time may be anything."""
+        if record.key.partition(".")[2] == self.model:
+            self.bucket(state, state.tick_ms).dead += 1
 
     def answer(self, state: Watching, record: Record) -> None:
         """Count a prediction that was served."""
@@ -325,6 +336,9 @@ def _measured(
             return _share(sum(one.positives for one in buckets), sum(one.served for one in buckets))
         case "errors":
             return _share(sum(one.errors for one in buckets), sum(one.served for one in buckets))
+        case "dead":
+            dead = sum(one.dead for one in buckets)
+            return float(dead), 1
         case "loss":
             return _share(sum(one.loss for one in buckets), sum(one.paid for one in buckets))
     column = reference.columns.get(measure.name) if reference else None

@@ -16,6 +16,7 @@ from penstock.model.fit import answers
 from penstock.model.pack import Model
 from penstock.record.codec import pack, unpack
 from penstock.record.decisions import (
+    AGAIN,
     RELEASES,
     TICKS,
     Prediction,
@@ -30,10 +31,11 @@ from penstock.record.decisions import (
     vectors,
 )
 from penstock.record.errors import PenstockError
-from penstock.record.event import Source
+from penstock.record.event import Event, Source
+from penstock.record.poison import opened
 from penstock.record.record import Draft, Position, Record, partition
 from penstock.release.route import Ref, Route, follow
-from penstock.stage import Emitted, Stage
+from penstock.stage import Emitted, Stage, each
 
 
 class Means(msgspec.Struct, frozen=True):
@@ -107,20 +109,24 @@ def predict_stage(
                 state.route = follow(state.route, read(record, Release))
         elif record.topic == direct:
             if mine(record):
-                ask = Ask(record, state.route, dict.fromkeys(sets, read(record, Vector).values))
+                ask = Ask(record, state.route, dict.fromkeys(sets, opened(record, Vector).values))
         else:
-            if record.topic == request.topic and state.route.champion is not None and mine(record):
-                ask = _ask(state, record, sets, means)
-            for digest, one in state.folds.items():
-                if record.topic in sets[digest].topics:
-                    one.add(record)
+            answered = record.topic == request.topic and mine(record)
+            ask = _take(state, record, request.topic, sets, means, answered=answered)
+        state.seen = record.o + 1
         return ask
 
     def step_many(state: Predicting, records: Sequence[Record]) -> tuple[Predicting, list[Emitted]]:
         began = means.clock()
-        asks = [ask for ask in [fold(state, record) for record in records] if ask is not None]
-        state.seen = records[-1].position + 1
-        return state, _answer(model, asks, means, threshold, began)
+        asks: list[Ask] = []
+
+        def take(record: Record) -> list[Draft]:
+            ask = fold(state, record)
+            asks.extend([ask] if ask else [])
+            return []
+
+        dead = each(name, take, records)
+        return state, [*_answer(model, asks, means, threshold, began), *dead]
 
     def load(data: bytes) -> Predicting:
         saved = unpack(data, Saved)
@@ -161,14 +167,41 @@ def share_name(name: str, k: int, n: int) -> str:
 def predict_inputs(model: str, request: Source, sets: Mapping[str, FeatureSet]) -> tuple[str, ...]:
     """The topics that the stage reads."""
     topics = {topic for features in sets.values() for topic in features.topics}
-    return tuple(sorted(topics | {request.topic, vectors(model), RELEASES, TICKS}))
+    return tuple(sorted(topics | {request.topic, vectors(model), RELEASES, TICKS, AGAIN}))
 
 
-def _ask(state: Predicting, record: Record, sets: Mapping[str, FeatureSet], means: Means) -> Ask:
-    ask = Ask(record, state.route, {})
-    for digest, one in state.folds.items():
+def _take(
+    state: Predicting,
+    record: Record,
+    request: str,
+    sets: Mapping[str, FeatureSet],
+    means: Means,
+    *,
+    answered: bool,
+) -> Ask | None:
+    """Fold an event; the ask that it is, where it is a request to be answered and there is a champion."""
+    asked = record.topic == request
+    using = [(d, one) for d, one in state.folds.items() if asked or record.topic in sets[d].sources]
+    events = [(d, one, one.event(record)) for d, one in using]  # all are read before any is folded
+    wanted = answered and state.route.champion is not None
+    ask = _ask(state.route, record, events, sets, means) if wanted else None
+    for digest, one, event in events:
+        if record.topic in sets[digest].sources:
+            one.add(record, event)
+    return ask
+
+
+def _ask(
+    route: Route,
+    record: Record,
+    events: Sequence[tuple[str, Fold, Event]],
+    sets: Mapping[str, FeatureSet],
+    means: Means,
+) -> Ask:
+    ask = Ask(record, route, {})
+    for digest, one, event in events:
         try:
-            ask.values[digest] = one.read(record)
+            ask.values[digest] = one.read(record, event)
         except Past:
             ask.values[digest] = means.past(sets[digest], record)
         except Exception:  # a feature function is the user's code: whatever it raises costs this request only
@@ -210,7 +243,7 @@ def _answer(model: str, asks: Sequence[Ask], means: Means, threshold: float, beg
 
 def _say(ref: Ref, asks: Sequence[Ask], means: Means) -> list[Said]:
     """One version on its requests, in one call."""
-    batch = asks[0].record.position
+    batch = asks[0].record.o
     try:
         model = means.model(ref.digest)
     except PenstockError as error:
@@ -245,7 +278,7 @@ def _prediction(
         source=record.topic,
         position=record.position,
         t_ms=record.time_ms,
-        o=Position(n=record.position),
+        o=Position(n=record.o),
         features=said.features,
         values=ask.values.get(said.features, []),
         batch=said.batch,

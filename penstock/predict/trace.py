@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from penstock.feature import FeatureSet, Fold, Seen
 from penstock.log import Log
 from penstock.record.codec import moment, span_text, unpack
 from penstock.record.decisions import (
+    AGAIN,
     TICKS,
     Outcome,
     Prediction,
@@ -22,12 +24,13 @@ from penstock.record.decisions import (
     predictions,
     read,
 )
-from penstock.record.errors import NotFound
+from penstock.record.errors import NotFound, Poison
 from penstock.record.event import Source
-from penstock.record.record import START, Position, Record, output_id
+from penstock.record.poison import HIDDEN
+from penstock.record.record import Position, Record, output_id
 from penstock.release.registry import registry
+from penstock.stage import folded
 
-HIDDEN = "•••"
 _TAKEN = ("shadow", "canary", "champion", "rolled_back")
 """The steps that put a version where it answers."""
 
@@ -68,7 +71,7 @@ def trace(
     outcome = _outcome(log, said)
     return Trace(
         found.id, found.position, _shown(source, asked), said,
-        _seen(log, features, asked, source) if features and asked.topic == source.topic else [],
+        _seen(log, features, said, asked, source) if features and asked.topic == source.topic else [],
         version, verdict, steps[-1] if steps else None, _others(log, said, found.id),
         outcome.state if outcome else "pending", outcome,
     )  # fmt: skip
@@ -101,18 +104,15 @@ def _shown(source: Source, asked: Record) -> dict[str, Any]:
     }
 
 
-def _seen(log: Log, features: FeatureSet, asked: Record, source: Source) -> list[Seen]:
+def _seen(log: Log, features: FeatureSet, said: Prediction, asked: Record, source: Source) -> list[Seen]:
     """The features' state below O, folded from the log's start, and what it held for this request."""
     fold = Fold(features, prune=False)
-    position, stop = START, Position(n=asked.position)
-    while True:
-        records, position = log.read((*features.topics, TICKS), position, limit=4096, stop=stop)
-        if not records:
-            break
+    for records, _ in folded(log, f"predict.{said.model}", (*features.topics, TICKS, AGAIN), stop=said.o):
         for record in records:
             if record.topic == TICKS:
                 fold.tick(read(record, Tick).t_ms)
-            else:
+                continue
+            with contextlib.suppress(Poison):
                 fold.add(record)
     personal = {str(getattr(unpack(asked.value, source.schema), name)) for name in source.pii}
     return [

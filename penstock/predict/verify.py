@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,10 +12,22 @@ from penstock.feature import FeatureSet, Fold, Past
 from penstock.log import Log
 from penstock.model.fit import answers
 from penstock.model.pack import Model
-from penstock.record.decisions import TICKS, Prediction, Tick, Value, Vector, predictions, read, vectors
-from penstock.record.errors import PenstockError
+from penstock.record.decisions import (
+    AGAIN,
+    TICKS,
+    Prediction,
+    Tick,
+    Value,
+    Vector,
+    predictions,
+    read,
+    vectors,
+)
+from penstock.record.errors import PenstockError, Poison
 from penstock.record.event import Source
-from penstock.record.record import START, Position, Record
+from penstock.record.poison import opened
+from penstock.record.record import Position, Record
+from penstock.stage import folded
 
 
 class Unequal(msgspec.Struct, frozen=True):
@@ -68,13 +81,15 @@ class _Sweep:
         elif record.topic == predictions(self.model):
             self.compare(record)
         elif record.topic == vectors(self.model):
-            self.keep(record.position, dict.fromkeys(self.sets, read(record, Vector).values))
+            with contextlib.suppress(Poison):
+                self.keep(record.o, dict.fromkeys(self.sets, opened(record, Vector).values))
         else:
             if record.topic == self.request.topic:
-                self.keep(record.position, self.seen(record))
+                self.keep(record.o, self.seen(record))
             for digest, fold in self.folds.items():
-                if record.topic in self.sets[digest].topics:
-                    fold.add(record)
+                if record.topic in self.sets[digest].sources:
+                    with contextlib.suppress(Poison):
+                        fold.add(record)
 
     def keep(self, position: int, values: dict[str, list[Value]]) -> None:
         """Keep a request's values until its answers have come by; shares answer at their own pace."""
@@ -104,13 +119,13 @@ class _Sweep:
         """Values now; the score once the whole batch that was scored together is known."""
         said = read(record, Prediction)
         self.count += 1
-        if said.position != self.last:
+        if said.o.n != self.last:
             self.values.pop(self.last, None)
-            self.last = said.position
-        if said.position not in self.values and said.features in self.sets:
+            self.last = said.o.n
+        if said.o.n not in self.values and said.features in self.sets:
             asked = self.log.read([said.source], Position(n=said.position), limit=1)[0][0]
-            self.values[said.position] = {said.features: self.again(said.features, asked)}
-        values = self.values.get(said.position, {}).get(said.features, [])
+            self.values[said.o.n] = {said.features: self.again(said.features, asked)}
+        values = self.values.get(said.o.n, {}).get(said.features, [])
         if not same(values, said.values):
             self.unequal.append(Unequal(record.id, record.position, _which(self.sets, said, values)))
         group = self.group.setdefault(said.digest, [])
@@ -151,12 +166,9 @@ def verify(
     """
     sweep = _Sweep(log, model, request, sets, load, past)
     topics = {topic for features in sets.values() for topic in features.topics}
-    topics |= {request.topic, vectors(model), predictions(model), TICKS}
-    position, stop = START, log.end()
-    while True:
-        records, position = log.read(sorted(topics), position, limit=4096, stop=stop)
-        if not records:
-            break
+    topics |= {request.topic, vectors(model), predictions(model), TICKS, AGAIN}
+    stop = log.end()
+    for records, position in folded(log, f"predict.{model}", sorted(topics), stop=stop, limit=4096):
         for record in records:
             sweep.fold(record)
         progress(position.n, stop.n)

@@ -6,7 +6,9 @@ MessagePack keeps every float's bits, NaN among them, and tells null from NaN, w
 from __future__ import annotations
 
 import hashlib
+import json
 import math
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -55,6 +57,24 @@ def to_json(value: object, *, indent: int = 0) -> bytes:
     """Strict JSON for people and machines."""
     data = msgspec.json.encode(strict(value))
     return msgspec.json.format(data, indent=indent) if indent else data
+
+
+_TEXT = re.compile(rb'"((?:[^"\\]|\\.)*+)"(\s*+:)?')
+
+
+def repeats_a_key(data: bytes) -> bool:
+    """Whether an object in valid JSON has a key twice: which one counts, each reader decides differently."""
+    keys = [text for text, colon in _TEXT.findall(data) if colon]
+    if len(set(keys)) == len(keys) and not any(b"\\" in key for key in keys):
+        return False
+    twice = False
+
+    def noted(pairs: list[tuple[str, Any]]) -> None:
+        nonlocal twice
+        twice = twice or len(dict(pairs)) < len(pairs)
+
+    json.loads(data, object_pairs_hook=noted, parse_int=len)
+    return twice
 
 
 def millis(at: datetime) -> int:

@@ -26,6 +26,8 @@ DECISIONS = "decisions"
 DEPLOYMENTS = "deployments"
 DELIVERIES = "deliveries"
 REFUSED = "refused"
+DEAD = "dead"
+AGAIN = "again"
 SHARED = frozenset(
     (
         TICKS,
@@ -39,6 +41,8 @@ SHARED = frozenset(
         DEPLOYMENTS,
         DELIVERIES,
         REFUSED,
+        DEAD,
+        AGAIN,
     )
 )
 
@@ -395,11 +399,42 @@ class Delivery(msgspec.Struct, frozen=True):
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """An event that was not taken: where it was meant to go and why, without its content."""
+    """Events of one append that were not taken for one reason: where they were meant to go, and why,
+    without their content. `note` is the first one's, `count` how many they are."""
 
     topic: str
     code: str
     note: str
+    t_ms: int
+    count: int = 1
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A record on the log that a stage could not take, which it left out and went on.
+
+    `o` is where the stage met it: its own position, or that of the `Again` that brought it back in vain.
+    `id` and `key` are masked where they are personal; `sample` tells fields and their types, no value.
+    """
+
+    stage: str
+    topic: str
+    position: int
+    o: int
+    id: str
+    key: str
+    code: str
+    note: str
+    sample: str
+    t_ms: int
+
+
+class Again(msgspec.Struct, frozen=True):
+    """The word to fold a dead letter's record after all, now, in the stages that had buried it."""
+
+    topic: str
+    position: int
+    stages: list[str]
+    who: str
     t_ms: int
 
 

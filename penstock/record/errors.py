@@ -33,6 +33,28 @@ class Refused(PenstockError):
     status = 422
 
 
+class Poison(Refused):
+    """The record's value is not what its topic promises; whoever folds it buries it and goes on.
+
+    `id`, `key` and `sample` are what may be told of it: nothing in them is personal.
+    """
+
+    code = "poison"
+
+    def __init__(
+        self,
+        what: str = "",
+        *,
+        code: str = "",
+        where: str = "",
+        id: str = "",
+        key: str = "",
+        sample: str = "",
+    ) -> None:
+        super().__init__(what, code=code, where=where)
+        self.id, self.key, self.sample = id, key, sample
+
+
 class DefinitionError(Refused):
     """The pipeline file says something that cannot be built."""
 

@@ -12,10 +12,13 @@ from typing import Any
 
 import msgspec
 
-from penstock.record.codec import millis, pack
-from penstock.record.errors import DefinitionError, Refused
-from penstock.record.record import Draft
+from penstock.record.codec import millis, pack, repeats_a_key, unpack
+from penstock.record.errors import DefinitionError, Poison, Refused
+from penstock.record.poison import UNREADABLE, code_of, poison, reason
+from penstock.record.record import Draft, Record
 
+LATEST_MS = 2**53
+"""No event time lies further from 1970, either way."""
 TOPIC_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -110,45 +113,63 @@ class Source(msgspec.Struct, frozen=True, eq=False):
         Not `strict`: texts are read as what the column's type says, as a CSV file needs."""
         try:
             if isinstance(row, bytes):
-                return msgspec.json.decode(row, type=self.schema)
-            return msgspec.convert(row, self.schema, strict=strict)
+                row.isascii() or row.decode()  # msgspec skips what stands in columns that it does not know
+                event = msgspec.json.decode(row, type=self.schema)
+            else:
+                event = msgspec.convert(row, self.schema, strict=strict)
         except msgspec.ValidationError as error:
+            code = "no_key" if _keyless(self, str(error)) else code_of(error)
+            raise Refused(self._misfit(error), code=code, where=self.topic) from None
+        except UNREADABLE as error:
             raise Refused(
-                _sentence(self, str(error)), code=_code(self, str(error)), where=self.topic
+                f"The event is not valid JSON: {reason(error)}.", code=code_of(error), where=self.topic
             ) from None
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise Refused("The event is not valid JSON.", code="malformed", where=self.topic) from None
+        if isinstance(row, bytes) and repeats_a_key(row):
+            raise Refused("The event names a column twice.", code="duplicate_key", where=self.topic)
+        return event
+
+    def event(self, record: Record) -> Event:
+        """The event of a record; raises Poison where its bytes are none."""
+        try:
+            return unpack(record.value, self.schema)
+        except UNREADABLE as error:
+            raise self.poison(record, code_of(error), self._misfit(error)) from None
+
+    def poison(self, record: Record, code: str, note: str) -> Poison:
+        """The error that a record of this topic is, masked."""
+        return poison(record, code, note, self.columns, self.pii, (self.id, self.key))
+
+    def _misfit(self, error: Exception) -> str:
+        return f"The event does not fit {self.schema.__name__}: {reason(error)}."
 
     def draft(self, event: Event) -> Draft:
-        """The draft of one event. A key that is null is an empty key: such an event belongs to nobody."""
+        """The draft of one event; raises Refused where a number or a text of it cannot be written down.
+        A key that is null is an empty key: such an event belongs to nobody."""
         key_value = getattr(event, self.key) if self.key else None
         at = getattr(event, self.time) if self.time else 0
-        return Draft(
-            topic=self.topic,
-            key="" if key_value is None else str(key_value),
-            time_ms=millis(at) if isinstance(at, datetime) else int(at),
-            value=pack(event),
-            id=str(getattr(event, self.id)) if self.id else "",
-        )
+        time_ms = millis(at) if isinstance(at, datetime) else int(at)
+        try:
+            value = pack(event)
+        except (OverflowError, UnicodeEncodeError, RecursionError):
+            time_ms = LATEST_MS + 1
+        if abs(time_ms) > LATEST_MS:
+            raise Refused(
+                "A number of the event is too large, or a text of it is no text.",
+                code="wrong_type", where=self.topic,
+            )  # fmt: skip
+        key = "" if key_value is None else str(key_value)
+        return Draft(self.topic, key, time_ms, value, str(getattr(event, self.id)) if self.id else "")
 
     def drafts(self, rows: Iterable[Mapping[str, Any] | bytes]) -> list[Draft]:
         """The drafts of many rows; raises at the first that is refused."""
         return [self.draft(self.parse(row)) for row in rows]
 
 
-def _code(source: Source, text: str) -> str:
-    missing = re.search(r"missing required field `(\w+)`", text)
-    if missing:
-        return "no_key" if missing.group(1) == source.key else "missing_column"
-    if f"`$.{source.key}`" in text and "null" in text:
-        return "no_key"
-    return "wrong_type"
-
-
-def _sentence(source: Source, text: str) -> str:
-    """msgspec's own sentence names types and paths, no values; one about an enum would show the value."""
-    shown = re.sub(r"Invalid enum value .*? - at", "Invalid enum value - at", text)
-    return f"The event does not fit {source.schema.__name__}: {shown}."
+def _keyless(source: Source, text: str) -> bool:
+    """Whether an event was refused because it names nobody."""
+    return f"missing required field `{source.key}`" in text or (
+        f"`$.{source.key}`" in text and "null" in text
+    )
 
 
 def unknown(name: str, known: Iterable[str], what: str) -> str:

@@ -36,6 +36,22 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     value: bytes
     headers: dict[str, str] = NO_HEADERS
 
+    @property
+    def o(self) -> int:
+        """The place from which on it counts: its own."""
+        return self.position
+
+
+class Returned(Record, frozen=True, gc=False):
+    """A record that a stage had buried, folded after all: itself, but it counts from `again` on."""
+
+    again: int = 0
+
+    @property
+    def o(self) -> int:
+        """The place from which on it counts: that of the word that brought it back."""
+        return self.again
+
 
 class Position(msgspec.Struct, frozen=True, omit_defaults=True):
     """A place in the log's one order over all topics: everything below it has been seen."""

@@ -27,7 +27,8 @@ class Desk(msgspec.Struct, frozen=True):
     `ask(model, rows, timeout_s)` appends one request a row (a mapping of the request's columns; a
     missing id or time is filled in) and returns the served predictions, in order. `ask_vectors` is the
     same for rows that bring every feature value themselves. `append(topic, rows)` takes events and
-    returns the report as builtins. All raise Refused or Unavailable.
+    returns the report as builtins. All raise Refused or Unavailable. `count(name, labels)` counts since
+    the process began.
     """
 
     faces: Mapping[str, ModelFace]
@@ -39,3 +40,4 @@ class Desk(msgspec.Struct, frozen=True):
     durability: str
     log: Log
     blobs: Blob
+    count: Callable[[str, Mapping[str, str]], None] = lambda name, labels: None

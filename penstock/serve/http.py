@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -30,6 +30,9 @@ _HEADERS = [
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 ]
+_STATUS = {"deadline": 504, "lag": 429, "busy": 429, "log_full": 507, "disk_floor": 507, "log_size": 507}
+"""What an error that passes is over HTTP, where it is not 503: too much at once, or no room."""
+_RETRY_S = {429: "1", 503: "1", 507: "10"}
 Endpoint = Callable[[Request], Awaitable[Response]]
 Note = Callable[[BaseException], None]
 
@@ -73,7 +76,7 @@ def create(desk: Desk, keys: Keys | None, hosts: Sequence[str], pages: ASGIApp |
         ("/metrics", _metrics, "GET"),
     ]
     routes: list[Any] = [
-        Route(path, _told(make(desk), note), methods=[method]) for path, make, method in table
+        Route(path, _told(make(desk), note, desk.count), methods=[method]) for path, make, method in table
     ]
     if pages is not None:
         routes.append(Mount("/", pages))
@@ -83,7 +86,7 @@ def create(desk: Desk, keys: Keys | None, hosts: Sequence[str], pages: ASGIApp |
     return app
 
 
-def _told(endpoint: Endpoint, note: Note) -> Endpoint:
+def _told(endpoint: Endpoint, note: Note, count: Callable[[str, Mapping[str, str]], None]) -> Endpoint:
     """Errors become answers: those of the house as they are, any other without a word of its own."""
 
     async def told(request: Request) -> Response:
@@ -92,9 +95,12 @@ def _told(endpoint: Endpoint, note: Note) -> Endpoint:
         except PenstockError as error:
             if error.status >= 500 and not isinstance(error, Unavailable):
                 note(error)
-            return refusal(error)
+            answer = refusal(error)
+            count("answers_refused", {"status": str(answer.status_code), "code": error.code})
+            return answer
         except Exception as error:  # the caller learns nothing of our insides
             note(error)
+            count("answers_refused", {"status": "500", "code": "internal"})
             return _json({"error": "internal error", "code": "internal"}, 500)
 
     return told
@@ -106,10 +112,10 @@ def _json(value: Any, status: int = 200) -> Response:
 
 def refusal(error: PenstockError) -> Response:
     """The answer that an error of the house is."""
-    status = 504 if error.code == "deadline" else error.status
+    status = _STATUS.get(error.code, error.status)
     response = _json({"error": str(error), "code": error.code}, status)
-    if status == 503:
-        response.headers["retry-after"] = "1"
+    if status in _RETRY_S:
+        response.headers["retry-after"] = _RETRY_S[status]
     if status == 401:
         response.headers["www-authenticate"] = 'Basic realm="penstock"'
     return response
@@ -237,7 +243,7 @@ def _rows(body: bytes) -> list[bytes]:
         if not body.lstrip().startswith(b"["):
             return [body]
         return [bytes(one) for one in msgspec.json.decode(body, type=list[msgspec.Raw])]
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BadRequest("The body is not valid JSON.") from None
 
 
@@ -269,7 +275,21 @@ def _exposition(status: dict[str, Any]) -> str:
     lines += [
         f'penstock_alerts{{model="{name}"}} {len(one["alerts"])}' for name, one in status["models"].items()
     ]
+    lines += _counted("penstock", status.get("counters", ()))
+    lines += _counted("penstock_since_start", status.get("since_start", ()))
     return "\n".join(lines) + "\n"
+
+
+def _counted(prefix: str, counts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Counts in Prometheus' text format; a number under one name goes together."""
+    lines: list[str] = []
+    for name in dict.fromkeys(one["name"] for one in counts):
+        lines.append(f"# TYPE {prefix}_{name} {'gauge' if name == 'labels_parked' else 'counter'}")
+        for one in counts:
+            if one["name"] == name:
+                labels = ",".join(f'{key}="{value}"' for key, value in one["labels"].items())
+                lines.append(f"{prefix}_{name}{{{labels}}} {one['value']}")
+    return lines
 
 
 # Middleware: functions from an app to an app.

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from penstock.record.codec import repeats_a_key
 from penstock.record.decisions import Prediction
 from penstock.record.errors import NotFound, Refused
 from penstock.record.event import Source, unknown
@@ -70,11 +71,14 @@ _decoder = msgspec.json.Decoder(InferRequest)
 def parse(body: bytes) -> InferRequest:
     """The request in a body; raises BadRequest naming the place, never the content."""
     try:
+        body.isascii() or body.decode()
         asked = _decoder.decode(body)
     except msgspec.ValidationError as error:
         raise BadRequest(f"The body is no inference request: {error}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BadRequest("The body is not valid JSON.") from None
+    if repeats_a_key(body):
+        raise BadRequest("The body names a key twice.", code="duplicate_key")
     if not asked.inputs:
         raise BadRequest("The request has no inputs.")
     for wanted in asked.outputs:

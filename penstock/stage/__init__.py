@@ -2,6 +2,9 @@
 
 A `Stage` is a pure step over some topics. `Running` owns it on a log: it reads what is new, folds it,
 and commits state, position and outputs together. `replay` is the same fold without the commit.
+
+A step reads a foreign value before it changes anything, so that a record which is poison changes
+nothing: the stage buries it (a dead letter in its own commit) and goes on. An `Again` brings it back.
 """
 
 from __future__ import annotations
@@ -11,10 +14,11 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from penstock.log import Checkpoint, Commit, Log
+from penstock.log import Checkpoint, Commit, Log, Where
 from penstock.record.codec import pack, unpack
-from penstock.record.errors import Fenced
-from penstock.record.record import START, Draft, Position, Record, output_id
+from penstock.record.decisions import AGAIN, DEAD, Again, DeadLetter, read
+from penstock.record.errors import Poison
+from penstock.record.record import START, Draft, Position, Record, Returned, output_id
 
 S = TypeVar("S")
 Emitted = tuple[Record, Draft]
@@ -42,6 +46,11 @@ class Stage(msgspec.Struct, Generic[S], frozen=True):
     sync: bool = True
     said_as: str = ""
 
+    @property
+    def label(self) -> str:
+        """The name in ids and dead letters."""
+        return self.said_as or self.name
+
 
 def stage(
     name: str,
@@ -55,15 +64,75 @@ def stage(
     """A stage from a plain step and a state struct with defaults, whose codec is its type."""
 
     def many(current: S, records: Sequence[Record]) -> tuple[S, list[Emitted]]:
-        emitted: list[Emitted] = []
-        for record in records:
+        def one(record: Record) -> Sequence[Draft]:
+            nonlocal current
             current, drafts = step(current, record)
-            emitted.extend((record, draft) for draft in drafts)
+            return drafts
+
+        emitted = each(name, one, records)
         return current, emitted
 
     return Stage(
         name, tuple(inputs), state, many, pack, lambda data: unpack(data, state), snapshot_every, sync
     )
+
+
+def each(name: str, take: Callable[[Record], Sequence[Draft]], records: Iterable[Record]) -> list[Emitted]:
+    """What `take` makes of each record, or the dead letter of one that is poison."""
+    emitted: list[Emitted] = []
+    for record in records:
+        try:
+            emitted.extend((record, made) for made in take(record))
+        except Poison as why:
+            emitted.append((record, buried(name, record, why)))
+    return emitted
+
+
+def buried(name: str, record: Record, why: Poison) -> Draft:
+    """A record's dead letter, under an id of its own: said once, however often the record is met."""
+    letter = DeadLetter(
+        name, record.topic, record.position, record.o, why.id, why.key, why.code, why.what, why.sample, record.time_ms
+    )  # fmt: skip
+    id = f"{DEAD}:{name}:{record.topic}:{record.o}"
+    return Draft(DEAD, name, record.time_ms, pack(letter), id)
+
+
+def returned(log: Log, name: str, topics: Sequence[str], records: Iterable[Record]) -> Iterator[Record]:
+    """The records, with what an `Again` brings back to this stage in the place of the `Again`."""
+    for record in records:
+        if record.topic != AGAIN:
+            yield record
+            continue
+        again = read(record, Again)
+        place = Position(n=again.position)
+        if name in again.stages and again.topic in topics and place.n >= log.first(again.topic).n:
+            for one in log.read([again.topic], place, stop=Position(n=place.n + 1))[0]:
+                yield Returned(**msgspec.structs.asdict(one), again=record.position)
+
+
+def folded(
+    log: Log,
+    name: str,
+    topics: Sequence[str],
+    start: Position = START,
+    *,
+    stop: Position | None = None,
+    limit: int = 1024,
+) -> Iterator[tuple[list[Record], Position]]:
+    """What the stage of this name folds or has folded, batch by batch: without the records that it has
+    buried, whatever today's code makes of them, and with each that came back where it did."""
+    dead: set[int] = set()
+    place = START
+    while AGAIN in topics:
+        letters, place = log.read([DEAD], place, limit=limit, where=Where(keys=frozenset([name])))
+        if not letters:
+            break
+        dead.update(read(letter, DeadLetter).o for letter in letters)
+    while True:
+        records, start = log.read(topics, start, stop=stop, limit=limit)
+        yield [one for one in returned(log, name, topics, records) if one.o not in dead], start
+        if not records:
+            return
 
 
 def with_ids(name: str, emitted: Iterable[Emitted]) -> Iterator[Draft]:
@@ -83,55 +152,62 @@ class Running(Generic[S]):
         self.stage = stage
         self.log = log
         self.batch = batch
-        checkpoint = log.load(stage.name, claim=True)
+        self.repeated = (
+            0  # outputs that stood already: said by an earlier owner, or in a try that seemed to fail
+        )
+        self._resume(log.load(stage.name, claim=True))
+
+    def _resume(self, checkpoint: Checkpoint) -> None:
         self.epoch = checkpoint.epoch
         self.position = checkpoint.position
-        self.state = restore(stage, log, checkpoint)
+        self.state = restore(self.stage, self.log, checkpoint)
         self.unsaved = 0
-        self.unsure = False
+        self.waiting: Commit | None = None  # folded, and not on the log yet
+        self.torn = False  # a step that raised has left half a batch in the state
 
     def advance(self) -> list[Draft] | None:
         """Fold what is new, at most one batch, and commit it; the outputs, or None when nothing was new.
+        Where the commit fails, the next call tries the same one again."""
+        if self.torn:
+            self._resume(msgspec.structs.replace(self.log.load(self.stage.name), epoch=self.epoch))
+        if self.waiting is None:
+            records, position = self.log.read(self.stage.inputs, self.position, limit=self.batch)
+            if not records:
+                self.position = position  # nothing to commit: a restart reads the same emptiness again
+                return None
+            self._fold(records, position)
+        return self._commit()
 
-        Whatever it raises, the commit may have happened: the next call takes the state from the log.
-        """
-        if self.unsure:
-            self._recall()
-        self.unsure = True
-        made = self._advance()
-        self.unsure = False
-        return made
-
-    def _recall(self) -> None:
-        checkpoint = self.log.load(self.stage.name)
-        if checkpoint.epoch != self.epoch:
-            raise Fenced(where=self.stage.name)
-        self.state = restore(self.stage, self.log, checkpoint)
-        self.position, self.unsaved = checkpoint.position, 0
-
-    def _advance(self) -> list[Draft] | None:
-        records, position = self.log.read(self.stage.inputs, self.position, limit=self.batch)
-        if not records:
-            self.position = position  # nothing to commit: a restart reads the same emptiness again
-            return None
-        self.state, emitted = self.stage.step_many(self.state, records)
-        outputs = list(with_ids(self.stage.said_as or self.stage.name, emitted))
+    def _fold(self, records: Sequence[Record], position: Position) -> None:
+        name = self.stage.label
+        self.torn = True
+        due = list(returned(self.log, name, self.stage.inputs, records))
+        self.state, emitted = self.stage.step_many(self.state, due)
+        self.torn = False
         self.unsaved += len(records)
         save = self.unsaved >= self.stage.snapshot_every
-        self._commit(position, outputs, self.stage.dump(self.state) if save else None)
-        return outputs
+        self._wait(position, list(with_ids(name, emitted)), save)
 
     def save(self) -> None:
         """Write the state at the present position, so that a resumption has nothing to fold again."""
-        if self.unsaved and not self.unsure:
-            self._commit(self.position, [], self.stage.dump(self.state))
+        if self.waiting is not None:
+            self._commit()
+        if self.unsaved and not self.torn:
+            self._wait(self.position, [], True)
+            self._commit()
 
-    def _commit(self, position: Position, outputs: Sequence[Draft], state: bytes | None) -> None:
-        commit = Commit(self.stage.name, self.epoch, position, outputs, state)
-        self.log.commit(commit, sync=self.stage.sync)
-        self.position = position
-        if state is not None:
+    def _wait(self, position: Position, outputs: Sequence[Draft], save: bool) -> None:
+        state = self.stage.dump(self.state) if save else None
+        self.waiting = Commit(self.stage.name, self.epoch, position, outputs, state)
+
+    def _commit(self) -> list[Draft]:
+        commit = self.waiting
+        assert commit is not None
+        self.repeated += len(self.log.commit(commit, sync=self.stage.sync).repeats)
+        self.position, self.waiting = commit.position, None
+        if commit.state is not None:
             self.unsaved = 0
+        return list(commit.outputs)
 
 
 def restore(stage: Stage[S], log: Log, checkpoint: Checkpoint) -> S:
@@ -146,11 +222,9 @@ def replay(stage: Stage[S], log: Log, stop: Position | None = None) -> S:
 
 
 def _fold(stage: Stage[S], log: Log, state: S, start: Position, stop: Position) -> S:
-    while True:
-        records, start = log.read(stage.inputs, start, stop=stop)
-        if not records:
-            return state
+    for records, _ in folded(log, stage.label, stage.inputs, start, stop=stop):
         state, _ = stage.step_many(state, records)
+    return state
 
 
 class View(Generic[S]):
@@ -164,11 +238,10 @@ class View(Generic[S]):
 
     def read(self) -> S:
         """The state as of now."""
-        while True:
-            records, self.position = self.log.read(self.stage.inputs, self.position)
-            if not records:
-                return self.state
+        for records, position in folded(self.log, self.stage.label, self.stage.inputs, self.position):
             self.state, _ = self.stage.step_many(self.state, records)
+            self.position = position
+        return self.state
 
 
 AnyStage = Stage[Any]

@@ -7,7 +7,17 @@ from typing import Any
 
 from penstock.dataset.outcome import Joining, Label, outcome_stage
 from penstock.record.codec import moment, pack, unpack
-from penstock.record.decisions import REFUSED, TICKS, Outcome, Prediction, Refusal, Tick, predictions
+from penstock.record.decisions import (
+    DEAD,
+    REFUSED,
+    TICKS,
+    DeadLetter,
+    Outcome,
+    Prediction,
+    Refusal,
+    Tick,
+    predictions,
+)
 from penstock.record.event import Event, key, source
 from penstock.record.record import START, Draft, Record
 
@@ -122,6 +132,42 @@ def test_a_label_may_come_first() -> None:
     assert join.told[0] == ("a", "observed", 1.0, False)
     refused = [unpack(one.value, Refusal) for one in join.made if one.topic == REFUSED]
     assert [one.code for one in refused] == ["label_unknown"] and "stranger" not in refused[0].note
+
+
+def test_a_jump_of_time_forgets_nobody() -> None:
+    """A tick beyond both waits at once still says that the label did not come."""
+    join = Join(0.0)
+    join.ask("a", 0.1)
+    join.ticks(500)
+    assert join.told == [("a", "expired", 0.0, False)] and join.state.waiting == {}
+
+
+def test_labels_that_contradict() -> None:
+    """Before the request the newer one stands, for its own wait; one that says nothing new is counted."""
+    join = Join()
+    join.truth("a", 0.0, 1.0)
+    join.truth("a", 5.0, 0.0)
+    join.truth("never", 0.0, 1.0)
+    join.truth("never", 5.0, 1.0)
+    join.ticks(11)
+    assert join.state.unknown == 0
+    join.ask("a", 11.5)
+    join.truth("a", 11.6, 0.0)
+    join.ticks(12, 13, 16)
+    assert join.told == [("a", "observed", 0.0, False)]
+    assert (join.state.unknown, join.state.repeated, join.state.parked) == (1, 3, {})
+
+
+def test_a_label_that_is_none_is_buried() -> None:
+    """A value of another shape, or one on which the user's function raises, costs that label only."""
+    join = Join()
+    join.ask("a", 0.1)
+    join.feed("truth", "a", HOUR_MS, {"value": "text"})
+    join.stage = outcome_stage("m", ask, Label(truth, lambda event: 1 / 0, 10 * HOUR_MS))
+    join.truth("a", 1.0, 1.0)
+    dead = [unpack(one.value, DeadLetter) for one in join.made if one.topic == DEAD]
+    assert [(one.code, one.position) for one in dead] == [("wrong_type", 2), ("label_failed", 3)]
+    assert "ZeroDivisionError" in dead[1].note and join.state.known == []
 
 
 def test_nothing_is_kept_for_ever() -> None:
