@@ -7,6 +7,7 @@ rivals, the trainer and people move one at a time. `laws` says what must hold; a
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 from collections import Counter, deque
 from collections.abc import Callable
@@ -96,7 +97,7 @@ class Schedule:
         self.log, self.blobs = MemoryLog(), MemoryBlob()
         self.watch = laws.Watch(self.log, self.file)
         self.faults = Faults(self.chance, drawn(self.chance))
-        self.saved_every = self.chance.choice((40, 200, 1000))
+        self.saved_every = self.chance.choice((40, 120, 400))
         self.steps = 0
         self.seen: Counter[str] = Counter()
         self.lines: deque[str] = deque(maxlen=told)
@@ -259,10 +260,10 @@ class Free:
         self.closed: list[Intent] = []
         self.ticker = self._handle()
         moves: dict[Callable[[], str], float] = {
-            self.produce: 6, self.advance: 12, self.tick: 1.5, self.restart: 2, self.rival: 0.05,
+            self.produce: 6, self.advance: 12, self.tick: 1.1, self.restart: 2, self.rival: 0.05,
             self.wake: 0.15, self.reboot: 0.02, self.training: 1.2, self.person: 0.03, self.save: 0.1,
         }  # fmt: skip
-        self.moves, self.weights = list(moves), list(moves.values())
+        self.moves, self.weights = list(moves), list(itertools.accumulate(moves.values()))
 
     def _handle(self) -> FaultyLog:
         return FaultyLog(self.log, self.faults)
@@ -309,7 +310,7 @@ class Free:
         """One move of somebody, and a look at the laws."""
         at = self.at
         at.steps += 1
-        move = self.chance.choices(self.moves, self.weights)[0]
+        move = self.chance.choices(self.moves, cum_weights=self.weights)[0]
         try:
             told = move()
         except Killed:
@@ -347,7 +348,7 @@ class Free:
         """Time goes on: by some hours, at times by days; at times a clock was wrong and goes back."""
         at = self.at
         luck = self.chance.random()
-        step_ms = self.chance.randrange(HOUR_MS // 2, 14 * HOUR_MS)
+        step_ms = self.chance.randrange(HOUR_MS // 2, 18 * HOUR_MS)
         if luck < 0.04:
             step_ms = -self.chance.randrange(2 * HOUR_MS)
         elif luck < 0.08:

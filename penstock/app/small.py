@@ -22,8 +22,8 @@ from penstock.model.fit import Data
 from penstock.record.codec import millis
 from penstock.record.record import Draft
 
-REQUESTS = 110
-PERIODS = 40
+REQUESTS = 100
+PERIODS = 32
 """Of a lock-step replay: each is one append and one round of every stage."""
 
 
@@ -166,7 +166,7 @@ class _Made:
             self.asked(plan, span_ms)
             used |= {plan.pipeline.request.topic, plan.label.source.topic}
         for topic in sorted(self.file.sources.keys() - used):
-            for i in range(REQUESTS // 2):
+            for i in range(REQUESTS // 4):
                 when = START_AT + timedelta(milliseconds=self.chance.randrange(span_ms))
                 row = made_row(self.file.sources[topic], when, i, self.chance, self.pools)
                 self.send(topic, row, self.late(10_800_000))
