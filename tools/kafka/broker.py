@@ -6,6 +6,7 @@ The jars come from Maven Central by the pom beside this file, once, into a cache
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ HERE = Path(__file__).parent
 VERSION = "4.1.0"
 CLUSTER = "cGVuc3RvY2stdGVzdC0wMQ"
 READY_S = 60.0
+FETCH_S = 180.0
 HEAP = "-Xmx512m"
 
 
@@ -38,18 +40,29 @@ def jars(version: str = VERSION) -> Path:
         return folder
     if shutil.which("mvn") is None:
         raise Missing("Maven is not installed, and the broker's jars are not in the cache")
-    fresh = folder.with_name(f"{version}.new-{os.getpid()}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / "lock").open("w") as lock:  # one fetches, the others wait and find it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not any(folder.glob("kafka_*.jar")):
+            _fetch(folder, version)
+    return folder
+
+
+def _fetch(folder: Path, version: str) -> None:
+    fresh = folder.with_name(f"{version}.new")
+    shutil.rmtree(fresh, ignore_errors=True)  # of a fetch that was ended
     command = [
         "mvn", "-q", "-B", "-f", str(HERE / "pom.xml"), f"-Dkafka.version={version}",
         "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies",
         "-DincludeScope=runtime", f"-DoutputDirectory={fresh}",
     ]  # fmt: skip
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=FETCH_S)
+    except subprocess.TimeoutExpired:
+        raise Missing(f"Maven did not fetch the broker's jars in {FETCH_S:.0f} s") from None
     if done.returncode:
         raise Missing("Maven could not fetch the broker's jars")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     fresh.rename(folder)
-    return folder
 
 
 def free_ports(n: int) -> list[int]:
@@ -64,8 +77,20 @@ def free_ports(n: int) -> list[int]:
 class Cluster:
     """One or several nodes, each broker and controller at once; each may be killed and started again."""
 
-    def __init__(self, folder: Path, nodes: int = 1, *, version: str = VERSION, port: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        nodes: int = 1,
+        *,
+        version: str = VERSION,
+        port: int = 0,
+        proxied: bool = False,
+        more: dict[str, str] | None = None,
+    ) -> None:
+        """`proxied`: a second listener on `inner` that tells its clients to come by `outer`, where somebody
+        else listens. `more`: settings of the brokers, before all others; those of listeners are added to."""
         self.jars = jars(version)
+        self.inner, self.outer = (free_ports(nodes), free_ports(nodes)) if proxied else ([], [])
         ports = free_ports(2 * nodes)
         self.ports = [port or ports[0], *ports[1:nodes]]
         voters = ",".join(f"{i + 1}@127.0.0.1:{at}" for i, at in enumerate(ports[nodes:]))
@@ -74,21 +99,29 @@ class Cluster:
         copies = min(3, nodes)
         for i, home in enumerate(self.folders):
             home.mkdir(parents=True, exist_ok=True)
-            lines = {
+            lines: dict[str, str] = {
                 "process.roles": "broker,controller",
-                "node.id": i + 1,
+                "node.id": str(i + 1),
                 "controller.quorum.voters": voters,
                 "listeners": f"PLAINTEXT://127.0.0.1:{self.ports[i]},CONTROLLER://127.0.0.1:{ports[nodes + i]}",
                 "controller.listener.names": "CONTROLLER",
                 "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.ports[i]}",
-                "log.dirs": home / "data",
-                "offsets.topic.replication.factor": copies,
-                "offsets.topic.num.partitions": 3,
-                "group.initial.rebalance.delay.ms": 0,
-                "group.min.session.timeout.ms": 1000,
-                "min.insync.replicas": max(1, copies - 1),
+                "log.dirs": str(home / "data"),
+                "offsets.topic.replication.factor": str(copies),
+                "offsets.topic.num.partitions": "3",
+                "group.initial.rebalance.delay.ms": "0",
+                "group.min.session.timeout.ms": "1000",
+                "min.insync.replicas": str(max(1, copies - 1)),
                 "auto.create.topics.enable": "false",
             }
+            if proxied:
+                lines["listeners"] += f",PROXIED://127.0.0.1:{self.inner[i]}"
+                lines["advertised.listeners"] += f",PROXIED://127.0.0.1:{self.outer[i]}"
+                lines["listener.security.protocol.map"] = ",".join(
+                    f"{name}:PLAINTEXT" for name in ("PLAINTEXT", "CONTROLLER", "PROXIED")
+                )
+            for key, value in (more or {}).items():
+                lines[key] = f"{lines[key]},{value}" if key.endswith("listeners") else value
             config = home / "server.properties"
             config.write_text("".join(f"{key}={value}\n" for key, value in lines.items()))
             if not (home / "data").exists():
@@ -114,11 +147,11 @@ class Cluster:
                 config = str(self.folders[i] / "server.properties")
                 self.running[i] = self._java(self.folders[i], "kafka.Kafka", config)
         for i in chosen:
-            self._wait(i)
+            self._wait(i, sum(one is not None for one in self.running))
         return self
 
-    def _wait(self, node: int) -> None:
-        """Until a node answers a client. Raises Missing when it ended or stayed silent."""
+    def _wait(self, node: int, nodes: int) -> None:
+        """Until a node answers a client and knows the others. Raises Missing when it ended or stayed silent."""
         from confluent_kafka import KafkaException
         from confluent_kafka.admin import AdminClient
 
@@ -129,7 +162,7 @@ class Cluster:
                 with socket.create_connection(("127.0.0.1", self.ports[node]), 1):
                     pass
                 admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{self.ports[node]}", "log_level": 0})
-                if admin.list_topics(timeout=5).brokers:
+                if len(admin.list_topics(timeout=5).brokers) >= nodes:
                     return
             except (OSError, KafkaException):
                 time.sleep(0.1)
@@ -141,6 +174,11 @@ class Cluster:
         if process is not None:
             process.send_signal(signal.SIGKILL)
             process.wait()
+
+    @property
+    def proxied(self) -> str:
+        """The brokers as a client wants them that comes by the proxies."""
+        return ",".join(f"127.0.0.1:{port}" for port in self.outer)
 
     def stop(self) -> None:
         """End every node."""
