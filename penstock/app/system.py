@@ -20,6 +20,7 @@ from penstock.dataset.rows import past
 from penstock.feature import FeatureSet, Fold
 from penstock.gate.stage import gate_stage
 from penstock.log import Blob, Log
+from penstock.log.crash import Point, point
 from penstock.model.pack import Model, load
 from penstock.model.schedule import train_stage
 from penstock.monitor.stage import monitor_stage
@@ -231,7 +232,9 @@ class System:
         limit_s = self.file.plan(intent.model).pipeline.train.limit_s
         result = self.trainer(Order(str(self.home), intent, self.file.code, self.file.path, limit_s))
         topic = VERSIONS if isinstance(result, Version) else FAILURES
+        point(Point.EFFECT, intent.model)
         self.log.append([draft(topic, result, key=intent.model, t_ms=intent.t_ms, id=intent.id)])
+        point(Point.RESULT, intent.model)
 
     def save(self) -> None:
         """Write every stage's state, so that the next start has little to fold again."""

@@ -12,7 +12,9 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from penstock.log import Checkpoint, Commit, Log
+from penstock.log.crash import Point, point
 from penstock.record.codec import pack, unpack
+from penstock.record.errors import Fenced
 from penstock.record.record import START, Draft, Position, Record, output_id
 
 S = TypeVar("S")
@@ -85,9 +87,28 @@ class Running(Generic[S]):
         self.position = checkpoint.position
         self.state = restore(stage, log, checkpoint)
         self.unsaved = 0
+        self.unsure = False
 
     def advance(self) -> list[Draft] | None:
-        """Fold what is new, at most one batch, and commit it; the outputs, or None when nothing was new."""
+        """Fold what is new, at most one batch, and commit it; the outputs, or None when nothing was new.
+
+        Whatever it raises, the commit may have happened: the next call takes the state from the log.
+        """
+        if self.unsure:
+            self._recall()
+        self.unsure = True
+        made = self._advance()
+        self.unsure = False
+        return made
+
+    def _recall(self) -> None:
+        checkpoint = self.log.load(self.stage.name)
+        if checkpoint.epoch != self.epoch:
+            raise Fenced(where=self.stage.name)
+        self.state = restore(self.stage, self.log, checkpoint)
+        self.position, self.unsaved = checkpoint.position, 0
+
+    def _advance(self) -> list[Draft] | None:
         records, position = self.log.read(self.stage.inputs, self.position, limit=self.batch)
         if not records:
             self.position = position  # nothing to commit: a restart reads the same emptiness again
@@ -101,12 +122,14 @@ class Running(Generic[S]):
 
     def save(self) -> None:
         """Write the state at the present position, so that a resumption has nothing to fold again."""
-        if self.unsaved:
+        if self.unsaved and not self.unsure:
             self._commit(self.position, [], self.stage.dump(self.state))
 
     def _commit(self, position: Position, outputs: Sequence[Draft], state: bytes | None) -> None:
         commit = Commit(self.stage.name, self.epoch, position, outputs, state)
+        point(Point.STEP, self.stage.name)
         self.log.commit(commit, sync=self.stage.sync)
+        point(Point.STEPPED, self.stage.name)
         self.position = position
         if state is not None:
             self.unsaved = 0
