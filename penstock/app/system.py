@@ -23,6 +23,7 @@ from penstock.dataset.rows import past
 from penstock.feature import FeatureSet, Fold
 from penstock.gate.stage import gate_stage
 from penstock.log import Blob, Checkpoint, Commit, Log
+from penstock.log.crash import Point, point
 from penstock.model.pack import Model, load
 from penstock.model.schedule import train_stage
 from penstock.monitor.stage import monitor_stage
@@ -268,7 +269,9 @@ class System:
     def carry_out(self, intent: Intent) -> None:
         """Do what an intent asks, and commit the result under the intent's id."""
         result = self.trainer(order(self.file, self.home, intent))
+        point(Point.EFFECT, intent.model)
         finish(self.log, intent, result, self.working[intent.model], self.open.position)
+        point(Point.RESULT, intent.model)
 
     def save(self) -> None:
         """Write every stage's state, so that the next start has little to fold again."""

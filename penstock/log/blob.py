@@ -6,6 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from penstock.log.crash import Point, point
 from penstock.record.codec import digest as digest_of
 from penstock.record.errors import Broken, NotFound
 
@@ -52,15 +53,20 @@ class FolderBlob:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
         try:
             with os.fdopen(handle, "wb") as file:
+                point(Point.BLOB)
                 file.write(data)
                 file.flush()
+                point(Point.BLOB_WRITTEN)
                 os.fsync(file.fileno())
+            point(Point.BLOB_SYNCED)
             os.replace(name, path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+        point(Point.BLOB_NAMED)
         _sync_folder(path.parent)
         _sync_folder(self.folder)
+        point(Point.BLOB_KEPT)
         return digest
 
     def get(self, digest: str) -> bytes:

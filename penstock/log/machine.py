@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from penstock.record.errors import Broken, Refused, Unavailable
 OLDEST_SQLITE = (3, 51, 3)  # older ones may corrupt a WAL that is reset while it is read
 NOT_LOCAL = ("nfs", "cifs", "smb")  # SQLite's WAL needs shared memory, so a local file system
 BUSY_S = 30.0
+FSYNC = {apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC}
+PASSING = (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.NoMemError, apsw.ProtocolError)
 
 
 def patience() -> Callable[[int], bool]:
@@ -39,12 +42,41 @@ def said() -> Iterator[None]:
         raise Unavailable("Another process holds the log's write lock.", code="log_busy") from None
     except apsw.FullError:
         raise Unavailable("The disk is full; nothing of this write was kept.", code="log_full") from None
-    except (apsw.CorruptError, apsw.NotADBError):
+    except PASSING as error:
+        if of_sync(error):
+            raise fsync_failed() from error
+        raise Unavailable(f"The log's file cannot be used: {type(error).__name__}.", code="log_io") from error
+    except (apsw.Error, UnicodeDecodeError) as error:  # what SQLite reads is not what was written
         raise Broken(
             "The log's file is damaged.", where="log.db", hint="`penstock doctor` says more."
-        ) from None
-    except (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError) as error:
-        raise Unavailable(f"The log's file cannot be used: {type(error).__name__}.", code="log_io") from error
+        ) from error
+
+
+def of_sync(error: apsw.Error) -> bool:
+    """Whether it is a sync that failed."""
+    return getattr(error, "extendedresult", 0) in FSYNC
+
+
+def fsync_failed() -> Broken:
+    """The error after which nobody knows what the disk holds, and a second sync would say that all is well."""
+    return Broken(
+        "The disk did not take what was synced; whether it was kept, the next start finds out.",
+        code="log_fsync", hint="End this process; look at the disk; start again.",
+    )  # fmt: skip
+
+
+def sync_file(path: str) -> None:
+    """Sync a file that may be gone; raises Broken when the disk does not take it."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fdatasync(handle)
+    except OSError as error:
+        raise fsync_failed() from error
+    finally:
+        os.close(handle)
 
 
 def check_library() -> None:

@@ -22,9 +22,19 @@ import apsw
 
 from penstock.log import Append, Appended, Checkpoint, Claim, Commit, Drop, Where, Write, tables
 from penstock.log.bell import Bell
-from penstock.log.machine import check_home, check_library, file_system, patience, said
+from penstock.log.crash import Point, point
+from penstock.log.machine import (
+    check_home,
+    check_library,
+    file_system,
+    fsync_failed,
+    of_sync,
+    patience,
+    said,
+    sync_file,
+)
 from penstock.log.tables import NOWHERE, Body, Writing
-from penstock.record.errors import Broken, NotFound, PenstockError, Refused
+from penstock.record.errors import Broken, NotFound, PenstockError, Refused, Unavailable
 from penstock.record.record import START, Draft, Position, Record
 
 CACHED_RECORDS = 20_000
@@ -89,6 +99,7 @@ class SqliteLog:
         self._unsynced = threading.Event()
         self._wal_bytes = 0  # in use, as the newest commit left it; the file may be larger
         self._closed = threading.Event()
+        self._ended = False  # a sync failed: this handle asks nothing more of the disk
         self._keeper: threading.Thread | None = None
         with said():
             self._writer = self._connect()
@@ -97,8 +108,9 @@ class SqliteLog:
             if create:
                 self._writer.execute(tables.SCHEMA)
             found = tables.row(self._writer, "SELECT value FROM meta WHERE key = 'format'")
-        if found is None or found[0] != tables.FORMAT:
-            raise Refused("This log was written in another format.", where=str(home), code="format")
+            if found is None or found[0] != tables.FORMAT:
+                raise Refused("This log was written in another format.", where=str(home), code="format")
+            tables.must_fit(self._writer)
 
     # The port.
 
@@ -187,7 +199,7 @@ class SqliteLog:
 
     def end(self) -> Position:
         """See the port."""
-        with said():
+        with self._disk():
             return Position(n=tables.end_of(self._reader()))
 
     def first(self, topic: str) -> Position:
@@ -251,7 +263,10 @@ class SqliteLog:
         self._bell.close()
         with self._writing:
             for connection in self._connections:
+                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(self._ended))
                 connection.close()
+        if self._ended:
+            raise fsync_failed()
 
     # Writing.
 
@@ -276,6 +291,7 @@ class SqliteLog:
             for work in group:
                 try:
                     work.answer = writing.apply(work.write)
+                    point(Point.APPLIED)
                 except PenstockError as error:
                     work.error = error
 
@@ -302,21 +318,48 @@ class SqliteLog:
 
     def _locked(self, db: apsw.Connection, run: Callable[[Writing], None], sync: bool) -> Writing:
         try:
-            with said():
+            with self._disk():
                 if sync != self._full:
                     db.execute(f"PRAGMA synchronous = {'FULL' if sync else 'NORMAL'}")
                     self._full = sync
+                point(Point.BEGIN)
                 db.execute("BEGIN IMMEDIATE")
+                point(Point.BEGUN)
                 writing = Writing(db)
                 run(writing)
-                writing.close(sync=sync)
-                db.execute("COMMIT")
+                writing.close()
+                point(Point.CLOSED)
+                try:
+                    db.execute("COMMIT")
+                except apsw.Error as error:
+                    if not self._kept(db, writing, error):
+                        raise
+                point(Point.COMMITTED)
         except BaseException:
             with contextlib.suppress(apsw.Error):
                 if db.in_transaction:
                     db.execute("ROLLBACK")
             raise
         return writing
+
+    def _kept(self, db: apsw.Connection, writing: Writing, error: apsw.Error) -> bool:
+        """Whether a transaction whose COMMIT raised is on the log all the same. The write that asks takes
+        the place in the WAL of whatever is left of it, so that no later start can find it there."""
+        if db.in_transaction or isinstance(error, apsw.FullError) or of_sync(error):
+            return False
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            kept = tables.end_and_mark(db) == writing.mark
+            tables.sign(db, tables.end_of(db))
+            db.execute("COMMIT")
+        except apsw.Error as again:
+            if of_sync(again):
+                raise
+            raise Unavailable(
+                "Whether the log kept this write is not known.",
+                code="log_unknown", hint="Send it again under its id or sequence.",
+            ) from again  # fmt: skip
+        return kept
 
     def _follow(self, before: int, end: int, fresh: Sequence[_Batch]) -> None:
         """What this handle knows of the topics' ends stays true only if nobody else wrote meanwhile."""
@@ -420,13 +463,26 @@ class SqliteLog:
     @contextlib.contextmanager
     def _reading(self) -> Iterator[apsw.Connection]:
         """A read transaction on this thread's connection."""
-        with said():
+        with self._disk():
             db = self._reader()
             db.execute("BEGIN")
             try:
                 yield db
             finally:
-                db.execute("COMMIT")
+                if db.in_transaction:  # not after an error that ended it
+                    db.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _disk(self) -> Iterator[None]:
+        """SQLite's errors in the words of the house; after a failed sync, only that one."""
+        if self._ended:
+            raise fsync_failed()
+        try:
+            with said():
+                yield
+        except Broken as error:
+            self._ended = self._ended or error.code == "log_fsync"
+            raise
 
     def _reader(self) -> apsw.Connection:
         """This thread's connection; one must not cross a fork."""
@@ -471,16 +527,17 @@ class SqliteLog:
         return 0
 
     def _tidy(self, db: apsw.Connection) -> None:
-        """Sync the WAL; fold it into the database when it has grown. A busy or full disk is met again later."""
-        with contextlib.suppress(OSError, apsw.Error):
-            handle = os.open(f"{self.path}-wal", os.O_RDONLY)
-            try:
-                os.fdatasync(handle)
-            finally:
-                os.close(handle)
+        """Sync the WAL; fold it into the database when it has grown. A busy or full disk is met again
+        later; after a failed sync whoever next uses this handle is told."""
+        with contextlib.suppress(OSError, PenstockError), self._disk():
+            point(Point.SYNC)
+            sync_file(f"{self.path}-wal")
+            point(Point.SYNCED)
             for mode, size in (("PASSIVE", WAL_FOLD_BYTES), ("RESTART", WAL_TURN_BYTES)):
                 if self._wal_bytes > size:
+                    point(Point.FOLD)
                     db.execute(f"PRAGMA wal_checkpoint({mode})")
+                    point(Point.FOLDED)
 
 
 def _backwards(position: int, end: int) -> Broken:

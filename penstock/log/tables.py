@@ -7,6 +7,7 @@ whoever reads along its topic. The same writes in the same order give the same t
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import repeat
@@ -16,11 +17,12 @@ import apsw
 import msgspec
 
 from penstock.log import Append, Appended, Checkpoint, Claim, Commit, Drop, Write
+from penstock.log.crash import Point, point
 from penstock.record.codec import pack, unpack
 from penstock.record.errors import Broken, Fenced, Refused
 from penstock.record.record import NO_HEADERS, Draft, Position, Record
 
-FORMAT = 2
+FORMAT = 3
 NOWHERE = -1
 
 SCHEMA = f"""
@@ -39,7 +41,7 @@ CREATE TABLE IF NOT EXISTS stage(
   name TEXT PRIMARY KEY, epoch INTEGER NOT NULL, position INTEGER NOT NULL, crc INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS state(
   stage TEXT PRIMARY KEY, position INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
-INSERT OR IGNORE INTO meta VALUES('format', {FORMAT}), ('end', '0 {zlib.crc32(b"0")}');
+INSERT OR IGNORE INTO meta VALUES('format', {FORMAT}), ('end', '0 new {zlib.crc32(b"0 new")}');
 """
 _BASES = """
 SELECT base FROM batch WHERE topic = ?1 AND base < ?3 AND base >=
@@ -87,11 +89,34 @@ def body(drafts: Sequence[Draft], places: Sequence[int]) -> Body:
 
 def end_of(db: apsw.Connection) -> int:
     """The position that the next record gets."""
+    return int(end_and_mark(db)[0])
+
+
+def end_and_mark(db: apsw.Connection) -> list[str]:
+    """The log's end, and the mark of the transaction that wrote it, checked."""
     said = row(db, "SELECT value FROM meta WHERE key = 'end'")
-    number, _, crc = str(said[0] if said else "").partition(" ")
-    if crc != str(zlib.crc32(number.encode())):
+    text, _, crc = str(said[0] if said else "").rpartition(" ")
+    if crc != str(zlib.crc32(text.encode())):
         raise Broken("The log's end is damaged.", where="meta", hint="`penstock doctor` says more.")
-    return int(number)
+    return text.split(" ")
+
+
+def sign(db: apsw.Connection, end: int) -> list[str]:
+    """Write the log's end under a mark that no other transaction has; both as `end_and_mark` will give them."""
+    text = f"{end} {os.urandom(8).hex()}"
+    value = f"{text} {zlib.crc32(text.encode())}"
+    db.execute("UPDATE meta SET value = ? WHERE key = 'end'", (value,))
+    return text.split(" ")
+
+
+def must_fit(db: apsw.Connection) -> None:
+    """Raise Broken where batches lie beyond the end: the parts of the file are of different times."""
+    newest = row(db, "SELECT max(base) FROM batch")
+    if newest and newest[0] is not None and newest[0] >= end_of(db):
+        raise Broken(
+            "The log holds records beyond its end.", where=f"log.db@{newest[0]}",
+            hint="Was log.db-wal cut, or put beside another log.db?",
+        )  # fmt: skip
 
 
 def topic_of(db: apsw.Connection, name: str) -> tuple[int, int, int]:
@@ -166,6 +191,7 @@ class Writing:
         self.db = db
         self.before = self.end = end_of(db)
         self.fresh: list[tuple[str, int, int, Body]] = []
+        self.mark: list[str] = []
         self._topics: dict[str, tuple[int, int]] = {}  # number and newest base by name
 
     def apply(self, write: Write) -> Any:
@@ -178,16 +204,13 @@ class Writing:
             return self._claim(write)
         return self._drop(write)
 
-    def close(self, *, sync: bool) -> None:
-        """Write what the transaction's writes share. A synced transaction always writes: SQLite syncs
-        nothing for one that did not, though what it found standing may not be safe yet."""
-        if sync or self.end != self.before:
-            text = str(self.end)
-            value = f"{text} {zlib.crc32(text.encode())}"
-            self.db.execute("UPDATE meta SET value = ? WHERE key = 'end'", (value,))
-            newest = {topic: base for topic, base, _, _ in self.fresh}
-            for topic, base in newest.items():
-                self.db.execute("UPDATE topic SET last = ? WHERE id = ?", (base, self._topics[topic][0]))
+    def close(self) -> None:
+        """Write what the transaction's writes share. Every transaction writes: SQLite syncs nothing for
+        one that did not, though what it found standing may not be safe yet."""
+        self.mark = sign(self.db, self.end)
+        newest = {topic: base for topic, base, _, _ in self.fresh}
+        for topic, base in newest.items():
+            self.db.execute("UPDATE topic SET last = ? WHERE id = ?", (base, self._topics[topic][0]))
 
     def _append(self, write: Append) -> Appended:
         if write.producer:
@@ -195,6 +218,7 @@ class Writing:
                 return Appended([], [], Position(n=self.end))
             row = (write.producer, write.sequence)
             self.db.execute("INSERT OR REPLACE INTO producer VALUES(?, ?)", row)
+            point(Point.PRODUCER)
         return self._insert(write.drafts)
 
     def _claim(self, write: Claim) -> Checkpoint:
@@ -209,8 +233,10 @@ class Writing:
         if write.position.n < position:
             raise Refused("A stage's position does not go back.", where=write.stage, code="position")
         self._own(write.stage, epoch, write.position.n)
+        point(Point.OWNER, write.stage)
         if write.state is not None:
             self.keep(write.stage, write.position.n, write.state)
+            point(Point.STATE, write.stage)
         return self._insert(write.outputs)
 
     def _own(self, stage: str, epoch: int, position: int) -> None:
@@ -235,6 +261,7 @@ class Writing:
             self.db.execute("DELETE FROM batch WHERE base = ?", (base,))
             gone += len(held.keys)
         if gone:
+            point(Point.FORGOTTEN)
             self.db.execute("UPDATE topic SET first = ? WHERE id = ?", (first, number))
         return gone
 
@@ -254,6 +281,7 @@ class Writing:
                 sql = "DELETE FROM ident WHERE topic = ? AND id = ? AND position = ?"
                 self.db.executemany(sql, named)
                 places, repeats = self._place(drafts, numbers)
+            point(Point.IDS)
         fresh, at = list(drafts), places
         if repeats:
             repeated = set(repeats)
@@ -278,6 +306,7 @@ class Writing:
         self.db.execute("INSERT INTO batch VALUES(?, ?, ?, ?, ?, ?)", row)
         self._topics[topic] = number, base
         self.fresh.append((topic, base, prev, held))
+        point(Point.BATCH)
 
     def _topic(self, name: str) -> tuple[int, int]:
         found = self._topics.get(name)

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from penstock.log import Checkpoint, Commit, Log, Where
+from penstock.log.crash import Point, point
 from penstock.record.codec import pack, unpack
 from penstock.record.decisions import AGAIN, DEAD, Again, DeadLetter, read
 from penstock.record.errors import Poison
@@ -203,7 +204,9 @@ class Running(Generic[S]):
     def _commit(self) -> list[Draft]:
         commit = self.waiting
         assert commit is not None
+        point(Point.STEP, self.stage.name)
         self.repeated += len(self.log.commit(commit, sync=self.stage.sync).repeats)
+        point(Point.STEPPED, self.stage.name)
         self.position, self.waiting = commit.position, None
         if commit.state is not None:
             self.unsaved = 0
