@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from penstock.log import Blob, Log
 from penstock.log.blob import FolderBlob
 from penstock.log.sqlite import SqliteLog
 from penstock.monitor.board import ALARMS
-from penstock.predict.stage import predict_inputs
+from penstock.predict.stage import predict_inputs, share_name
 from penstock.predict.trace import Trace, trace
 from penstock.predict.verify import Progress, Verified, verify
 from penstock.record.decisions import (
@@ -82,6 +82,7 @@ class Views:
         self.file, self.log, self.blobs = file, log, blobs
         self._registry = View(REGISTRY, log)
         self._alarms = View(ALARMS, log)
+        self._deployed = View(DEPLOYED, log)
         self._inputs = {one.name: one.inputs for one in folds(file, blobs)}
         for plan in file.plans.values():
             sets = {plan.features.digest: plan.features}
@@ -92,13 +93,18 @@ class Views:
         return self._registry.read()
 
     def status(self) -> dict[str, Any]:
-        """How things stand: the log, every stage's lag in records, every model."""
+        """How things stand: the log, every share's owner by epoch and its lag in records, every model."""
         log: Any = self.log
         topics = {topic: log.count(topic) for topic in log.topics()}
+        known = log.stages()
         stages = {
-            name: {"position": one.position.n, "lag": self._lag(topics, self._inputs[name], one.position)}
-            for name, one in log.stages().items()
-            if name in self._inputs
+            name: {
+                "position": known[name].position.n,
+                "lag": self._lag(topics, inputs, known[name].position),
+                "epoch": known[name].epoch,
+            }
+            for name, inputs in self._shares()
+            if name in known
         }
         models = {name: self._model(name, topics) for name in self.file.plans}
         return {
@@ -108,6 +114,14 @@ class Views:
             "models": models,
             "code": self.file.code,
         }
+
+    def _shares(self) -> Iterator[tuple[str, Sequence[str]]]:
+        """Every stage of the file and what it reads, a divided one as the shares that are in use now."""
+        newest = self._deployed.read().newest
+        n = newest.shares if newest else 1
+        for name, inputs in sorted(self._inputs.items()):
+            shares = n if name.startswith("predict.") else 1
+            yield from ((share_name(name, k, shares), inputs) for k in range(shares))
 
     def _lag(self, topics: dict[str, int], inputs: Sequence[str], position: Position) -> int:
         log: Any = self.log
