@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from penstock.log import Blob, Log
 from penstock.log.blob import FolderBlob
 from penstock.log.sqlite import SqliteLog
 from penstock.monitor.board import ALARMS
-from penstock.predict.stage import predict_inputs
+from penstock.predict.stage import predict_inputs, share_name
 from penstock.predict.trace import Trace, trace
 from penstock.predict.verify import Progress, Verified, verify
 from penstock.record.decisions import (
@@ -100,6 +100,7 @@ class Views:
         self._registry = View(REGISTRY, log)
         self._alarms = View(ALARMS, log)
         self._counters = Counters(log, file.sources, list(file.plans))
+        self._deployed = View(DEPLOYED, log)
         self._inputs = inputs_of(file, blobs)
 
     def registry(self) -> Registry:
@@ -107,13 +108,14 @@ class Views:
         return self._registry.read()
 
     def status(self) -> dict[str, Any]:
-        """How things stand: the log, every stage's lag in records, every model."""
+        """How things stand: the log, every share's owner by epoch and its lag in records, every model."""
         log: Any = self.log
         topics = {topic: log.count(topic) for topic in log.topics()}
-        behind = lags(log, self._inputs)
+        known, inputs = log.stages(), dict(self._shares())
+        behind = lags(log, inputs)
         stages = {
-            name: {"position": one.position.n, "lag": behind[name]}
-            for name, one in log.stages().items()
+            name: {"position": known[name].position.n, "lag": behind[name], "epoch": known[name].epoch}
+            for name in inputs
             if name in behind
         }
         models = {name: self._model(name, topics) for name in self.file.plans}
@@ -125,6 +127,14 @@ class Views:
             "counters": plain(self._counters.read()),
             "code": self.file.code,
         }
+
+    def _shares(self) -> Iterator[tuple[str, Sequence[str]]]:
+        """Every stage of the file and what it reads, a divided one as the shares that are in use now."""
+        newest = self._deployed.read().newest
+        n = newest.shares if newest else 1
+        for name, inputs in sorted(self._inputs.items()):
+            shares = n if name.startswith("predict.") else 1
+            yield from ((share_name(name, k, shares), inputs) for k in range(shares))
 
     def _model(self, name: str, topics: dict[str, int]) -> dict[str, Any]:
         entry = self.registry().models.get(name)

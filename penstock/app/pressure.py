@@ -54,11 +54,9 @@ def lags(log: Log, inputs: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """How many records of its inputs each stage has not read; a stage that never ran is not among them."""
     there = set(log.topics())
     return {
-        name: sum(
-            log.count(topic, one.position) for topic in inputs[name.partition("/")[0]] if topic in there
-        )
+        name: sum(log.count(topic, one.position) for topic in inputs[name] if topic in there)
         for name, one in log.stages().items()
-        if name.partition("/")[0] in inputs
+        if name in inputs
     }
 
 

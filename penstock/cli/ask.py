@@ -36,8 +36,8 @@ def status(given: argparse.Namespace) -> int:
     show.console.print()
     show.table(
         "",
-        ["stage", "position", "lag"],
-        [[n, one["position"], one["lag"]] for n, one in found["stages"].items()],
+        ["stage", "epoch", "position", "lag"],
+        [[n, one["epoch"], one["position"], one["lag"]] for n, one in found["stages"].items()],
     )
     show.console.print()
     models = [[name, _v(m["champion"]), _v(m["candidate"]), m["predictions"], ", ".join(m["alerts"]) or "none"]

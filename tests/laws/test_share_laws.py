@@ -1,146 +1,138 @@
-"""laws: a stage in shares, with seats in several hands, says what one undivided stage says."""
+"""laws: shares say what the undivided stage says, however many there are, whoever owns them, whenever that changes."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import pytest
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from penstock.app.pipeline import load
-from penstock.app.replay import replay
-from penstock.app.seats import LockSeats, Seat
-from penstock.app.system import System
-from penstock.app.train import carry_out
-from penstock.app.turn import Turn
-from penstock.log.blob import MemoryBlob
+from penstock.app.system import own
 from penstock.log.memory import MemoryLog
-from penstock.predict.stage import share_name
-from penstock.record.decisions import Outcome, Prediction, outcomes, predictions, read
-from penstock.record.record import START, Draft, Record, partition
-from penstock.stage import AnyStage, Running, stage
-from tests.crash.player import START_AT, history
+from penstock.model.pack import Model
+from penstock.predict.stage import Means, predict_stage
+from penstock.record.codec import pack
+from penstock.record.decisions import Prediction, Release, Vector, draft, predictions, read, vectors
+from penstock.record.record import START, Draft
+from penstock.stage import AnyStage, Running, replay
 
-ASKING = Path(__file__).parents[1] / "crash" / "pipeline.py"
-
-
-def _played(shares: int) -> tuple[MemoryLog, set[str]]:
-    """A log on which eight days were played with answering in so many shares, and what it says."""
-    log, blobs = MemoryLog(), MemoryBlob()
-    system = System(
-        load(ASKING), log, blobs, Path(), time.perf_counter,
-        lambda order: carry_out(order, log, blobs, time.perf_counter), shares=shares,
-    )  # fmt: skip
-    system.deploy(int(START_AT.timestamp() * 1000))
-    replay(system, history(11))
-    return log, set(log.stages())
+FILE = load(Path(__file__).parents[1] / "crash" / "pipeline.py")
+PLAN = FILE.plan("agree")
+SETS = {PLAN.features.digest: PLAN.features}
+HOUR_MS = 3_600_000
 
 
-def test_shares_say_what_the_whole_says() -> None:
-    """Three shares answer each request once, with the same feature values; truth joins alike.
+class Sum:
+    """A model whose score does not depend on who else is in the batch."""
 
-    Not compared: scores, since a library may round another batch differently.
-    """
-    (whole, _), (parts, stages) = _played(1), _played(3)
-    assert {f"predict.agree/{k}of3" for k in (1, 2, 3)} <= stages
-    one, three = (_answers(log) for log in (whole, parts))
-    assert one == three and len(one) > 500 and max(Counter(one).values()) == 1
-    assert _truths(whole) == _truths(parts)
+    def predict_proba(self, x: Any) -> Any:
+        return np.array([sum(v for v in row if v == v) % 1.0 for row in x.tolist()])
 
 
-def _answers(log: MemoryLog) -> list[tuple[str, str, str]]:
-    """Who was answered, with which feature values, once for each answer that left."""
-    said = (read(r, Prediction) for r in log.read([predictions("agree")], START, limit=10**6)[0])
-    return sorted((one.request, one.entity, repr(one.values)) for one in said if one.served)
+MODEL = Model(PLAN.features.digest, "binary", ["number"] * 4, Sum(), None)
 
 
-def _truths(log: MemoryLog) -> list[tuple[str, float, bool]]:
-    found = (read(r, Outcome) for r in log.read([outcomes("agree")], START, limit=10**6)[0])
-    return sorted((one.request, one.label or 0.0, one.amends) for one in found)
+def stage_of(k: int, n: int) -> AnyStage:
+    """Share k of n; its state is written at every other commit or so."""
+    means = Means(lambda digest: MODEL, lambda f, r: [], lambda f, stop: None, lambda: 0.0)  # type: ignore[arg-type,return-value]
+    return predict_stage("agree", PLAN.pipeline.request, SETS, means, snapshot_every=4, share=(k, n))
 
 
-class Seen(msgspec.Struct, frozen=True):
-    """What a stage has folded."""
-
-    n: int = 0
-
-
-def _echo(state: Seen, record: Record) -> tuple[Seen, list[Draft]]:
-    return Seen(state.n + 1), [Draft(f"{record.topic}x", record.key, 0, str(state.n).encode())]
-
-
-def _chain() -> list[AnyStage]:
-    """Three stages, each behind the one before, the last with two inputs."""
-    return [
-        stage("one", ["a"], Seen, _echo),
-        stage("two", ["ax"], Seen, _echo),
-        stage("three", ["a", "axx"], Seen, _echo),
-    ]
+def filled(rows: list[tuple[int, float, bool]]) -> MemoryLog:
+    """A log with a champion from the fifth record on, requests by event and by vector, and ticks."""
+    log, request = MemoryLog(), PLAN.pipeline.request
+    for i, (who, x, direct) in enumerate(rows):
+        at_ms = i * HOUR_MS
+        if i == 5:
+            release = Release("agree", 1, "d", "champion", 0, "first", "test", at_ms)
+            log.append([draft("releases", release, key="agree", t_ms=at_ms)])
+        if direct:
+            log.append([Draft(vectors("agree"), "", at_ms, pack(Vector([x, x, 1, x])), f"v{i}")])
+        else:
+            text = f"2024-01-{1 + i // 24:02}T{i % 24:02}:00:00Z"
+            row = {"ask_id": f"a{i}", "who": f"w{who}", "at": text, "x": x, "z": None}
+            log.append([request.draft(request.parse(row))])
+    return log
 
 
-def _whole(log: Any) -> list[Record]:
-    return log.read(["a", "ax", "axx", "axxx"], START, limit=10**6)[0]
+def said(log: Any) -> dict[str, Any]:
+    """What was answered, by id, without the batch that it was scored in."""
+    records = log.read([predictions("agree")], START, limit=10**6)[0]
+    found = {r.id: msgspec.structs.replace(read(r, Prediction), batch=0) for r in records}
+    assert len(found) == len(records)
+    return found
 
 
-def test_turns_keep_the_order_of_one_process() -> None:
-    """Three stages on three threads, in turn, write the same log as one loop over them."""
-    alone, apart = MemoryLog(), MemoryLog()
-    running = [Running(one, alone, batch=3) for one in _chain()]
-    owners = [Running(one, apart, batch=3) for one in _chain()]
-    stopping = threading.Event()
-
-    def work(mine: Running[Any]) -> None:
-        turn = Turn(apart, _chain())
-        while not stopping.is_set():
-            heard = apart.hear(-1, 0)
-            if turn.next() != mine.stage.name or mine.advance() is None:
-                apart.hear(heard, 0.05)
-
-    threads = [threading.Thread(target=work, args=(one,)) for one in owners]
-    for thread in threads:
-        thread.start()
-    for period in range(20):
-        drafts = [Draft("a", f"k{i}", period, b"") for i in range(period % 8)]
-        for log in (alone, apart):
-            log.append(drafts)
-        while any(one.advance() is not None for one in running):
+def work(log: Any, phases: list[tuple[int, list[Any]]], take: Callable[..., Running[Any]] = own) -> None:
+    """In each phase all shares of a division are taken over, and move as told; in the last one, to the end."""
+    for n, moves in phases:
+        shares = [take(stage_of(k, n), log) for k in range(n)]
+        for move, which in moves:
+            k = which % n
+            shares[k].batch = 3
+            if move == "crash":
+                shares[k] = take(stage_of(k, n), log)
+            elif move == "save":
+                shares[k].save()
+            else:
+                shares[k].advance()
+    for share in shares:
+        while share.advance() is not None:
             pass
-        turn = Turn(apart, _chain())
-        while turn.next():
-            time.sleep(0.001)
-    stopping.set()
-    for thread in threads:
-        thread.join()
-    assert _whole(apart) == _whole(alone)
-    assert len(_whole(alone)) > 200
 
 
-def test_a_fair_part_of_the_seats(tmp_path: Path) -> None:
-    """Two who are there hold each seat once, none both; who stays takes what the other gave up."""
-    left: list[Seat] = []
-    shares = {"predict.m": 4, "gate": 1}
-    one, two = (LockSeats(tmp_path, shares, left.append) for _ in range(2))
-    one.look()
-    assert len(one.held()) == 5
-    for _ in range(3):
-        two.look()
-        one.look()
-    assert one.held() | two.held() == {*(("predict.m", k) for k in range(4)), ("gate", 0)}
-    assert not one.held() & two.held() and len({s for s in one.held() if s[0] != "gate"}) == 2
-    assert set(left) == two.held()
-    one.close()
-    two.look()
-    assert len(two.held()) == 5
-    two.close()
+ROWS = st.lists(st.tuples(st.integers(0, 9), st.floats(0, 9), st.booleans()), min_size=8, max_size=40)
+MOVES = st.lists(
+    st.tuples(st.sampled_from(["go", "go", "go", "crash", "save"]), st.integers(0, 9)), max_size=12
+)
+PHASES = st.lists(st.tuples(st.integers(1, 5), MOVES), min_size=1, max_size=4)
 
 
-@pytest.mark.parametrize("shares", [1, 3])
-def test_a_share_is_named_by_its_number(shares: int) -> None:
-    """An undivided stage keeps its name; each key belongs to one share."""
-    names = {share_name("predict.m", k, shares) for k in range(shares)}
-    assert len(names) == shares and ("predict.m" in names) == (shares == 1)
-    assert {partition(f"k{i}", shares) for i in range(50)} == set(range(shares))
+@settings(max_examples=40)
+@given(ROWS, PHASES)
+def test_shares_say_what_the_stage_says(rows: list[Any], phases: list[Any]) -> None:
+    """Same ids, same values, same scores, each once, through crashes, hand-overs and other numbers of shares."""
+    whole, divided = filled(rows), filled(rows)
+    work(whole, [(1, [])])
+    work(divided, phases)
+    assert said(divided) == said(whole) and said(whole)
+
+
+@given(ROWS, st.integers(2, 5))
+def test_every_share_holds_the_whole_state(rows: list[Any], n: int) -> None:
+    """The bytes of any share's state are those of the undivided stage's: one can begin with another's."""
+    log = filled(rows)
+    states = {
+        stage.dump(replay(stage, log)) for stage in [stage_of(0, 1), *(stage_of(k, n) for k in range(n))]
+    }
+    assert len(states) == 1
+
+
+@given(ROWS)
+def test_a_new_division_begins_where_all_have_come(rows: list[Any]) -> None:
+    """Nothing is answered again when a log that was at rest is divided otherwise."""
+    log = filled(rows)
+    work(log, [(2, [])])
+    before = log.stages()["predict.agree/1of2"].position
+    assert own(stage_of(0, 3), log).position == before == own(stage_of(0, 1), log).position
+
+
+def test_a_planted_bug_is_caught() -> None:
+    """A share that begins where the furthest of the others stands leaves requests without an answer."""
+
+    def furthest(stage: AnyStage, log: Any) -> Running[Any]:
+        running = own(stage, log)
+        far = max(one.position.n for one in log.stages().values())
+        running.position = type(START)(n=far)
+        return running
+
+    rows = [(i, i / 7, False) for i in range(30)]
+    whole, divided = filled(rows), filled(rows)
+    work(whole, [(1, [])])
+    work(divided, [(2, [("go", 0)] * 5), (3, [])], furthest)
+    assert said(divided).keys() < said(whole).keys()
