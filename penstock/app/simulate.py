@@ -6,6 +6,7 @@ rivals, the trainer and people move one at a time. `laws` says what must hold; a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import random
@@ -447,7 +448,12 @@ class Free:
 
     def _carried(self, intent: Intent) -> str:
         self.system.trainer = self._trainer
-        self.system.carry_out(intent)
+        try:
+            self.system.carry_out(intent)
+        except Fenced:  # a process that died while it started had claimed the work: another takes its place
+            name = f"work.{intent.model}"
+            self.system.working[intent.model] = self.log.load(name, claim=True).epoch
+            raise
         if intent not in self.closed:
             self.closed.append(intent)
         return intent.id
@@ -512,7 +518,8 @@ class Free:
             except Fenced:
                 owner.running = None
         for intent in self.system.pending():
-            self._carried(intent)
+            with contextlib.suppress(Fenced):
+                self._carried(intent)
 
     def hold(self) -> None:
         """Everything that must be so at the end."""
