@@ -177,7 +177,8 @@ class Books:
         request = self.file.plan(model).pipeline.request
 
         def seen(features: FeatureSet, record: Record) -> list[Value]:
-            return past(self.log, f"predict.{model}", features, [record])[0][1]
+            found = past(self.log, f"predict.{model}", features, [record])
+            return found[0][1] if found else []  # none where the log has no such request to fold
 
         return verify(self.log, model, request, self.sets(model), self.models.get, seen, progress)
 

@@ -26,7 +26,7 @@ from penstock.record.decisions import (
 from penstock.record.errors import PenstockError, Poison
 from penstock.record.event import Source
 from penstock.record.poison import opened
-from penstock.record.record import Position, Record
+from penstock.record.record import Position, Record, Returned
 from penstock.stage import folded
 
 
@@ -124,6 +124,8 @@ class _Sweep:
             self.last = said.o.n
         if said.o.n not in self.values and said.features in self.sets:
             asked = self.log.read([said.source], Position(n=said.position), limit=1)[0][0]
+            if said.o.n != asked.position:  # it had been buried, and came back there
+                asked = Returned(**msgspec.structs.asdict(asked), again=said.o.n)
             self.values[said.o.n] = {said.features: self.again(said.features, asked)}
         values = self.values.get(said.o.n, {}).get(said.features, [])
         if not same(values, said.values):
