@@ -207,12 +207,11 @@ def mirror(log: KafkaLog) -> str:
         return digest(pack([[list(row) for row in db.execute(sql)] for sql in MIRROR]))
 
 
-def copies(url: str) -> int:
-    """How many entries of the journal are stale copies: sent again, for nobody knew of the first."""
-    where = place(url)
-    consumer = Consumer(
-        {"bootstrap.servers": where.brokers, "group.id": "judge", "enable.partition.eof": True}
-    )
+def twice(pipeline: Pipeline) -> tuple[int, str]:
+    """What was sent again, for nobody knew of the first: entries and records; their number, and in words."""
+    where = place(pipeline.direct)
+    settings = {"bootstrap.servers": where.brokers, "group.id": "judge", "enable.partition.eof": True}
+    consumer = Consumer(settings)
     consumer.assign([TopicPartition(where.journal, 0, 0)])
     seen: Counter[tuple[str, int]] = Counter()
     while True:
@@ -222,7 +221,10 @@ def copies(url: str) -> int:
         entry = unpack(message.value() or b"", Entry)
         seen[entry.writer, entry.number] += 1
     consumer.close()
-    return sum(n - 1 for n in seen.values())
+    again = sum(n - 1 for n in seen.values())
+    with contextlib.closing(KafkaLog(pipeline.folder / "judge", where)) as log:
+        orphans = sum(log.health()["orphans"].values())
+    return again + orphans, f"{again} entries came twice, {orphans} records were left"
 
 
 class Harness:
@@ -268,7 +270,7 @@ class Harness:
                 time.sleep(chance.uniform(0.0, 0.3))
                 pipeline.kill(victim)
             wrong = pipeline.drain()
-            return wrong + judge(pipeline), ""
+            return wrong + judge(pipeline), twice(pipeline)[1]
 
     def _wait_claimed(self, pipeline: Pipeline, victim: str) -> None:
         """Now and then nothing is killed in its first breath only: a stage may have got to work."""
@@ -296,7 +298,7 @@ class Harness:
                 time.sleep(chance.uniform(0.0, 2.0))
                 self.cluster.start([victim])
             wrong = pipeline.drain()
-            return wrong + judge(pipeline), f"{copies(pipeline.direct)} entries came twice"
+            return wrong + judge(pipeline), twice(pipeline)[1]
 
     def cuts(self, chance: random.Random, times: int) -> tuple[list[str], str]:
         """Connections are delayed all the time, and all of a broker's, or of all, cut at random moments."""
@@ -312,25 +314,24 @@ class Harness:
             for proxy in self.proxies:
                 proxy.delay_s = 0.0
             wrong = pipeline.drain()
-            again = copies(pipeline.direct)
-            return wrong + judge(pipeline), f"{ended} connections, {again} entries came twice"
+            return wrong + judge(pipeline), f"{ended} connections, {twice(pipeline)[1]}"
 
     def answers_lost(self, chance: random.Random, times: int) -> tuple[list[str], str]:
         """What brokers answer is lost for a moment, then the connections are cut: outcomes are unknown."""
         with self.pipeline(proxied=True) as pipeline:
-            for _ in range(times):
+            for i in range(times):
                 time.sleep(chance.uniform(0.2, 0.8))
                 for proxy in self.proxies:
                     proxy.deaf = True
-                time.sleep(chance.choice([0.1, 0.3, 6.5]))  # longer than an attempt: a new producer
+                time.sleep(chance.uniform(0.1, 0.5) if i % 2 else 6.5)  # longer than an attempt: a new producer
                 for proxy in self.proxies:
                     proxy.cut()
                     proxy.deaf = False
             wrong = pipeline.drain()
-            again = copies(pipeline.direct)
-            if not again and times > 3:
+            again, told = twice(pipeline)
+            if not again:
                 wrong.append("no outcome was unknown: nothing was tried")
-            return wrong + judge(pipeline), f"{again} entries came twice"
+            return wrong + judge(pipeline), told
 
     def zombies(self, chance: random.Random, times: int, planted: str = "") -> tuple[list[str], str]:
         """A stage is stopped past its successor's claim, then goes on: its commit is fenced."""

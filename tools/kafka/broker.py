@@ -113,6 +113,8 @@ class Cluster:
                 "group.min.session.timeout.ms": "1000",
                 "min.insync.replicas": str(max(1, copies - 1)),
                 "auto.create.topics.enable": "false",
+                "broker.session.timeout.ms": "3000",  # a killed one is missed sooner than after nine seconds
+                "broker.heartbeat.interval.ms": "500",
             }
             if proxied:
                 lines["listeners"] += f",PROXIED://127.0.0.1:{self.inner[i]}"
