@@ -55,7 +55,7 @@ def embedded(folder: Path, hours: int, shares: int) -> Home:
 
 
 def driver(home: Home, shares: int) -> Others:
-    """Who plays to stages that run elsewhere."""
+    """Who plays to stages that run elsewhere; to be there before them, since it says how many shares there are."""
     file = load(PIPELINE)
     posts = Parts(file, home.log, home.blobs, time.perf_counter).posts(shares)
     if not home.log.topics():
@@ -63,9 +63,9 @@ def driver(home: Home, shares: int) -> Others:
     return Others(file, home.log, [one for stages in posts.values() for one in stages], sync=False)
 
 
-def drive(home: Home, hours: int, shares: int, told: Callable[[Played], None]) -> None:
+def drive(others: Others, hours: int, told: Callable[[Played], None]) -> None:
     """Play the history to them."""
-    replay(driver(home, shares), events(hours), told=told)
+    replay(others, events(hours), told=told)
 
 
 def everything(home: Home) -> list[tuple[str, str, int]]:

@@ -21,7 +21,7 @@ from penstock.record.record import START
 from tests.crash.crews import crew, drive, driver, embedded, events, everything
 from tests.engines import kafka
 
-HOURS = 120
+HOURS = 84
 SHARES = 3
 Process = subprocess.Popen[bytes]
 
@@ -56,20 +56,21 @@ def until(true: Callable[[], object], within_s: float = 60.0) -> None:
 def test_killed_processes_change_nothing(calm: Home, tmp_path: Path) -> None:
     """Two processes, one of them killed again and again: the same records at the same positions."""
     home = open_home(tmp_path / "home", create=True)
+    others = driver(home, SHARES)
     processes = [crew(home.path) for _ in range(2)]
     chance, periods = random.Random(5), 0
 
     def told(_: object) -> None:
         nonlocal periods
         periods += 1
-        if periods % 40 == 20:
+        if periods % 30 == 20:
             i = chance.randrange(2)
             processes[i].kill()
             processes[i].wait()
             processes[i] = crew(home.path)
 
     try:
-        drive(home, HOURS, SHARES, told)
+        drive(others, HOURS, told)
     finally:
         statuses = ended(processes)
     assert statuses == [0, 0]
@@ -83,24 +84,25 @@ def test_killed_processes_change_nothing(calm: Home, tmp_path: Path) -> None:
 def test_who_stands_by_takes_over(calm: Home, tmp_path: Path) -> None:
     """One of two processes is killed for good: the other does all the work within seconds, from its states."""
     home = open_home(tmp_path / "home", create=True)
+    others = driver(home, SHARES)
     processes = [crew(home.path) for _ in range(2)]
     last, waits = time.monotonic(), []
 
     def told(_: object) -> None:
         nonlocal last
         waits.append(time.monotonic() - last)
-        if len(waits) == 60:
+        if len(waits) == 50:
             gone = processes.pop()
             gone.kill()
             gone.wait()
         last = time.monotonic()
 
     try:
-        drive(home, HOURS, SHARES, told)
+        drive(others, HOURS, told)
     finally:
         statuses = ended(processes)
     assert statuses == [0] and everything(home) == everything(calm)
-    assert max(waits[60:]) < 10
+    assert max(waits[50:]) < 10
     home.log.close()
 
 
@@ -132,27 +134,35 @@ def test_a_stopped_owner_is_fenced(calm: Home, tmp_path: Path) -> None:
 
 def test_seats_move_on_kafka(calm: Home, tmp_path: Path) -> None:
     """Two homes share the seats of a consumer group; one is killed, and another comes: the same in the end."""
+    from confluent_kafka import Consumer, TopicPartition
+
     url = kafka()
+    prefix = url.rpartition("/")[2]
     quick = tmp_path / "settings"
     quick.write_text("session.timeout.ms=1500\n")
     where = ["--log", url, "--log-settings", str(quick), "--blobs", str(tmp_path / "blobs")]
     home = open_home(tmp_path / "home", create=True, log=url, blobs=str(tmp_path / "blobs"))
+    others = driver(home, SHARES)
     processes = [crew(tmp_path / f"home{i}", *where) for i in range(2)]
     periods = 0
 
     def told(_: object) -> None:
         nonlocal periods
         periods += 1
-        if periods == 60:
+        if periods == 50:
             processes[0].kill()
             processes[0].wait()
             processes[0] = crew(tmp_path / "another", *where)
 
     try:
-        drive(home, HOURS, SHARES, told)
+        drive(others, HOURS, told)
     finally:
         statuses = ended(processes)
     assert statuses == [0, 0] and digests(home.log, ["agree"]) == digests(calm.log, ["agree"])
     assert home.log.count(predictions("agree"), START) == calm.log.count(predictions("agree"), START)
     assert [one[:2] for one in everything(home)] == [one[:2] for one in everything(calm)]
+    asked = TopicPartition(f"{prefix}.ask", 0)
+    shown = Consumer({"bootstrap.servers": url.split("/")[2], "group.id": f"{prefix}.outcome.agree"})
+    assert 0 < shown.committed([asked], 10)[0].offset <= shown.get_watermark_offsets(asked, 10)[1]
+    shown.close()
     home.log.close()
