@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format size lock clean flights figures docs bench bench-log kafka simulate
+.PHONY: demo test lint format size lock clean flights flights-kafka figures docs bench bench-log kafka simulate
 
 demo: .venv/run.stamp
 	$(BIN)/penstock demo $(ARGS)
@@ -14,6 +14,11 @@ test: lint
 DATA ?= ../shared/data
 flights: .venv/dev.stamp
 	$(BIN)/python examples/flights/run.py --data $(DATA) $(ARGS)
+
+# The same on a Kafka broker, the stages in three homes, one of them killed every 10 s, against the embedded run.
+flights-kafka: .venv/dev.stamp
+	$(BIN)/python tools/kafka/beside.py $(BIN)/python examples/flights/run.py --data $(DATA) --months 2 --log BROKER/flights \
+		--log-settings examples/flights/kafka.settings --processes 3 --kill-every 10 $(ARGS)
 
 figures: .venv/dev.stamp
 	$(BIN)/python tools/demo_figures.py $(ARGS)

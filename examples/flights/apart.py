@@ -28,13 +28,14 @@ class Processes:
     """Processes that run the stages: on Kafka each in a home of its own, as on a machine of its own; on
     the embedded log all in the one home. `stages` are the arguments of each process of a machine."""
 
-    def __init__(self, home: Home, log: str, n: int, stages: list[list[str]]) -> None:
+    def __init__(self, home: Home, log: tuple[str, str], n: int, stages: list[list[str]]) -> None:
         self.notes = (home.path / "notes.txt").open("ab")
         self.commands = [
             [
                 *(sys.executable, "-m", "penstock.cli", "run", *names, "--file", str(PIPELINE), "--in-turn"),
-                *("--home", str(home.path / f"home{i + 1}" if log else home.path)),
-                *(("--log", log, "--blobs", str(home.path / "blobs")) if log else ()),
+                *("--home", str(home.path / f"home{i + 1}" if log[0] else home.path)),
+                *(("--log", log[0], "--blobs", str(home.path / "blobs")) if log[0] else ()),
+                *(("--log-settings", log[1]) if log[1] else ()),
             ]
             for i in range(n)
             for names in stages

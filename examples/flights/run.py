@@ -48,6 +48,9 @@ def main(argv: list[str] | None = None) -> int:
         "--home", type=Path, metavar="DIR", help="keep the log here (default: a temporary folder)"
     )
     parser.add_argument("--log", default="", metavar="URL", help="kafka://HOST:PORT[/PREFIX]")
+    parser.add_argument(
+        "--log-settings", default="", metavar="FILE", help="KEY=VALUE lines for the connection"
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--shares", type=int, default=0, help="divide answering (default: one a process)")
     parser.add_argument(
@@ -69,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         return in_processes(given)
     with contextlib.ExitStack() as stack:
         folder = given.home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flights-")))
-        home = open_home(folder, create=True, log=given.log)
+        home = open_home(folder, create=True, log=given.log, settings=given.log_settings)
         stack.callback(home.log.close)
         played, seconds = play(home, given.data, given.months, quiet=given.json, shares=given.shares or 1)
         figures = measure(home, played, seconds, whole=given.months == 12, quiet=given.json)
@@ -92,11 +95,13 @@ def in_processes(given: argparse.Namespace) -> int:
         stack.callback(calm.log.close)
         _, seconds = play(calm, given.data, given.months, shares=shares)
         blobs = str(folder / "apart" / "blobs") if given.log else ""
-        home = open_home(folder / "apart", create=True, log=given.log, blobs=blobs)
+        home = open_home(
+            folder / "apart", create=True, log=given.log, settings=given.log_settings, blobs=blobs
+        )
         stack.callback(home.log.close)
         apart.begin(home, given.data, given.months, shares)
         kinds = [[kind] for kind in apart.KINDS] if given.each_alone else [["all"]]
-        processes = apart.Processes(home, given.log, given.processes, kinds)
+        processes = apart.Processes(home, (given.log, given.log_settings), given.processes, kinds)
         try:
             played, apart_s, longest_s = apart.play(
                 home, given.data, given.months, processes, shares,

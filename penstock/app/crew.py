@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -27,8 +28,13 @@ from penstock.record.event import unknown
 from penstock.record.record import Position
 from penstock.stage import AnyStage, Running, View
 
+if TYPE_CHECKING:
+    from penstock.app.group import Lags
+
 LOOK_S = 0.25
 """Between two looks at the seats."""
+SHOW_S = 5.0
+"""Between two displays of the lags in Kafka's own tools."""
 BARRED_S = 2.0
 """How long a stage whose owner was fenced is left alone: by then this process knows whose seat it is."""
 KINDS = ("predict", "outcome", "monitor", "train", "gate", "release", "tick")
@@ -68,7 +74,8 @@ class Crew:
         self.barred: dict[str, float] = {}
         self.locks = {one.name: threading.Lock() for stages in self.posts.values() for one in stages}
         self.deployed = View(DEPLOYED, self.log)
-        self.seats = seats(home, settings.name, counts, self.leave)
+        self.seats, self.lags = seats(home, settings.name, counts, self.leave)
+        self.shown = 0.0
         self.threads: list[threading.Thread] = []
 
     def run(self, stop: threading.Event, said: Callable[[Crew], None] = lambda crew: None) -> bool:
@@ -102,6 +109,9 @@ class Crew:
         for thread in self.threads:
             thread.join()
         self.seats.close()
+        for name, stages in self.mine.items():
+            for k in range(len(stages)):
+                self.leave((name, k))
 
     def leave(self, seat: Seat) -> None:
         """A seat is another's from now on: write the state that we have, if it is still ours to write."""
@@ -142,6 +152,10 @@ class Crew:
         if newest is not None and newest.shares != self.shares:
             self.moved = True
             self.stopping.set()
+        if self.lags is not None and time.monotonic() > self.shown + SHOW_S:
+            self.shown = time.monotonic()
+            for running in list(self.running.values()):
+                self.lags.show(running.stage.name, running.stage.inputs, running.position)
         self.stopping.wait(LOOK_S)
 
     def _side_by_side(self, posts: Mapping[str, list[AnyStage]]) -> Callable[[], None]:
@@ -264,10 +278,12 @@ def _shares(file: File, home: Home, asked: int) -> int:
     return shares
 
 
-def seats(home: Home, name: str, shares: Mapping[str, int], leave: Callable[[Seat], None]) -> Seats:
-    """Seats among the processes of this log: of one home, or of one consumer group."""
+def seats(
+    home: Home, name: str, shares: Mapping[str, int], leave: Callable[[Seat], None]
+) -> tuple[Seats, Lags | None]:
+    """Seats among the processes of this log, of one home or of one consumer group, and where lags are shown."""
     if type(home.log) is SqliteLog:
-        return LockSeats(home.path / "seats", shares, leave)
-    from penstock.app.group import GroupSeats
+        return LockSeats(home.path / "seats", shares, leave), None
+    from penstock.app.group import GroupSeats, Lags
 
-    return GroupSeats(home.log, name, shares, leave)
+    return GroupSeats(home.log, name, shares, leave), Lags(home.log)
