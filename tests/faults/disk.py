@@ -110,15 +110,13 @@ def _failing(real: Callable[[int], None]) -> Callable[[int], None]:
     return sync
 
 
-vfs: Any = None
+vfs = _Vfs()
 
 
 def install() -> None:
     """Put this process's SQLite and its own syncs on the faulty disk. SQLite hears of what they raise."""
-    global vfs
     sys.excepthook = sys.unraisablehook = lambda *error: None
-    if vfs is None:
-        vfs = _Vfs()
+    if not _kept:
         for call, (names, returns, takes, failed) in CALLS.items():
             for name in names:
                 if hasattr(_libc, name) and name in _known():
