@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from penstock.log.crash import Point, point
+from penstock.log.machine import make_folder, said_of_files, sync_folder, synced
 from penstock.record.codec import digest as digest_of
 from penstock.record.errors import Broken, NotFound
 
@@ -47,33 +48,22 @@ class FolderBlob:
         """See the port. The bytes and the name are on the disk when this returns."""
         digest = digest_of(data)
         path = self._path(digest)
-        if path.exists():
-            return digest
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                point(Point.BLOB)
-                file.write(data)
-                file.flush()
-                point(Point.BLOB_WRITTEN)
-                os.fsync(file.fileno())
-            point(Point.BLOB_SYNCED)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        point(Point.BLOB_NAMED)
-        _sync_folder(path.parent)
-        _sync_folder(self.folder)
+        with said_of_files():
+            make_folder(self.folder)
+            make_folder(path.parent)
+            if not _holds(path, data):
+                _write(path, data)
+            point(Point.BLOB_NAMED)
+            sync_folder(path.parent)  # one that was there may have come without this
         point(Point.BLOB_KEPT)
         return digest
 
     def get(self, digest: str) -> bytes:
         """See the port."""
         try:
-            data = self._path(digest).read_bytes()
-        except OSError:
+            with said_of_files():
+                data = self._path(digest).read_bytes()
+        except NotFound:
             raise NotFound("There is no blob of this digest.", where=digest[:12]) from None
         if digest_of(data) != digest:
             raise Broken("A blob's bytes do not match its digest.", where=digest[:12])
@@ -84,10 +74,23 @@ class FolderBlob:
         return self._path(digest).exists()
 
 
-def _sync_folder(folder: Path) -> None:
-    """A rename is durable once its folder is."""
-    handle = os.open(folder, os.O_RDONLY)
+def _holds(path: Path, data: bytes) -> bool:
+    """Whether a blob's file is there, whole: one that was damaged is written again."""
+    return path.exists() and path.read_bytes() == data
+
+
+def _write(path: Path, data: bytes) -> None:
+    """The bytes under another name, synced, then under theirs."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        with os.fdopen(handle, "wb") as file:
+            point(Point.BLOB)
+            file.write(data)
+            file.flush()
+            point(Point.BLOB_WRITTEN)
+            synced(os.fsync, file.fileno())
+        point(Point.BLOB_SYNCED)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import apsw
 
-from penstock.record.errors import Broken, Refused, Unavailable
+from penstock.record.errors import Broken, NotFound, Refused, Unavailable
 
 OLDEST_SQLITE = (3, 51, 3)  # older ones may corrupt a WAL that is reset while it is read
 NOT_LOCAL = ("nfs", "cifs", "smb")  # SQLite's WAL needs shared memory, so a local file system
@@ -65,18 +66,52 @@ def fsync_failed() -> Broken:
     )  # fmt: skip
 
 
-def sync_file(path: str) -> None:
+def sync_file(path: Path) -> None:
     """Sync a file that may be gone; raises Broken when the disk does not take it."""
-    try:
+    with contextlib.suppress(FileNotFoundError):
         handle = os.open(path, os.O_RDONLY)
-    except OSError:
-        return
+        try:
+            synced(os.fdatasync, handle)
+        finally:
+            os.close(handle)
+
+
+def synced(sync: Callable[[int], None], handle: int) -> None:
+    """Sync an open file; raises Broken when the disk does not take it."""
     try:
-        os.fdatasync(handle)
+        sync(handle)
     except OSError as error:
         raise fsync_failed() from error
+
+
+def make_folder(folder: Path) -> None:
+    """A folder whose name, and those on the way to it, are on the disk when this returns."""
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in made or [folder]:
+        sync_folder(one.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """A new name is durable once its folder is."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        synced(os.fsync, handle)
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def said_of_files() -> Iterator[None]:
+    """The system's errors in the words of the house."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFound("There is no such file.") from error
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise Unavailable("The disk is full; nothing of this was kept.", code="log_full") from error
+        raise Unavailable(f"A file cannot be used: {type(error).__name__}.", code="log_io") from error
 
 
 def check_library() -> None:

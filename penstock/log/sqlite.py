@@ -28,6 +28,7 @@ from penstock.log.machine import (
     check_library,
     file_system,
     fsync_failed,
+    make_folder,
     of_sync,
     patience,
     said,
@@ -83,7 +84,8 @@ class SqliteLog:
         if not create and not self.path.exists():
             raise NotFound(f"There is no log in {home}.", hint="`penstock up FILE` makes one.")
         check_library()
-        home.mkdir(parents=True, exist_ok=True)
+        if create:
+            make_folder(home)
         check_home(home)
         self._local = threading.local()
         self._connections: list[apsw.Connection] = []
@@ -264,7 +266,8 @@ class SqliteLog:
         with self._writing:
             for connection in self._connections:
                 connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(self._ended))
-                connection.close()
+                with contextlib.suppress(apsw.Error):  # it folds the WAL, which need not succeed
+                    connection.close()
         if self._ended:
             raise fsync_failed()
 
@@ -495,8 +498,9 @@ class SqliteLog:
     def _connect(self) -> apsw.Connection:
         db = apsw.Connection(str(self.path), statementcachesize=100, vfs=self.vfs)
         db.set_busy_handler(patience())
-        db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        if not tables.row(db, "SELECT 1 FROM sqlite_schema"):  # it writes, which a full disk does not allow
+            db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA wal_autocheckpoint = 0")
@@ -514,30 +518,33 @@ class SqliteLog:
             self._keeper.start()
 
     def _keeping(self) -> None:
-        db = self._connect()
-        db.set_busy_handler(None)  # it can wait for the next turn
         while not self._closed.wait(SYNC_EVERY_S):
             if self._unsynced.is_set():
                 self._unsynced.clear()
-                self._tidy(db)
-        self._tidy(db)
+                self._tidy()
+        self._tidy()
 
     def _note_wal(self, db: apsw.Connection, name: str, pages: int) -> int:
         self._wal_bytes = pages * PAGE_BYTES
         return 0
 
-    def _tidy(self, db: apsw.Connection) -> None:
+    def _tidy(self) -> None:
         """Sync the WAL; fold it into the database when it has grown. A busy or full disk is met again
         later; after a failed sync whoever next uses this handle is told."""
-        with contextlib.suppress(OSError, PenstockError), self._disk():
-            point(Point.SYNC)
-            sync_file(f"{self.path}-wal")
-            point(Point.SYNCED)
-            for mode, size in (("PASSIVE", WAL_FOLD_BYTES), ("RESTART", WAL_TURN_BYTES)):
-                if self._wal_bytes > size:
-                    point(Point.FOLD)
-                    db.execute(f"PRAGMA wal_checkpoint({mode})")
-                    point(Point.FOLDED)
+        try:
+            with self._disk():
+                point(Point.SYNC)
+                sync_file(Path(f"{self.path}-wal"))
+                point(Point.SYNCED)
+                for mode, size in (("PASSIVE", WAL_FOLD_BYTES), ("RESTART", WAL_TURN_BYTES)):
+                    if self._wal_bytes > size:
+                        db = self._reader()
+                        db.set_busy_handler(None)  # it can wait for the next turn
+                        point(Point.FOLD)
+                        db.execute(f"PRAGMA wal_checkpoint({mode})")
+                        point(Point.FOLDED)
+        except (OSError, PenstockError):
+            self._unsynced.set()
 
 
 def _backwards(position: int, end: int) -> Broken:

@@ -323,7 +323,9 @@ class Harness:
                 time.sleep(chance.uniform(0.2, 0.8))
                 for proxy in self.proxies:
                     proxy.deaf = True
-                time.sleep(chance.uniform(0.1, 0.5) if i % 2 else 6.5)  # longer than an attempt: a new producer
+                time.sleep(
+                    chance.uniform(0.1, 0.5) if i % 2 else 6.5
+                )  # longer than an attempt: a new producer
                 for proxy in self.proxies:
                     proxy.cut()
                     proxy.deaf = False

@@ -142,7 +142,8 @@ def check(log: Log, sent: Sent | None = None, *, words: tuple[str, ...] = ("kept
     """
     records = everything(log, log.topics())
     inputs = [r for r in records if r.topic in INPUTS]
-    wrong = _dense(records) + _as_sent(inputs)
+    wrong = _dense(records, whole=all(log.first(topic) == START for topic in log.topics()))
+    wrong += _as_sent(inputs)
     if sent is not None:
         wrong += _acknowledged(inputs, sent.said(*words), sent.said("tried"))
     checkpoint = log.load(LEDGER.name)
@@ -170,9 +171,11 @@ def state_bytes(state: Accounts) -> bytes:
     return pack(sorted(state.accounts.items()))
 
 
-def _dense(records: Sequence[Record]) -> list[str]:
+def _dense(records: Sequence[Record], *, whole: bool) -> list[str]:
     places = [r.position for r in records]
-    if places != list(range(len(places))):
+    if places != sorted(set(places)):
+        return ["positions do not grow"]
+    if whole and places != list(range(len(places))):
         at = next(i for i, place in enumerate(places) if place != i)
         return [f"positions are not dense: {places[at]} where {at} should be"]
     return []
