@@ -73,7 +73,7 @@ def test_killed_processes_change_nothing(calm: Home, tmp_path: Path) -> None:
         drive(others, HOURS, told)
     finally:
         statuses = ended(processes)
-    assert statuses == [0, 0]
+    assert set(statuses) <= {0, -signal.SIGTERM}  # one may have been asked before it had begun to listen
     assert everything(home) == everything(calm)
     assert digests(home.log, ["agree"]) == digests(calm.log, ["agree"])
     names = ["predict.agree/1of3", "outcome.agree", "release.agree"]
