@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format size lock clean flights flights-kafka figures docs bench bench-log kafka simulate
+.PHONY: demo test lint format size lock clean flights flights-kafka figures docs bench bench-log kafka simulate faults
 
 demo: .venv/run.stamp
 	$(BIN)/penstock demo $(ARGS)
@@ -40,6 +40,10 @@ kafka: .venv/dev.stamp
 # A thousand seeded schedules of the flights: faults at random, then healed, every law held.
 simulate: .venv/dev.stamp
 	$(BIN)/penstock simulate examples/flights/pipeline.py $(ARGS)
+
+# Every part of the fault harness, one table; ARGS="--scale 0.02 --only power" does less.
+faults: .venv/dev.stamp
+	$(BIN)/python -m tests.faults.run $(ARGS)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check

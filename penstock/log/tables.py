@@ -342,6 +342,6 @@ def row(db: apsw.Connection, sql: str, values: tuple[Any, ...] = ()) -> tuple[An
     return db.execute(sql, values).fetchone()
 
 
-def check(data: bytes, *place: str | int) -> int:
-    """The CRC of bytes and of the place that they belong to."""
-    return zlib.crc32(data, zlib.crc32(repr(place).encode()))
+def check(data: bytes | None, *place: str | int) -> int:
+    """The CRC of bytes and of the place that they belong to. A damaged page may give null for bytes."""
+    return zlib.crc32(data or b"", zlib.crc32(repr(place).encode()))

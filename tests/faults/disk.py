@@ -1,133 +1,208 @@
-"""faults: a disk that fails at the n-th call of a kind: SQLite's system calls, its syncs, and those of blobs."""
+"""faults: every call to the disk fails once, and from then on; then the disk heals and the work goes on."""
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import os
-import sys
-from collections.abc import Callable
-from typing import Any
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
-import apsw
+import msgspec
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_INT, _PTR, _SIZE, _OFF = ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64
-CALLS: dict[str, tuple[list[str], Any, list[Any], Any]] = {
-    "write": (["pwrite64", "pwrite"], ctypes.c_ssize_t, [_INT, _PTR, _SIZE, _OFF], -1),
-    "read": (["pread64", "pread"], ctypes.c_ssize_t, [_INT, _PTR, _SIZE, _OFF], -1),
-    "truncate": (["ftruncate"], _INT, [_INT, _OFF], -1),
-    "open": (["open"], _INT, [ctypes.c_char_p, _INT, _INT], -1),
-    "share": (["mmap"], _PTR, [_PTR, _SIZE, _INT, _INT, _INT, _OFF], 2**64 - 1),
-    "unlink": (["unlink"], _INT, [ctypes.c_char_p], -1),
-}
-"""Kinds of calls: the names that SQLite knows them by, their types, what they return on failure."""
-KINDS = {
-    "full": ("write", errno.ENOSPC),
-    "write error": ("write", errno.EIO),
-    "read error": ("read", errno.EIO),
-    "truncate error": ("truncate", errno.EIO),
-    "open error": ("open", errno.EMFILE),
-    "no shared memory": ("share", errno.ENOMEM),
-    "unlink error": ("unlink", errno.EIO),
-    "sync error": ("sync", errno.EIO),
-}
-"""Faults: the kind of call that fails, and how."""
+from penstock.log.sqlite import SqliteLog
+from penstock.record.errors import Broken, PenstockError, Unavailable
+from penstock.record.record import START
+from penstock.stage import Running
+from tests.faults.crashes import wrong_in
+from tests.faults.faulty import KINDS, disk, install
+from tests.faults.finding import Finding, Plan
+from tests.faults.ledger import INPUTS, LAZY, LEDGER, Accounts, Sent, drafts, everything
+from tests.faults.process import side_by_side
+
+STEPS = 30
+PASSING = {"log_full", "log_io", "log_busy", "log_unknown"}
+FAILED = {"log_full", "log_io", "log_busy"}
+"""Answers that say: nothing of this was kept."""
 
 
-class Disk:
-    """The one disk of this process. `arm` it, and the n-th call of a kind from then on fails, once or on and on."""
+class Suffered(msgspec.Struct, frozen=True):
+    """What came of a run on a disk that failed. `counts`: how many calls of each kind it made in all."""
 
-    def __init__(self) -> None:
-        self.call, self.error, self.left, self.lasting = "", 0, 0, False
-        self.count: dict[str, int] = dict.fromkeys([*CALLS, "sync"], 0)
-        self.hits = 0
-
-    def arm(self, kind: str, n: int, *, lasting: bool) -> None:
-        """Let the n-th call fail."""
-        self.call, self.error = KINDS[kind]
-        self.left, self.lasting, self.hits = n, lasting, 0
-
-    def heal(self) -> None:
-        """All is well from now on."""
-        self.call = ""
-
-    def fails(self, call: str) -> bool:
-        """Whether this call is one that fails."""
-        self.count[call] += 1
-        if call != self.call:
-            return False
-        self.left -= 1
-        hit = self.left == 0 or (self.lasting and self.left < 0)
-        self.hits += hit
-        return hit
+    hits: int
+    codes: dict[str, int]
+    counts: dict[str, int]
+    wrong: list[str]
 
 
-disk = Disk()
-_kept: list[Any] = []  # what C holds on to
+class Work:
+    """Producers and a stage that take every answer at its word."""
+
+    def __init__(self, home: Path, seed: int) -> None:
+        self.home, self.chance = home, random.Random(seed)
+        self.sent = Sent(home.parent / "sent")
+        self.log: SqliteLog | None = None
+        self.running: Running[Accounts] | None = None
+        self.next: dict[str, int] = {}
+        self.refused: set[tuple[str, int]] = set()  # said not to be kept, and never sent again
+        self.codes: dict[str, int] = {}
+        self.wrong: list[str] = []
+
+    def go(self) -> None:
+        """Do one thing after the other; the disk heals after some trouble."""
+        for step in range(STEPS):
+            try:
+                self.step(step)
+            except Broken as error:
+                self.count(error)
+                self.must_stay_dead(error)
+                self.begin_anew()
+            except PenstockError as error:
+                self.count(error)
+                if disk.hits > self.chance.choice([1, 3, 9]):
+                    self.must_read()
+                    disk.heal()
+        disk.heal()
+
+    def count(self, error: PenstockError) -> None:
+        """An answer that is not the hoped for one."""
+        self.codes[error.code] = self.codes.get(error.code, 0) + 1
+        fatal = {"log_fsync", "broken"} if disk.call == "read" else {"log_fsync"}
+        if error.code not in (PASSING if isinstance(error, Unavailable) else fatal):
+            self.wrong.append(f"a disk that failed was told of as: {error!r} from {error.__cause__!r}")
+
+    def step(self, step: int) -> None:
+        """One of the things that may be done."""
+        if self.log is None:
+            self.log = SqliteLog(self.home)
+        if self.running is None:
+            self.running = Running(self.chance.choice([LEDGER, LAZY]), self.log, batch=20)
+        word = self.chance.random()
+        if word < 0.5:
+            self.send(self.chance.choice("pqr"))
+        elif word < 0.9:
+            self.running.advance()
+        elif word < 0.95:
+            self.begin_anew()
+        else:
+            self.log._tidy()
+
+    def send(self, producer: str) -> None:
+        """A producer's next batch; what it is told decides what it does next."""
+        assert self.log is not None
+        sequence = self.next.get(producer, 1)
+        self.sent.say("tried", producer, sequence)
+        sync = self.chance.random() < 0.7
+        try:
+            self.log.append(drafts(producer, sequence), producer=producer, sequence=sequence, sync=sync)
+        except PenstockError as error:
+            if error.code in FAILED and self.chance.random() < 0.5:
+                self.refused.add((producer, sequence))
+                self.next[producer] = sequence + 1
+            raise
+        self.sent.say("safe" if sync else "kept", producer, sequence)
+        self.next[producer] = sequence + 1
+
+    def must_read(self) -> None:
+        """While nothing can be written, what is there can be read."""
+        if disk.call == "write" and self.log is not None:
+            try:
+                everything(self.log, INPUTS)
+            except PenstockError as error:
+                self.wrong.append(f"a full disk cannot be read: {error}")
+
+    def must_stay_dead(self, error: Broken) -> None:
+        """After a failed sync a handle does nothing more, least of all another sync."""
+        if self.log is None or error.code != "log_fsync":
+            return
+        before = disk.count["sync"], disk.count["write"]
+        for use in (
+            lambda log: log.append(drafts("z", 1)),
+            lambda log: log.read(INPUTS, START),
+            SqliteLog.close,
+        ):
+            try:
+                use(self.log)
+            except Broken as again:
+                if again.code == "log_fsync":
+                    continue
+            self.wrong.append("a handle goes on after a failed sync")
+        if before != (disk.count["sync"], disk.count["write"]):
+            self.wrong.append("a handle syncs or writes after a failed sync")
+        self.log = self.running = None
+
+    def begin_anew(self) -> None:
+        """An end and a start."""
+        log, self.log, self.running = self.log, None, None
+        if log is not None:
+            log.close()
+
+    def end(self) -> list[str]:
+        """What is wrong on the healed disk, and in what a killed process would have left."""
+        wrong = list(self.wrong)
+        left = self.home.parent / "left"
+        left.mkdir()
+        for file in self.home.glob("log.db*"):
+            if not file.name.endswith("-shm"):
+                shutil.copy(file, left / file.name)
+        shutil.copy(self.sent.path, left / "sent") if self.sent.path.exists() else None
+        wrong += [f"as a kill would leave it: {one}" for one in wrong_in(left)]
+        wrong += [f"as a kill would leave it: {one}" for one in self.ghosts(left)]
+        try:
+            self.begin_anew()
+        except PenstockError as error:
+            wrong.append(f"it does not close: {error}")
+        shutil.copy(self.sent.path, self.home / "sent") if self.sent.path.exists() else None
+        return wrong + wrong_in(self.home) + self.ghosts(self.home)
+
+    def ghosts(self, home: Path) -> list[str]:
+        """Batches that are there although their producer was told that they are not."""
+        log = SqliteLog(home)
+        found = [r.value for topic in INPUTS for r in everything(log, [topic])]
+        log.close()
+        return [
+            f"{producer}/{sequence} is there, against what was said"
+            for producer, sequence in sorted(self.refused)
+            if any(d.value in found for d in drafts(producer, sequence))
+        ]
 
 
-def _intercepted(call: str, name: str, returns: Any, takes: list[Any], failed: Any) -> None:
-    real = getattr(_libc, name)
-    real.restype, real.argtypes = returns, takes
-
-    def hook(*arguments: Any) -> Any:
-        if disk.fails(call):
-            if call == "write" and disk.error == errno.ENOSPC and arguments[2] > 1:
-                real(arguments[0], arguments[1], arguments[2] // 2, arguments[3])  # what still fitted
-            ctypes.set_errno(disk.error)
-            return failed
-        return real(*arguments)
-
-    pointer = ctypes.CFUNCTYPE(returns, *takes, use_errno=True)(hook)
-    _kept.append(pointer)
-    vfs.xSetSystemCall(name, ctypes.cast(pointer, ctypes.c_void_p).value)
-
-
-class _File(apsw.VFSFile):
-    def xSync(self, flags: int) -> None:  # noqa: N802
-        if disk.fails("sync"):
-            error = apsw.IOError("sync")
-            error.extendedresult = apsw.SQLITE_IOERR_FSYNC
-            raise error
-        super().xSync(flags)
+def suffer(case: tuple[str, int, bool, int]) -> Suffered:
+    """A run in which the n-th call of a kind fails, once or on and on until somebody made room."""
+    kind, n, lasting, seed = case
+    install()
+    SqliteLog.vfs = "faulty"
+    with tempfile.TemporaryDirectory(prefix="penstock-faults-") as folder:
+        work = Work(Path(folder) / "home", seed)
+        disk.count = dict.fromkeys(disk.count, 0)
+        disk.arm(kind, n, lasting=lasting)
+        try:
+            work.go()
+            hits, counts = disk.hits, dict(disk.count)
+            wrong = work.end()
+        finally:
+            disk.heal()
+            SqliteLog.vfs = None
+    return Suffered(hits, work.codes, counts, wrong)
 
 
-class _Vfs(apsw.VFS):
-    def __init__(self) -> None:
-        super().__init__("faulty", base="")
-
-    def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
-        return _File("", name, flags)
-
-
-def _failing(real: Callable[[int], None]) -> Callable[[int], None]:
-    def sync(handle: int) -> None:
-        if disk.fails("sync"):
-            raise OSError(disk.error, os.strerror(disk.error))
-        real(handle)
-
-    return sync
-
-
-vfs = _Vfs()
-
-
-def install() -> None:
-    """Put this process's SQLite and its own syncs on the faulty disk. SQLite hears of what they raise."""
-    sys.excepthook = sys.unraisablehook = lambda *error: None
-    if not _kept:
-        for call, (names, returns, takes, failed) in CALLS.items():
-            for name in names:
-                if hasattr(_libc, name) and name in _known():
-                    _intercepted(call, name, returns, takes, failed)
-        os.fsync, os.fdatasync = _failing(os.fsync), _failing(os.fdatasync)
-
-
-def _known() -> list[str]:
-    names: list[str] = []
-    name = vfs.xNextSystemCall(None)
-    while name is not None:
-        names.append(name)
-        name = vfs.xNextSystemCall(name)
-    return names
+def findings(plan: Plan) -> Iterator[Finding]:
+    """Each kind of fault at each call of a run."""
+    for kind, (call, _) in KINDS.items():
+        began = time.monotonic()
+        full = next(side_by_side(suffer, [(kind, 10**9, False, plan.seed)])).counts[call]
+        count = min(full, plan.times(full, 4))
+        places = sorted(random.Random(plan.seed).sample(range(1, full + 1), count))
+        cases = [(kind, n, lasting, plan.seed) for n in places for lasting in (False, True)]
+        hits = wrong = 0
+        codes: dict[str, int] = {}
+        for case, one in zip(cases, side_by_side(suffer, cases), strict=True):
+            hits += one.hits > 0
+            for code, n in one.codes.items():
+                codes[code] = codes.get(code, 0) + n
+            if one.wrong:
+                wrong += 1
+                plan.note(f"{case}: {one.wrong[0]}")
+        said = ", ".join(f"{code} {n}" for code, n in sorted(codes.items()))
+        yield Finding(f"disk: {kind}", hits, wrong, seconds=time.monotonic() - began, note=said)
