@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 
 from penstock.app.pipeline import load
@@ -16,13 +13,11 @@ from penstock.app.replay import replay
 from penstock.app.seats import LockSeats, Seat
 from penstock.app.system import System
 from penstock.app.train import carry_out
-from penstock.app.turn import Turn
 from penstock.log.blob import MemoryBlob
 from penstock.log.memory import MemoryLog
 from penstock.predict.stage import share_name
 from penstock.record.decisions import Outcome, Prediction, outcomes, predictions, read
-from penstock.record.record import START, Draft, Record, partition
-from penstock.stage import AnyStage, Running, stage
+from penstock.record.record import START, partition
 from tests.crash.player import START_AT, history
 
 ASKING = Path(__file__).parents[1] / "crash" / "pipeline.py"
@@ -61,62 +56,6 @@ def _answers(log: MemoryLog) -> list[tuple[str, str, str]]:
 def _truths(log: MemoryLog) -> list[tuple[str, float, bool]]:
     found = (read(r, Outcome) for r in log.read([outcomes("agree")], START, limit=10**6)[0])
     return sorted((one.request, one.label or 0.0, one.amends) for one in found)
-
-
-class Seen(msgspec.Struct, frozen=True):
-    """What a stage has folded."""
-
-    n: int = 0
-
-
-def _echo(state: Seen, record: Record) -> tuple[Seen, list[Draft]]:
-    return Seen(state.n + 1), [Draft(f"{record.topic}x", record.key, 0, str(state.n).encode())]
-
-
-def _chain() -> list[AnyStage]:
-    """Three stages, each behind the one before, the last with two inputs."""
-    return [
-        stage("one", ["a"], Seen, _echo),
-        stage("two", ["ax"], Seen, _echo),
-        stage("three", ["a", "axx"], Seen, _echo),
-    ]
-
-
-def _whole(log: Any) -> list[Record]:
-    return log.read(["a", "ax", "axx", "axxx"], START, limit=10**6)[0]
-
-
-def test_turns_keep_the_order_of_one_process() -> None:
-    """Three stages on three threads, in turn, write the same log as one loop over them."""
-    alone, apart = MemoryLog(), MemoryLog()
-    running = [Running(one, alone, batch=3) for one in _chain()]
-    owners = [Running(one, apart, batch=3) for one in _chain()]
-    stopping = threading.Event()
-
-    def work(mine: Running[Any]) -> None:
-        turn = Turn(apart, _chain())
-        while not stopping.is_set():
-            heard = apart.hear(-1, 0)
-            if turn.next() != mine.stage.name or mine.advance() is None:
-                apart.hear(heard, 0.05)
-
-    threads = [threading.Thread(target=work, args=(one,)) for one in owners]
-    for thread in threads:
-        thread.start()
-    for period in range(20):
-        drafts = [Draft("a", f"k{i}", period, b"") for i in range(period % 8)]
-        for log in (alone, apart):
-            log.append(drafts)
-        while any(one.advance() is not None for one in running):
-            pass
-        turn = Turn(apart, _chain())
-        while turn.next():
-            time.sleep(0.001)
-    stopping.set()
-    for thread in threads:
-        thread.join()
-    assert _whole(apart) == _whole(alone)
-    assert len(_whole(alone)) > 200
 
 
 def test_a_fair_part_of_the_seats(tmp_path: Path) -> None:
