@@ -15,9 +15,9 @@ from history import history
 
 from penstock.app.home import Home
 from penstock.app.pipeline import load
+from penstock.app.processes.turn import Others
 from penstock.app.replay import Played, replay
 from penstock.app.system import Parts, deploy
-from penstock.app.turn import Others
 from penstock.cli import show
 
 PIPELINE = Path(__file__).with_name("pipeline.py")

@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
+from penstock.app.processes.turn import Player
 from penstock.app.system import clock_draft
-from penstock.app.turn import Player
 from penstock.record.decisions import DECISIONS, Decision, draft
 from penstock.record.errors import Refused
 

@@ -2,7 +2,7 @@
 
 `drain` moves the first stage in the order that has something new, one batch, again and again, so that a
 replayed run ends in the same log however often it was killed. `app.live` runs the same stages on
-threads, `app.crew` in several processes.
+threads, `app.processes` in several processes.
 """
 
 from __future__ import annotations

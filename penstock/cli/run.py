@@ -69,7 +69,7 @@ def up(given: argparse.Namespace) -> int:
 
 def run_stages(given: argparse.Namespace) -> int:
     """Run stages of a file until asked to stop."""
-    from penstock.app.crew import Crew, Settings, run
+    from penstock.app.processes.crew import Crew, Settings, run
 
     def said(crew: Crew) -> None:
         names = ", ".join([*crew.mine, *crew.works, *(["tick"] if crew.ticks else [])])

@@ -59,7 +59,7 @@ def simulate(given: argparse.Namespace) -> int:
 
 def _runs(given: argparse.Namespace, seeds: list[int]) -> Iterator[Any]:
     """The schedules, as they end; on several processes each plays every n-th."""
-    from penstock.app.simulate import run
+    from penstock.app.simulation.schedule import run
 
     what, jobs = (given.file, given.data, given.fit), min(given.jobs, len(seeds))
     if jobs == 1 or given.trace:
@@ -72,7 +72,7 @@ def _runs(given: argparse.Namespace, seeds: list[int]) -> Iterator[Any]:
 @functools.cache
 def _shared(file: str, data: str, fit: str) -> Any:
     """The file, loaded once in each process of the pool."""
-    from penstock.app.simulate import ground
+    from penstock.app.simulation.schedule import ground
 
     made = ground(file, data=Path(data) if data else None, quick=fit == "quick")
     gc.freeze()  # what is loaded stays: looking through it again and again took a quarter of the time
@@ -81,7 +81,7 @@ def _shared(file: str, data: str, fit: str) -> Any:
 
 
 def _one(file: str, data: str, fit: str, seed: int) -> Any:
-    from penstock.app.simulate import run
+    from penstock.app.simulation.schedule import run
 
     return run(_shared(file, data, fit), seed)
 

@@ -91,6 +91,6 @@ def _write(path: Path, data: bytes) -> None:
             synced(os.fsync, file.fileno())
         point(Point.BLOB_SYNCED)
         os.replace(name, path)
-    except BaseException:
+    except BaseException:  # what is half written goes, the error goes on
         Path(name).unlink(missing_ok=True)
         raise

@@ -300,7 +300,7 @@ class SqliteLog:
 
         try:
             self._transact(run, sync=any(work.sync for work in group))
-        except BaseException as error:
+        except BaseException as error:  # whatever it is, each who waits is told
             for work in group:
                 work.error = work.error or error
         finally:
@@ -338,7 +338,7 @@ class SqliteLog:
                     if not self._kept(db, writing, error):
                         raise
                 point(Point.COMMITTED)
-        except BaseException:
+        except BaseException:  # nothing of a transaction outlives what broke it
             with contextlib.suppress(apsw.Error):
                 if db.in_transaction:
                     db.execute("ROLLBACK")

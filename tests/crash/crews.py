@@ -14,9 +14,9 @@ from typing import Any
 
 from penstock.app.home import Home, open_home
 from penstock.app.pipeline import load
+from penstock.app.processes.turn import Others
 from penstock.app.replay import Played, replay
 from penstock.app.system import Parts, System, deploy
-from penstock.app.turn import Others
 from penstock.app.worker import Ahead
 from penstock.record.codec import millis
 from penstock.record.record import START

@@ -13,8 +13,8 @@ import pytest
 
 from penstock.app.digest import digests
 from penstock.app.home import Home, open_home
+from penstock.app.processes.turn import Others
 from penstock.app.system import Parts, own
-from penstock.app.turn import Others
 from penstock.record.decisions import predictions
 from penstock.record.errors import Fenced
 from penstock.record.record import START

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from penstock.app.pipeline import load
+from penstock.app.processes.seats import LockSeats, Seat
 from penstock.app.replay import replay
-from penstock.app.seats import LockSeats, Seat
 from penstock.app.system import System
 from penstock.app.train import carry_out
 from penstock.log.blob import MemoryBlob

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.app.turn import Turn
+from penstock.app.processes.turn import Turn
 from penstock.record.codec import pack, unpack
 from penstock.record.record import START, Draft, Record
 from penstock.stage import AnyStage, Running, stage

@@ -18,8 +18,8 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from penstock.app.faulty import FaultyLog
-from penstock.app.simulate import Ground, Run, ground, run
+from penstock.app.simulation.faulty import FaultyLog
+from penstock.app.simulation.schedule import Ground, Run, ground, run
 from penstock.dataset import outcome
 from penstock.log.memory import MemoryLog
 from penstock.release import stage as release

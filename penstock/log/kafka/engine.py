@@ -109,7 +109,7 @@ class KafkaLog(SqliteLog):
             newest = self._newest_entry()
             self._follower = Follower(self._link, self._home, self._mark, self._apply, self._wake)
             self._catch_up(newest, told)
-        except BaseException:
+        except BaseException:  # a handle that is half open would keep its threads and its files
             self.close()
             raise
 
@@ -223,7 +223,7 @@ class KafkaLog(SqliteLog):
             try:
                 self._must_follow()
                 self._enter_group(few)
-            except BaseException as error:
+            except BaseException as error:  # whatever it is, each who waits is told
                 for work in few:
                     work.error = work.error or error
             finally:

@@ -13,7 +13,7 @@ import msgspec
 
 from penstock.app.home import Books
 from penstock.app.pipeline import File
-from penstock.app.small import History
+from penstock.app.simulation.small import History
 from penstock.log import Blob, Checkpoint, Log
 from penstock.record.codec import pack, unpack
 from penstock.record.decisions import (

@@ -17,9 +17,9 @@ import msgspec
 
 from penstock.app.home import DEPLOYED, Home, open_home, wall_ms
 from penstock.app.pipeline import File, load
-from penstock.app.seats import LockSeats, Seat, Seats
+from penstock.app.processes.seats import LockSeats, Seat, Seats
+from penstock.app.processes.turn import WAIT_S, Turn
 from penstock.app.system import OPEN, Parts, clock_draft, deploy, finish, one_thread, order, own
-from penstock.app.turn import WAIT_S, Turn
 from penstock.app.worker import Stopped, in_process
 from penstock.log.sqlite import SqliteLog
 from penstock.record.decisions import Intent
@@ -29,7 +29,7 @@ from penstock.record.record import Position
 from penstock.stage import AnyStage, Running, View
 
 if TYPE_CHECKING:
-    from penstock.app.group import Lags
+    from penstock.app.processes.group import Lags
 
 LOOK_S = 0.25
 """Between two looks at the seats."""
@@ -42,7 +42,7 @@ KINDS = ("predict", "outcome", "monitor", "train", "gate", "release", "tick")
 
 class Settings(msgspec.Struct, frozen=True):
     """What to run and how. `stages`: kinds, full names, or "all"; `shares`: 0 keeps the log's number;
-    `in_turn`: for replays, see `app.turn`; `name`: see `group.GroupSeats`."""
+    `in_turn`: for replays, see `app.processes.turn`; `name`: see `processes.group.GroupSeats`."""
 
     stages: tuple[str, ...] = ("all",)
     shares: int = 0
@@ -284,6 +284,6 @@ def seats(
     """Seats among the processes of this log, of one home or of one consumer group, and where lags are shown."""
     if type(home.log) is SqliteLog:
         return LockSeats(home.path / "seats", shares, leave), None
-    from penstock.app.group import GroupSeats, Lags
+    from penstock.app.processes.group import GroupSeats, Lags
 
     return GroupSeats(home.log, name, shares, leave), Lags(home.log)

@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from penstock.app import laws
 from penstock.app.digest import digests
-from penstock.app.faulty import Faults, FaultyBlob, FaultyLog, Killed, drawn
 from penstock.app.pipeline import File, load
 from penstock.app.replay import Timed, replay
-from penstock.app.small import PERIODS, History, history, shrink
+from penstock.app.simulation import laws
+from penstock.app.simulation.faulty import Faults, FaultyBlob, FaultyLog, Killed, drawn
+from penstock.app.simulation.small import PERIODS, History, history, shrink
 from penstock.app.system import System, clock_draft, decide
 from penstock.app.train import Order, carry_out
 from penstock.log.blob import MemoryBlob

@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, 
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from penstock.app.seats import Seat
+from penstock.app.processes.seats import Seat
 from penstock.record.errors import Refused, Unavailable
 from penstock.record.record import Position, partition
 
