@@ -176,7 +176,7 @@ def unknown(name: str, known: Iterable[str], what: str) -> str:
     """The sentence for a wrong name, with the nearest right one."""
     import difflib
 
-    names = sorted(known)
+    names = sorted(set(known))
     near = difflib.get_close_matches(name, names, 1)
     mend = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(names)}."
     return f'"{name}" is not {what}; {mend}'
