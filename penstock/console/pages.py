@@ -26,11 +26,9 @@ from penstock.monitor.board import ALARMS, Alarms
 from penstock.predict.trace import Trace
 from penstock.record.codec import moment, span_text, unpack
 from penstock.record.decisions import (
-    REFUSED,
     Evaluation,
     Hour,
     Prediction,
-    Refusal,
     predictions,
     profiles,
     read,
@@ -68,12 +66,6 @@ class Hours(msgspec.Struct):
     hours: list[Hour] = []
 
 
-class Refused(msgspec.Struct):
-    """Refused events, counted by topic and code."""
-
-    counts: dict[tuple[str, str], int] = {}
-
-
 def _hours(model: str) -> Stage[Hours]:
     def step(state: Hours, record: Record) -> tuple[Hours, list[Draft]]:
         state.hours.append(read(record, Hour))
@@ -83,20 +75,12 @@ def _hours(model: str) -> Stage[Hours]:
     return stage(f"hours.{model}", (profiles(model),), Hours, step)
 
 
-def _refused(state: Refused, record: Record) -> tuple[Refused, list[Draft]]:
-    refusal = read(record, Refusal)
-    key = (refusal.topic, refusal.code)
-    state.counts[key] = state.counts.get(key, 0) + 1
-    return state, []
-
-
 class Folds:
     """The console's own folds, kept up with the log; read on the event loop only, so one at a time."""
 
     def __init__(self, sight: Sight) -> None:
         self._hours = {model: View(_hours(model), sight.log) for model in sight.rules}
         self._alarms = View(ALARMS, sight.log)
-        self._refused = View(stage("refused", (REFUSED,), Refused, _refused), sight.log)
 
     def hours(self, model: str) -> list[Hour]:
         """A model's hours, oldest first."""
@@ -105,10 +89,6 @@ class Folds:
     def alarms(self) -> Alarms:
         """Standing and recent alerts."""
         return self._alarms.read()
-
-    def refused(self) -> list[tuple[str, str, int]]:
-        """Topic, code and number of refused events."""
-        return [(topic, code, n) for (topic, code), n in sorted(self._refused.read().counts.items())]
 
 
 @cache
@@ -190,12 +170,17 @@ def _overview(sight: Sight, folds: Folds) -> Response:
     status, alarms = sight.status(), folds.alarms()
     standing = [alert for mine in alarms.standing.values() for alert in mine.values()]
     models = [_summary(sight, name, status["models"][name], folds.hours(name)) for name in sight.rules]
+    refused = [
+        (one["labels"]["topic"], one["labels"]["code"], one["value"])
+        for one in status["counters"]
+        if one["name"] == "refused"
+    ]
     traffic = {name: board.volume(board.thin(folds.hours(name)))["requests"] for name in sight.rules}
     rates = {name: board.positive_rate(board.thin(folds.hours(name)))["positive"] for name in sight.rules}
     drawn = [line(traffic, title="Requests an hour"), line(rates, title="Positive answers", percent=True)]
     return _page(
         "overview.html",
-        how=status, models=models, standing=standing, recent=alarms.recent[::-1][:8], refused=folds.refused(),
+        how=status, models=models, standing=standing, recent=alarms.recent[::-1][:8], refused=refused,
         charts=[Markup(one) for one in drawn],
         lag=max((one["lag"] for one in status["stages"].values()), default=0),
     )  # fmt: skip

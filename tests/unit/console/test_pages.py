@@ -16,7 +16,7 @@ from penstock.app.pipeline import load_text
 from penstock.console import Sight, pages
 from penstock.log.blob import MemoryBlob
 from penstock.log.memory import MemoryLog
-from penstock.record.decisions import RELEASES, Release, draft, predictions
+from penstock.record.decisions import REFUSED, RELEASES, Refusal, Release, draft, predictions
 from penstock.record.record import START
 
 TEXT = (
@@ -53,6 +53,16 @@ def full(played: Path) -> Any:
     home = open_home(played)
     yield sight(home.log, home.blobs)
     home.log.close()
+
+
+def test_refused_events_are_counted() -> None:
+    """A record that speaks of several events counts as so many on the overview."""
+    log = MemoryLog()
+    for n in (3, 4):
+        refusal = Refusal("ask", "wrong_type", "No number.", 0, n)
+        log.append([draft(REFUSED, refusal, key="ask", t_ms=0)])
+    row = '<td>ask</td><td>wrong_type</td><td class="n">7</td>'
+    assert row in get(sight(log, MemoryBlob()), "/").text
 
 
 def test_pages_of_nothing() -> None:
