@@ -27,8 +27,8 @@ from penstock.app.worker import Ahead, rebuild
 from penstock.cli import show
 from penstock.gate.paired import Paired, compare_auc
 from penstock.record.decisions import Outcome, Prediction, outcomes, predictions, read
-from penstock.record.record import START, Record
 from penstock.release.registry import registry
+from penstock.stage import every
 
 HERE = Path(__file__).parent
 
@@ -199,28 +199,18 @@ def live_auc(home: Home) -> Paired:
     """The served scores against the carrier's running late share, on every flight whose truth came."""
     labels = {
         o.request: o.label
-        for o in (read(r, Outcome) for r in _all(home, outcomes(MODEL)))
+        for o in (read(r, Outcome) for r in every(home.log, [outcomes(MODEL)]))
         if o.label is not None
     }
     place = load(HERE / "pipeline.py").plan(MODEL).features.names.index("carrier_late")
     rows = []
-    for record in _all(home, predictions(MODEL)):
+    for record in every(home.log, [predictions(MODEL)]):
         said = read(record, Prediction)
         share: Any = said.values[place] if said.values else None
         if said.served and said.score is not None and share is not None and said.request in labels:
             rows.append((labels[said.request], said.score, share))
     y, mine, other = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
     return compare_auc(y.tolist(), mine, other, LEVEL)
-
-
-def _all(home: Home, topic: str) -> Any:
-    position = START
-    while True:
-        records: list[Record]
-        records, position = home.log.read([topic], position, limit=4096)
-        if not records:
-            return
-        yield from records
 
 
 def _print(home: Home, figures: list[Figure]) -> None:

@@ -7,25 +7,21 @@ from collections.abc import Sequence
 from penstock.log import Log
 from penstock.record.decisions import AGAIN, DEAD, Again, DeadLetter, draft, read
 from penstock.record.errors import NotFound, Refused
-from penstock.record.record import START
+from penstock.stage import every
 
 
 def letters(log: Log) -> list[DeadLetter]:
     """The dead letters that stand open, without an `Again` after them, in the order of their records."""
     standing: dict[tuple[int, str], DeadLetter] = {}
-    position = START
-    while True:
-        records, position = log.read([DEAD, AGAIN], position)
-        if not records:
-            return [standing[place] for place in sorted(standing)]
-        for record in records:
-            if record.topic == DEAD:
-                letter = read(record, DeadLetter)
-                standing[letter.position, letter.stage] = letter
-            else:
-                word = read(record, Again)
-                for name in word.stages:
-                    standing.pop((word.position, name), None)
+    for record in every(log, [DEAD, AGAIN]):
+        if record.topic == DEAD:
+            letter = read(record, DeadLetter)
+            standing[letter.position, letter.stage] = letter
+        else:
+            word = read(record, Again)
+            for name in word.stages:
+                standing.pop((word.position, name), None)
+    return [standing[place] for place in sorted(standing)]
 
 
 def again(log: Log, places: Sequence[str], who: str, now_ms: int) -> list[Again]:

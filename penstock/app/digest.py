@@ -5,7 +5,7 @@ Left out is what no two runs share: measured seconds, and the positions that rec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -13,8 +13,8 @@ import msgspec
 from penstock.log import Log
 from penstock.record.codec import digest, pack
 from penstock.record.decisions import Outcome, Prediction, outcomes, predictions, read
-from penstock.record.record import START, Record
 from penstock.release.registry import registry
+from penstock.stage import every
 
 MEASURED = frozenset({"train_s", "size_bytes", "evaluation", "p99_s", "latency_s"})
 PLACED = frozenset({"o", "position", "batch", "intent", "verdict"})
@@ -24,8 +24,8 @@ def digests(log: Log, models: Sequence[str]) -> dict[str, str]:
     """The digests of the registry, of every prediction with its feature values, of every outcome."""
     known = registry(log).models
     entries = {name: _plain(known[name]) for name in models if name in known}
-    said = [_row(read(r, Prediction)) for name in models for r in _all(log, predictions(name))]
-    found = [_row(read(r, Outcome)) for name in models for r in _all(log, outcomes(name))]
+    said = [_row(read(r, Prediction)) for name in models for r in every(log, [predictions(name)])]
+    found = [_row(read(r, Outcome)) for name in models for r in every(log, [outcomes(name)])]
     return {
         "registry": digest(pack(entries)),
         "predictions": digest(pack(sorted(map(pack, said)))),
@@ -47,12 +47,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(field) for key, field in value.items()}
     return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
-
-
-def _all(log: Log, topic: str) -> Iterator[Record]:
-    position = START
-    while True:
-        records, position = log.read([topic], position, limit=4096)
-        if not records:
-            return
-        yield from records

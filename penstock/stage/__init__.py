@@ -111,6 +111,16 @@ def returned(log: Log, name: str, topics: Sequence[str], records: Iterable[Recor
                 yield Returned(**msgspec.structs.asdict(one), again=record.position)
 
 
+def every(log: Log, topics: Sequence[str], where: Where | None = None) -> Iterator[Record]:
+    """All records of some topics, in the log's order, a batch of them in memory at a time."""
+    position = START
+    while True:
+        records, position = log.read(topics, position, limit=4096, where=where)
+        if not records:
+            return
+        yield from records
+
+
 def folded(
     log: Log,
     name: str,
@@ -122,13 +132,8 @@ def folded(
 ) -> Iterator[tuple[list[Record], Position]]:
     """What the stage of this name folds or has folded, batch by batch: without the records that it has
     buried, whatever today's code makes of them, and with each that came back where it did."""
-    dead: set[int] = set()
-    place = START
-    while AGAIN in topics:
-        letters, place = log.read([DEAD], place, limit=limit, where=Where(keys=frozenset([name])))
-        if not letters:
-            break
-        dead.update(read(letter, DeadLetter).o for letter in letters)
+    mine = every(log, [DEAD], Where(keys=frozenset([name]))) if AGAIN in topics else ()
+    dead = {read(letter, DeadLetter).o for letter in mine}
     while True:
         records, start = log.read(topics, start, stop=stop, limit=limit)
         yield [one for one in returned(log, name, topics, records) if one.o not in dead], start

@@ -35,7 +35,7 @@ from penstock.record.decisions import (
     read,
 )
 from penstock.record.record import START, Draft, Record
-from penstock.stage import AnyStage, with_ids
+from penstock.stage import AnyStage, every, with_ids
 
 
 class Lawless(Exception):
@@ -46,16 +46,6 @@ def demand(holds: object, law: str, where: object = "") -> None:
     """Raise Lawless unless it holds."""
     if not holds:
         raise Lawless(f"{law}{f': {where}' if where != '' else ''}")
-
-
-def every(log: Log, topics: Sequence[str]) -> list[Record]:
-    """All records of some topics, in the log's order."""
-    found, position = list[Record](), START
-    while True:
-        records, position = log.read(topics, position, limit=1_000_000)
-        if not records:
-            return found
-        found += records
 
 
 class Watch:
@@ -221,7 +211,7 @@ def truths(log: Log, history: History) -> dict[str, dict[str, float | None]]:
 
 def replayed(log: Log, stages: Iterable[tuple[AnyStage, bytes]]) -> None:
     """Folded from the start in one go, every stage ends in its live state and says what stands on the log."""
-    records = every(log, log.topics())
+    records = list(every(log, log.topics()))
     spoken: dict[str, dict[tuple[str, str], Any]] = {}
     for r in records:
         if r.id and r.topic not in (VERSIONS, FAILURES):  # the results of an intent bear the intent's id
@@ -264,4 +254,4 @@ def verified(log: Log, blobs: Blob, file: File) -> int:
 
 def whole(log: Log) -> bytes:
     """Everything that stands on a log, as bytes."""
-    return pack([every(log, log.topics()), sorted(log.stages().items())])
+    return pack([list(every(log, log.topics())), sorted(log.stages().items())])

@@ -43,7 +43,7 @@ from penstock.record.decisions import (
 )
 from penstock.record.errors import Fenced, PenstockError, Unavailable
 from penstock.record.record import Draft
-from penstock.stage import Running
+from penstock.stage import Running, every
 
 HISTORIES = 16
 LOCKED = 4
@@ -154,9 +154,9 @@ class Schedule:
         found: Counter[str] = Counter()
         found["trained"] = self.log.count(VERSIONS)
         found["failed_trainings"] = self.log.count(FAILURES)
-        for record in laws.every(self.log, [VERDICTS]):
+        for record in every(self.log, [VERDICTS]):
             found[f"verdict_{read(record, Verdict).decision}"] += 1
-        for record in laws.every(self.log, [RELEASES]):
+        for record in every(self.log, [RELEASES]):
             release = read(record, Release)
             found[release.step] += 1
             found["rolled_back_by_rule"] += release.step == "rolled_back" and release.by == "rule"
