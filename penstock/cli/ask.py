@@ -14,6 +14,7 @@ from penstock.app.home import Books, Home, Views, open_home, wall_ms
 from penstock.app.system import decide
 from penstock.cli import show
 from penstock.gate.report import report as render
+from penstock.log.upkeep.doctor import health
 from penstock.record.codec import unpack
 from penstock.record.decisions import Decision, Evaluation, Version
 from penstock.record.errors import NotFound, Refused
@@ -85,7 +86,7 @@ def _version_row(known: Registry, name: str, number: int) -> list[Any]:
 def doctor(given: argparse.Namespace) -> int:
     """The log's health; 1 when something is wrong."""
     home = _home(given)
-    found = home.log.health()
+    found = health(home.log)
     problems = [] if found["integrity"] == "ok" else ["The file is damaged: restore it from a copy."]
     if found["free_bytes"] < 1 << 30:
         problems.append("Less than 1 GB is free on the disk.")

@@ -61,7 +61,7 @@ class Commit(msgspec.Struct, frozen=True, tag="commit"):
 
 
 class Drop(msgspec.Struct, frozen=True, tag="drop"):
-    """Retention: a topic's records below a position forgotten, in the units that they were written in."""
+    """Retention: a topic's records below a position forgotten."""
 
     topic: str
     below: int
@@ -145,8 +145,7 @@ class Log(Protocol):
         """The position from which on nothing of a topic was dropped by retention."""
 
     def drop(self, topic: str, below: Position) -> int:
-        """Retention: forget a topic's records below a position, and their ids; the number that went.
-        What was written together goes together: some records below the position may stay."""
+        """Retention: forget a topic's records below a position, and their ids; the number that went."""
 
     def load(self, stage: str, *, claim: bool = False) -> Checkpoint:
         """A stage's checkpoint; with `claim` under a new epoch, which fences every earlier owner.

@@ -18,7 +18,6 @@ class MemoryLog:
     def __init__(self) -> None:
         self._records: list[Record | None] = []  # None: dropped
         self._topics: dict[str, Position] = {}  # from where on each is whole
-        self._batches: list[list[int]] = []  # the positions that were written together, by topic
         self._ids: dict[tuple[str, str], Record] = {}
         self._producers: dict[str, int] = {}
         self._stages: dict[str, Checkpoint] = {}
@@ -39,7 +38,6 @@ class MemoryLog:
     def _write(self, drafts: Sequence[Draft]) -> Appended:
         places: list[int] = []
         repeats: list[int] = []
-        fresh: dict[str, list[int]] = {}
         for i, draft in enumerate(drafts):
             self._topics.setdefault(draft.topic, START)
             first = self._ids.get((draft.topic, draft.id)) if draft.id else None
@@ -52,11 +50,9 @@ class MemoryLog:
                 draft.topic, place, draft.id, draft.key, draft.time_ms, draft.value, draft.headers
             )
             self._records.append(record)
-            fresh.setdefault(draft.topic, []).append(place)
             if draft.id:
                 self._ids[draft.topic, draft.id] = record
             places.append(place)
-        self._batches.extend(fresh.values())
         self._writes += 1
         self._changed.notify_all()
         return Appended(places, repeats, self.end())
@@ -114,16 +110,12 @@ class MemoryLog:
         """See the port."""
         with self._changed:
             gone = 0
-            for batch in self._batches:
-                record = self._records[batch[0]]
-                if record is None or record.topic != topic or batch[-1] >= below.n:
-                    continue
-                for place in batch:
-                    dropped, self._records[place] = self._records[place], None
-                    if dropped is not None and dropped.id:
-                        del self._ids[topic, dropped.id]
-                gone += len(batch)
-                self._topics[topic] = Position(n=batch[-1] + 1)
+            for place, record in enumerate(self._records[: below.n]):
+                if record is not None and record.topic == topic:
+                    self._records[place] = None
+                    self._ids.pop((topic, record.id), None)
+                    self._topics[topic] = Position(n=place + 1)
+                    gone += 1
             return gone
 
     def load(self, stage: str, *, claim: bool = False) -> Checkpoint:

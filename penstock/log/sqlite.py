@@ -7,26 +7,22 @@ write lock commits for all who wait. Reads are short transactions on a connectio
 from __future__ import annotations
 
 import contextlib
-import heapq
 import os
-import shutil
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from operator import attrgetter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import apsw
 
 from penstock.log import Append, Appended, Checkpoint, Claim, Commit, Drop, Where, Write, tables
 from penstock.log.bell import Bell
+from penstock.log.chain import Chain, Part
 from penstock.log.crash import Point, point
 from penstock.log.machine import (
     check_home,
     check_library,
-    file_system,
     fsync_failed,
     make_folder,
     of_sync,
@@ -34,11 +30,14 @@ from penstock.log.machine import (
     said,
     sync_file,
 )
-from penstock.log.tables import NOWHERE, Body, Writing
+from penstock.log.segments import Gone
+from penstock.log.tables import NOWHERE, Producer, Stage, Topic
+from penstock.log.writing import Writing
 from penstock.record.errors import Broken, NotFound, PenstockError, Refused, Unavailable
 from penstock.record.record import START, Draft, Position, Record
 
-CACHED_RECORDS = 20_000
+T = TypeVar("T")
+
 PAGE_BYTES = 4096
 SYNC_EVERY_S = 0.1
 POLL_S = 0.1
@@ -59,21 +58,6 @@ class Work:
         self.error: BaseException | None = None
 
 
-class _Batch:
-    """A batch in memory: its columns, and its records once somebody read them."""
-
-    def __init__(self, topic: str, base: int, prev: int, body: Body) -> None:
-        self.topic, self.base, self.prev, self.body = topic, base, prev, body
-        self.size, self.last = len(body.keys), body.last(base)
-        self._records: tuple[Record, ...] | None = None
-
-    def records(self) -> tuple[Record, ...]:
-        """The records, made at the first call."""
-        if self._records is None:
-            self._records = self.body.records(self.topic, self.base)
-        return self._records
-
-
 class SqliteLog:
     """A log in `home/log.db`. Any number of processes may append, read and wait."""
 
@@ -89,8 +73,7 @@ class SqliteLog:
         check_home(home)
         self._local = threading.local()
         self._connections: list[apsw.Connection] = []
-        self._cache: OrderedDict[int, _Batch] = OrderedDict()
-        self._cached = 0
+        self.chain = Chain(home)
         self._known = -1  # the end at which `_newest`, the last position by topic, was true
         self._newest: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -108,11 +91,21 @@ class SqliteLog:
             self._writer.set_wal_hook(self._note_wal)
             self._full = True
             if create:
-                self._writer.execute(tables.SCHEMA)
-            found = tables.row(self._writer, "SELECT value FROM meta WHERE key = 'format'")
-            if found is None or found[0] != tables.FORMAT:
+                self._make()
+            found = tables.row(self._writer, "PRAGMA user_version")
+            if found != (tables.FORMAT,):
                 raise Refused("This log was written in another format.", where=str(home), code="format")
-            tables.must_fit(self._writer)
+        with self._reading() as db:
+            tables.must_hold(db)
+
+    def _make(self) -> None:
+        """The tables of a new log."""
+        db = self._writer
+        db.execute("BEGIN IMMEDIATE")
+        if not tables.row(db, "SELECT 1 FROM sqlite_schema"):
+            db.execute(tables.SCHEMA)
+            tables.sign(db, tables.End())
+        db.execute("COMMIT")
 
     # The port.
 
@@ -157,30 +150,31 @@ class SqliteLog:
             end = self.end().n
             if start.n == end or (start.n < end and not self._maybe_new(topics, start.n, end)):
                 return [], Position(n=end)
-        with self._reading() as db:
-            end = tables.end_of(db)
+
+        def look(db: apsw.Connection) -> tuple[list[Record], Position]:
+            end = tables.end_of(db).n
             below = min(stop.n, end) if stop else end
             if start.n > end:
                 raise _backwards(start.n, end)
             if start.n >= below:
                 return [], start
             fresh = self._maybe_new(topics, start.n, end)
-            found, reach = self._merged(db, fresh, start.n, below, limit, where)
-        if reach == end and where is None:
-            self._note_newest(fresh, found, start.n, end)
-        return found, Position(n=reach)
+            found, reach = self.chain.merged(db, fresh, start.n, below, limit, where)
+            if reach == end and where is None:
+                self._note_newest(fresh, found, start.n, end)
+            return found, Position(n=reach)
+
+        return self._ask(look)
 
     def find(self, topic: str, id: str) -> Record | None:
         """See the port."""
-        with self._reading() as db:
-            number, _, _ = tables.topic_of(db, topic)
-            place = tables.place_of(db, number, id)
-            if place == NOWHERE:
-                return None
-            found, _ = self._merged(db, [topic], place, place + 1, 1)
-        if not found or found[0].id != id:
-            raise tables.damaged(topic, place)
-        return found[0]
+
+        def look(db: apsw.Connection) -> Record | None:
+            at = tables.fact(db, Topic, topic)
+            place = NOWHERE if at is None else tables.place_of(db, at, id)
+            return None if at is None or place == NOWHERE else self.chain.record(db, topic, at, place, id)
+
+        return self._ask(look)
 
     def wait(self, position: Position, timeout_s: float) -> bool:
         """See the port."""
@@ -202,59 +196,42 @@ class SqliteLog:
     def end(self) -> Position:
         """See the port."""
         with self._disk():
-            return Position(n=tables.end_of(self._reader()))
+            return Position(n=tables.end_of(self._reader()).n)
 
     def first(self, topic: str) -> Position:
         """See the port."""
         with self._reading() as db:
-            return Position(n=max(0, tables.topic_of(db, topic)[1]))
+            at = tables.fact(db, Topic, topic)
+        return Position(n=at.first) if at else START
 
     def last(self, producer: str) -> int:
         """See the port."""
         with self._reading() as db:
-            return tables.sequence_of(db, producer)
+            return (tables.fact(db, Producer, producer) or Producer()).sequence
 
     def topics(self) -> list[str]:
         """See the port."""
         with self._reading() as db:
-            return [name for (name,) in db.execute("SELECT name FROM topic ORDER BY name")]
+            return list(tables.facts(db, Topic))
 
     def count(self, topic: str, start: Position = START) -> int:
-        """See the port."""
-        with self._reading() as db:
-            number, _, _ = tables.topic_of(db, topic)
-            after = "SELECT coalesce(sum(n), 0), min(base) FROM batch WHERE topic = ? AND base >= ?"
-            whole, base = tables.row(db, after, (number, start.n)) or (0, None)
-            below = tables.end_of(db) if base is None else base
-            begun = self._merged(db, [topic], start.n, below, below)[0] if start.n < below else []
-            return int(whole) + len(begun)
+        """See the port. It takes no longer on a longer log."""
+
+        def look(db: apsw.Connection) -> int:
+            at = tables.fact(db, Topic, topic)
+            return at.total - self.chain.upto(db, topic, at, start.n)[0] if at else 0
+
+        return self._ask(look)
 
     def stages(self) -> dict[str, Checkpoint]:
         """See the port."""
         with self._reading() as db:
-            names = [name for (name,) in db.execute("SELECT name FROM stage ORDER BY name")]
-            owners = {name: tables.owner(db, name) for name in names}
-        return {name: Checkpoint(epoch, Position(n=at)) for name, (epoch, at) in owners.items()}
+            found = tables.facts(db, Stage)
+        return {name: Checkpoint(at.epoch, Position(n=at.position)) for name, at in found.items()}
 
-    # What people ask about.
-
-    def health(self) -> dict[str, Any]:
-        """What `penstock doctor` shows. Sizes in bytes; `integrity` is "ok" or SQLite's first complaint."""
-        with self._reading() as db:
-            integrity = tables.row(db, "PRAGMA quick_check(1)")
-        wal = Path(f"{self.path}-wal")
-        return {
-            "sqlite": apsw.sqlite_lib_version(),
-            "journal": "wal",
-            "sync": "full at commits, 100 ms at most behind for bulk appends",
-            "file_system": file_system(self.path.parent),
-            "free_bytes": shutil.disk_usage(self.path.parent).free,
-            "log_bytes": self.path.stat().st_size,
-            "wal_bytes": wal.stat().st_size if wal.exists() else 0,
-            "integrity": integrity[0] if integrity else "unknown",
-            "end": self.end().n,
-            "records": {topic: self.count(topic) for topic in self.topics()},
-        }
+    def about(self) -> dict[str, Any]:
+        """How this engine keeps what it is given."""
+        return {"journal": "wal", "sync": "full at commits, 100 ms at most behind for bulk appends"}
 
     def close(self) -> None:
         """Sync what is not yet on the disk and let go of the files."""
@@ -295,6 +272,8 @@ class SqliteLog:
                 try:
                     work.answer = writing.apply(work.write)
                     point(Point.APPLIED)
+                except Broken:
+                    raise
                 except PenstockError as error:
                     work.error = error
 
@@ -312,9 +291,8 @@ class SqliteLog:
         db = self._writer
         with self._writing:
             writing = self._locked(db, run, sync)
-        fresh = [_Batch(*one) for one in writing.fresh]
-        self._follow(writing.before, writing.end, fresh)
-        self._remember(fresh)
+        self._follow(writing.before, writing.end, [one for _, one in writing.fresh])
+        self.chain.keep({(number, one.base): one for number, one in writing.fresh})
         if not sync or self._wal_bytes > WAL_FOLD_BYTES:
             self._keep()
         self._bell.ring()
@@ -328,7 +306,7 @@ class SqliteLog:
                 point(Point.BEGIN)
                 db.execute("BEGIN IMMEDIATE")
                 point(Point.BEGUN)
-                writing = Writing(db)
+                writing = Writing(db, self.chain)
                 run(writing)
                 writing.close()
                 point(Point.CLOSED)
@@ -352,8 +330,9 @@ class SqliteLog:
             return False
         try:
             db.execute("BEGIN IMMEDIATE")
-            kept = tables.end_and_mark(db) == writing.mark
-            tables.sign(db, tables.end_of(db))
+            end = tables.end_of(db)
+            kept = end == writing.signed
+            tables.sign(db, end)
             db.execute("COMMIT")
         except apsw.Error as again:
             if of_sync(again):
@@ -364,7 +343,7 @@ class SqliteLog:
             ) from again  # fmt: skip
         return kept
 
-    def _follow(self, before: int, end: int, fresh: Sequence[_Batch]) -> None:
+    def _follow(self, before: int, end: int, fresh: Sequence[Part]) -> None:
         """What this handle knows of the topics' ends stays true only if nobody else wrote meanwhile."""
         with self._lock:
             if self._known != before:
@@ -394,74 +373,15 @@ class SqliteLog:
             self._newest.update(dict.fromkeys(topics, start - 1))
             self._newest.update((record.topic, record.position) for record in found)
 
-    def _merged(
-        self,
-        db: apsw.Connection,
-        topics: Sequence[str],
-        start: int,
-        below: int,
-        limit: int,
-        where: Where | None = None,
-    ) -> tuple[list[Record], int]:
-        """At most `limit` records in [start, below), in order, and the position that they reach."""
-        streams = [self._along(db, topic, start, below) for topic in set(topics)]
-        wanted = where.test() if where else None
-        found: list[Record] = []
-        reach = below
-        for one in streams[0] if len(streams) == 1 else heapq.merge(*streams, key=attrgetter("base")):
-            if len(found) >= limit and sum(r.position < one.base for r in found) >= limit:
-                reach = one.base  # every batch not yet read begins here or later
-                break
-            records: Sequence[Record] = one.records()
-            if one.base < start or one.last >= below:
-                records = [r for r in records if start <= r.position < below]
-            found.extend(filter(wanted, records) if wanted else records)
-        if len(streams) > 1:  # the batches of one write interleave
-            found.sort(key=attrgetter("position"))
-            while found and found[-1].position >= reach:
-                found.pop()
-        if len(found) > limit:
-            del found[limit:]
-            reach = found[-1].position + 1
-        return found, reach
-
-    def _along(self, db: apsw.Connection, topic: str, start: int, below: int) -> Iterator[_Batch]:
-        """A topic's batches with records in [start, below), in order, each the next after the one before."""
-        number, first, last = tables.topic_of(db, topic)
-        if number == NOWHERE:
-            return
-        if 0 < start < first:
-            raise Broken(
-                "Retention has dropped records that were not read yet.",
-                where=f"{topic}@{start}", code="log_passed", hint=f"The topic now begins at {first}.",
-            )  # fmt: skip
-        start, before = max(start, first), NOWHERE
-        for base, _ in tables.bases(db, number, start, below):
-            one = self._batch(db, base, topic)
-            if one.prev != before if before != NOWHERE else one.prev >= start:
-                raise tables.damaged(topic, one.prev)  # one that should lie between is not there
-            before = base
-            yield one
-        if start <= last < below and before != last:
-            raise tables.damaged(topic, last)
-
-    def _batch(self, db: apsw.Connection, base: int, topic: str) -> _Batch:
-        """A batch, checked when it comes from the disk."""
-        found = self._cache.get(base)
-        if found is None or found.topic != topic:
-            found = _Batch(topic, base, *tables.batch(db, base, topic))
-            self._remember([found])
-        return found
-
-    def _remember(self, batches: Iterable[_Batch]) -> None:
-        """Keep what was just written or read: several stages of a process read the same tail."""
-        with self._lock:
-            for one in batches:
-                if one.base not in self._cache:
-                    self._cache[one.base] = one
-                    self._cached += one.size
-            while self._cached > CACHED_RECORDS and len(self._cache) > 1:
-                self._cached -= self._cache.popitem(last=False)[1].size
+    def _ask(self, look: Callable[[apsw.Connection], T]) -> T:
+        """The answer of one short read transaction. A segment that retention took away after it began is none
+        of the next one's."""
+        try:
+            with self._reading() as db:
+                return look(db)
+        except Gone:
+            with self._reading() as db:
+                return look(db)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[apsw.Connection]:

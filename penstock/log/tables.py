@@ -1,8 +1,8 @@
-"""log: the tables of the SQLite engine, and what each write does to them within a transaction.
+"""log: the tables of the SQLite engine. What they mean is `chain`'s to read and `writing`'s to change.
 
-A row of `batch` holds the records of one topic that were written together, as columns, under a CRC
-that also covers its place and its predecessor's: a batch that is changed, moved or missing is met by
-whoever reads along its topic. The same writes in the same order give the same tables.
+A row of `batch` holds the records of one topic that were written together, as columns, under a CRC that
+covers its place and how many records came before it too. All that is small (the log's end, topics,
+stages, producers) is a `fact` under a CRC, and the end counts them: none can be changed or go unnoticed.
 """
 
 from __future__ import annotations
@@ -11,41 +11,101 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import repeat
-from typing import Any
+from typing import Any, TypeVar
 
 import apsw
 import msgspec
 
-from penstock.log import Append, Appended, Checkpoint, Claim, Commit, Drop, Write
-from penstock.log.crash import Point, point
+from penstock.log import Checkpoint
 from penstock.record.codec import pack, unpack
-from penstock.record.errors import Broken, Fenced, Refused
+from penstock.record.errors import Broken
 from penstock.record.record import NO_HEADERS, Draft, Position, Record
 
-FORMAT = 3
+FORMAT = 4
 NOWHERE = -1
+SPAN = 1 << 48
+"""The place of a batch is its topic's number times this, and its base: a topic's batches lie together."""
 
 SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value ANY) STRICT;
-CREATE TABLE IF NOT EXISTS topic(
-  id INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL,
-  first INTEGER NOT NULL DEFAULT 0, last INTEGER NOT NULL DEFAULT {NOWHERE}) STRICT;
-CREATE TABLE IF NOT EXISTS batch(
-  base INTEGER PRIMARY KEY, n INTEGER NOT NULL, topic INTEGER NOT NULL, prev INTEGER NOT NULL,
-  crc INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
-CREATE INDEX IF NOT EXISTS batch_topic ON batch(topic, base, n);
-CREATE TABLE IF NOT EXISTS ident(
+CREATE TABLE fact(
+  kind TEXT, name TEXT, crc INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY(kind, name)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE batch(
+  place INTEGER PRIMARY KEY, n INTEGER NOT NULL, ahead INTEGER NOT NULL, crc INTEGER NOT NULL,
+  body BLOB NOT NULL) STRICT;
+CREATE TABLE ident(
   topic INTEGER, id TEXT, position INTEGER NOT NULL, PRIMARY KEY(topic, id)) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS producer(name TEXT PRIMARY KEY, sequence INTEGER NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS stage(
-  name TEXT PRIMARY KEY, epoch INTEGER NOT NULL, position INTEGER NOT NULL, crc INTEGER NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS state(
-  stage TEXT PRIMARY KEY, position INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
-INSERT OR IGNORE INTO meta VALUES('format', {FORMAT}), ('end', '0 new {zlib.crc32(b"0 new")}');
+CREATE TABLE state(stage TEXT PRIMARY KEY, crc INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
+PRAGMA user_version = {FORMAT};
 """
 _BASES = """
-SELECT base FROM batch WHERE topic = ?1 AND base < ?3 AND base >=
-  coalesce((SELECT max(base) FROM batch WHERE topic = ?1 AND base <= ?2), ?2) ORDER BY base"""
+SELECT place - ?1 FROM batch WHERE place < ?1 + ?4 AND place >= coalesce(
+  (SELECT max(place) FROM batch WHERE place >= ?1 + ?2 AND place <= ?1 + ?3), ?1 + ?2) ORDER BY place"""
+_SEGMENTS = """
+SELECT name FROM fact WHERE kind = 'segment' AND name < ?3 AND name >= coalesce(
+  (SELECT max(name) FROM fact WHERE kind = 'segment' AND name >= ?1 AND name <= ?2), ?1) ORDER BY name"""
+
+
+class Fact(msgspec.Struct, frozen=True, array_like=True):
+    """Something small that the log knows. Its kind is the name of its class."""
+
+
+F = TypeVar("F", bound=Fact)
+
+
+class End(Fact, frozen=True):
+    """`n`: the position that the next record gets; `mark`: of the transaction that wrote this, which no
+    other has; `facts`: how many there are beside this one."""
+
+    n: int = 0
+    mark: str = ""
+    facts: int = 0
+
+
+class Topic(Fact, frozen=True):
+    """`first`, `dropped`: where retention lets it begin, and how many records it dropped; `sealed`, `ahead`:
+    below where its records lie in segments, and how many were written before that place; `last`: the base
+    of its newest batch; `total`: how many records were ever written."""
+
+    number: int
+    first: int = 0
+    dropped: int = 0
+    sealed: int = 0
+    ahead: int = 0
+    last: int = NOWHERE
+    total: int = 0
+
+
+class Segment(Fact, frozen=True):
+    """A file of `n` records of one topic, from `base` to `last`; `ahead` were written before. `size`: bytes;
+    `newest_ms`: the latest event time; `digest`: of the file's bytes."""
+
+    base: int
+    last: int
+    n: int
+    ahead: int
+    size: int
+    newest_ms: int
+    digest: str
+
+
+class Stage(Fact, frozen=True):
+    """How far a stage has come under which epoch; `state`: the position that its state stands at."""
+
+    epoch: int = 0
+    position: int = 0
+    state: int = NOWHERE
+
+
+class Producer(Fact, frozen=True):
+    """The highest sequence of a producer."""
+
+    sequence: int = 0
+
+
+KINDS: dict[str, type[Fact]] = {
+    kind.__name__.lower(): kind for kind in (End, Topic, Segment, Stage, Producer)
+}
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True):
@@ -59,11 +119,15 @@ class Body(msgspec.Struct, frozen=True, array_like=True):
     values: list[bytes]
     headers: list[dict[str, str]] | None
 
+    def places(self, base: int) -> Sequence[int]:
+        """The records' positions."""
+        return range(base, base + len(self.keys)) if self.at is None else [base + at for at in self.at]
+
     def records(self, topic: str, base: int) -> tuple[Record, ...]:
         """The records, in order."""
-        places = range(base, base + len(self.keys)) if self.at is None else [base + at for at in self.at]
         ids, headers = self.ids or repeat(""), self.headers or repeat(NO_HEADERS)
-        return tuple(map(Record, repeat(topic), places, ids, self.keys, self.times, self.values, headers))
+        columns = self.places(base), ids, self.keys, self.times, self.values, headers
+        return tuple(map(Record, repeat(topic), *columns))
 
     def last(self, base: int) -> int:
         """The position of the last record."""
@@ -74,267 +138,155 @@ def body(drafts: Sequence[Draft], places: Sequence[int]) -> Body:
     """The columns of drafts that come to lie at `places`."""
     base = places[0]
     dense = places[-1] - base == len(places) - 1
+    ids, headers = [d.id for d in drafts], [d.headers for d in drafts]
     return Body(
         None if dense else [at - base for at in places],
-        [d.id for d in drafts] if any(d.id for d in drafts) else None,
+        ids if any(ids) else None,
         [d.key for d in drafts],
         [d.time_ms for d in drafts],
         [d.value for d in drafts],
-        [d.headers for d in drafts] if any(d.headers for d in drafts) else None,
+        headers if any(headers) else None,
     )
 
 
-# Reading: each within a read or write transaction of the caller's.
+# Facts.
 
 
-def end_of(db: apsw.Connection) -> int:
-    """The position that the next record gets."""
-    return int(end_and_mark(db)[0])
+def fact(db: apsw.Connection, kind: type[F], name: str = "") -> F | None:
+    """What the log knows under a name, checked; None when nothing."""
+    word = kind.__name__.lower()
+    found = row(db, "SELECT crc, body FROM fact WHERE kind = ? AND name = ?", (word, name))
+    return None if found is None else _checked(kind, name, *found)
 
 
-def end_and_mark(db: apsw.Connection) -> list[str]:
-    """The log's end, and the mark of the transaction that wrote it, checked."""
-    said = row(db, "SELECT value FROM meta WHERE key = 'end'")
-    text, _, crc = str(said[0] if said else "").rpartition(" ")
-    if crc != str(zlib.crc32(text.encode())):
-        raise Broken("The log's end is damaged.", where="meta", hint="`penstock doctor` says more.")
-    return text.split(" ")
+def put(db: apsw.Connection, name: str, value: Fact) -> None:
+    """Let the log know it, in place of what it knew. Who puts a new one counts it in the end."""
+    word, data = type(value).__name__.lower(), pack(value)
+    row = (word, name, check(data, word, name), data)
+    db.execute("INSERT OR REPLACE INTO fact VALUES(?, ?, ?, ?)", row)
 
 
-def sign(db: apsw.Connection, end: int) -> list[str]:
-    """Write the log's end under a mark that no other transaction has; both as `end_and_mark` will give them."""
-    text = f"{end} {os.urandom(8).hex()}"
-    value = f"{text} {zlib.crc32(text.encode())}"
-    db.execute("UPDATE meta SET value = ? WHERE key = 'end'", (value,))
-    return text.split(" ")
+def _checked(kind: type[F], name: str, crc: int, data: bytes) -> F:
+    word = kind.__name__.lower()
+    if check(data, word, name) != crc:
+        raise Broken("What the log knows is damaged.", where=f"{word} {name}".strip(), hint=DOCTOR)
+    return unpack(data, kind)
 
 
-def must_fit(db: apsw.Connection) -> None:
-    """Raise Broken where batches lie beyond the end: the parts of the file are of different times."""
-    newest = row(db, "SELECT max(base) FROM batch")
-    if newest and newest[0] is not None and newest[0] >= end_of(db):
-        raise Broken(
-            "The log holds records beyond its end.", where=f"log.db@{newest[0]}",
-            hint="Was log.db-wal cut, or put beside another log.db?",
-        )  # fmt: skip
+def facts(db: apsw.Connection, kind: type[F]) -> dict[str, F]:
+    """All of a kind by name, in order."""
+    sql = "SELECT name, crc, body FROM fact WHERE kind = ? ORDER BY name"
+    return {name: _checked(kind, name, *more) for name, *more in db.execute(sql, (kind.__name__.lower(),))}
 
 
-def topic_of(db: apsw.Connection, name: str) -> tuple[int, int, int]:
-    """A topic's number, the position that retention left, the base of its newest batch; all -1: no such topic."""
-    found = row(db, "SELECT id, first, last FROM topic WHERE name = ?", (name,))
-    return (found[0], found[1], found[2]) if found else (NOWHERE, NOWHERE, NOWHERE)
+def end_of(db: apsw.Connection) -> End:
+    """The log's end."""
+    found = fact(db, End)
+    if found is None:
+        raise Broken("The log's end is missing.", where="end", hint=DOCTOR)
+    return found
 
 
-def bases(db: apsw.Connection, number: int, start: int, below: int) -> Iterator[tuple[int, int]]:
-    """The bases, with the topic's number, of the batches that have records in [start, below), in order."""
-    return ((base, number) for (base,) in db.execute(_BASES, (number, start, below)))
+def sign(db: apsw.Connection, end: End) -> End:
+    """Write the end under a mark that no other transaction has."""
+    signed = msgspec.structs.replace(end, mark=os.urandom(8).hex())
+    put(db, "", signed)
+    return signed
 
 
-def batch(db: apsw.Connection, base: int, topic: str) -> tuple[int, Body]:
-    """A batch's predecessor on its topic and its records, checked."""
-    found = row(db, "SELECT prev, crc, body FROM batch WHERE base = ?", (base,))
-    if found is None or check(found[2], topic, base, found[0]) != found[1]:
-        raise damaged(topic, base)
-    return found[0], unpack(found[2], Body)
+def must_hold(db: apsw.Connection) -> None:
+    """Raise Broken where a fact is damaged or missing, or where a topic's newest batch is not what it says,
+    as when the parts of the file are of different times."""
+    found = {(kind, name): of for kind in KINDS for name, of in facts(db, KINDS[kind]).items()}
+    if len(found) != end_of(db).facts + 1 or row(db, "SELECT count(*) FROM fact") != (len(found),):
+        raise Broken("Something that the log knew is missing.", where="fact", hint=DOCTOR)
+    for (_, name), topic in found.items():
+        if isinstance(topic, Topic):
+            base = newest(db, topic)
+            if base != topic.last and (topic.last >= topic.first or base > topic.last):
+                raise damaged(name, max(base, topic.last))
+
+
+# Batches.
+
+
+def newest(db: apsw.Connection, topic: Topic) -> int:
+    """The base of the newest batch that lies among the rows; -1 for none."""
+    begin = topic.number * SPAN
+    found = row(db, "SELECT max(place) FROM batch WHERE place >= ? AND place < ?", (begin, begin + SPAN))
+    return NOWHERE if found is None or found[0] is None else found[0] - begin
+
+
+def bases(db: apsw.Connection, topic: Topic, start: int, below: int) -> Iterator[int]:
+    """The bases of the batches, behind the sealed ones, that may have records in [start, below), in order: the
+    first is the newest that does not begin after `start`, where there is one."""
+    given = topic.number * SPAN, topic.sealed, max(topic.sealed, start), below
+    return (base for (base,) in db.execute(_BASES, given))
+
+
+def batch(db: apsw.Connection, topic: Topic, name: str, base: int) -> tuple[int, Body]:
+    """How many records lie ahead of a batch, and its own, checked."""
+    sql = "SELECT n, ahead, crc, body FROM batch WHERE place = ?"
+    found = row(db, sql, (topic.number * SPAN + base,))
+    if found is None or check(found[3], name, base, found[0], found[1]) != found[2]:
+        raise damaged(name, base)
+    return found[1], unpack(found[3], Body)
+
+
+def insert(db: apsw.Connection, topic: Topic, name: str, base: int, held: Body) -> None:
+    """Write a batch behind all others of its topic."""
+    n, data = len(held.keys), pack(held)
+    crc = check(data, name, base, n, topic.total)
+    row = (topic.number * SPAN + base, n, topic.total, crc, data)
+    db.execute("INSERT INTO batch VALUES(?, ?, ?, ?, ?)", row)
+
+
+def segments(db: apsw.Connection, topic: Topic, start: int, below: int) -> Iterator[Segment]:
+    """The segments that may have records in [start, below), in order; the first as of `bases`."""
+    given = [segment_name(topic, at) for at in (0, start, below)]
+    for (name,) in db.execute(_SEGMENTS, given):
+        found = fact(db, Segment, name)
+        if found is not None:
+            yield found
+
+
+def segment_name(topic: Topic, base: int) -> str:
+    """What a segment is known by: names are in the order of positions."""
+    return f"{topic.number:05}/{base:015}"
 
 
 def damaged(topic: str, base: int) -> Broken:
     """The error that names a batch that is not what was written."""
-    return Broken(
-        "A batch of the log is damaged.", where=f"{topic}@{base}", hint="`penstock doctor` says more."
-    )
+    return Broken("A batch of the log is damaged.", where=f"{topic}@{base}", hint=DOCTOR)
 
 
-def place_of(db: apsw.Connection, number: int, id: str) -> int:
+# Ids, stages.
+
+
+def place_of(db: apsw.Connection, topic: Topic, id: str) -> int:
     """Where the record with this id lies; -1 for nowhere."""
-    found = row(db, "SELECT position FROM ident WHERE topic = ? AND id = ?", (number, id))
-    return found[0] if found else NOWHERE
+    found = row(db, "SELECT position FROM ident WHERE topic = ? AND id = ?", (topic.number, id))
+    return found[0] if found and found[0] >= topic.first else NOWHERE
 
 
-def sequence_of(db: apsw.Connection, producer: str) -> int:
-    """The highest sequence of a producer; 0 for none."""
-    found = row(db, "SELECT sequence FROM producer WHERE name = ?", (producer,))
-    return found[0] if found else 0
-
-
-def owner(db: apsw.Connection, stage: str) -> tuple[int, int]:
-    """A stage's epoch and position, checked; zeros when it never was claimed."""
-    found = row(db, "SELECT epoch, position, crc FROM stage WHERE name = ?", (stage,))
-    if found is None:
-        return 0, 0
-    if check(b"", stage, found[0], found[1]) != found[2]:
-        raise Broken("A stage's checkpoint is damaged.", where=stage, hint="`penstock doctor` says more.")
-    return found[0], found[1]
-
-
-def checkpoint(db: apsw.Connection, stage: str) -> Checkpoint:
+def checkpoint(db: apsw.Connection, name: str) -> Checkpoint:
     """A stage's checkpoint with its state, checked."""
-    epoch, position = owner(db, stage)
-    found = row(db, "SELECT position, crc, body FROM state WHERE stage = ?", (stage,))
-    if found is None:
-        return Checkpoint(epoch, Position(n=position))
-    if check(found[2], stage, found[0]) != found[1]:
-        raise Broken("A stage's state is damaged.", where=stage, hint="`penstock doctor` says more.")
-    return Checkpoint(epoch, Position(n=position), found[2], Position(n=found[0]))
+    at = fact(db, Stage, name) or Stage()
+    if at.state == NOWHERE:
+        return Checkpoint(at.epoch, Position(n=at.position))
+    found = row(db, "SELECT crc, body FROM state WHERE stage = ?", (name,))
+    if found is None or check(found[1], name, at.state) != found[0]:
+        raise Broken("A stage's state is damaged.", where=name, hint=DOCTOR)
+    return Checkpoint(at.epoch, Position(n=at.position), found[1], Position(n=at.state))
 
 
-# Writing.
+def keep(db: apsw.Connection, name: str, position: int, state: bytes) -> None:
+    """A stage's state at a position, in place of the one before."""
+    row = (name, check(state, name, position), state)
+    db.execute("INSERT OR REPLACE INTO state VALUES(?, ?, ?)", row)
 
 
-class Writing:
-    """One write transaction on its way: apply writes, then `close` before the COMMIT.
-
-    `fresh` collects the batches made, as (topic, base, predecessor, body).
-    """
-
-    def __init__(self, db: apsw.Connection) -> None:
-        self.db = db
-        self.before = self.end = end_of(db)
-        self.fresh: list[tuple[str, int, int, Body]] = []
-        self.mark: list[str] = []
-        self._topics: dict[str, tuple[int, int]] = {}  # number and newest base by name
-
-    def apply(self, write: Write) -> Any:
-        """The effect of one write; its answer is the port's. It refuses before it writes: nothing to undo."""
-        if isinstance(write, Append):
-            return self._append(write)
-        if isinstance(write, Commit):
-            return self._commit(write)
-        if isinstance(write, Claim):
-            return self._claim(write)
-        return self._drop(write)
-
-    def close(self) -> None:
-        """Write what the transaction's writes share. Every transaction writes: SQLite syncs nothing for
-        one that did not, though what it found standing may not be safe yet."""
-        self.mark = sign(self.db, self.end)
-        newest = {topic: base for topic, base, _, _ in self.fresh}
-        for topic, base in newest.items():
-            self.db.execute("UPDATE topic SET last = ? WHERE id = ?", (base, self._topics[topic][0]))
-
-    def _append(self, write: Append) -> Appended:
-        if write.producer:
-            if write.sequence <= sequence_of(self.db, write.producer):
-                return Appended([], [], Position(n=self.end))
-            row = (write.producer, write.sequence)
-            self.db.execute("INSERT OR REPLACE INTO producer VALUES(?, ?)", row)
-            point(Point.PRODUCER)
-        return self._insert(write.drafts)
-
-    def _claim(self, write: Claim) -> Checkpoint:
-        epoch, position = owner(self.db, write.stage)
-        self._own(write.stage, epoch + 1, position)
-        return checkpoint(self.db, write.stage)
-
-    def _commit(self, write: Commit) -> Appended:
-        epoch, position = owner(self.db, write.stage)
-        if write.epoch != epoch or not epoch:
-            raise Fenced(where=write.stage)
-        if write.position.n < position:
-            raise Refused("A stage's position does not go back.", where=write.stage, code="position")
-        self._own(write.stage, epoch, write.position.n)
-        point(Point.OWNER, write.stage)
-        if write.state is not None:
-            self.keep(write.stage, write.position.n, write.state)
-            point(Point.STATE, write.stage)
-        return self._insert(write.outputs)
-
-    def _own(self, stage: str, epoch: int, position: int) -> None:
-        crc = check(b"", stage, epoch, position)
-        self.db.execute("INSERT OR REPLACE INTO stage VALUES(?, ?, ?, ?)", (stage, epoch, position, crc))
-
-    def keep(self, stage: str, position: int, state: bytes) -> None:
-        """A stage's state at a position, in place of the one before."""
-        crc = check(state, stage, position)
-        self.db.execute("INSERT OR REPLACE INTO state VALUES(?, ?, ?, ?)", (stage, position, crc, state))
-
-    def _drop(self, write: Drop) -> int:
-        number, _, _ = topic_of(self.db, write.topic)
-        gone, first = 0, NOWHERE
-        for base, _ in list(bases(self.db, number, 0, write.below)):
-            _, held = batch(self.db, base, write.topic)
-            if held.last(base) >= write.below:
-                break
-            first = held.last(base) + 1
-            ids = [(number, id) for id in held.ids or () if id]
-            self.db.executemany("DELETE FROM ident WHERE topic = ? AND id = ?", ids)
-            self.db.execute("DELETE FROM batch WHERE base = ?", (base,))
-            gone += len(held.keys)
-        if gone:
-            point(Point.FORGOTTEN)
-            self.db.execute("UPDATE topic SET first = ? WHERE id = ?", (first, number))
-        return gone
-
-    def _insert(self, drafts: Sequence[Draft]) -> Appended:
-        """Give the drafts their positions. Ids are tried all at once, and one by one if some stand already."""
-        if not drafts:
-            return Appended([], [], Position(n=self.end))
-        names = {draft.topic for draft in drafts}
-        numbers = {name: self._topic(name)[0] for name in names}
-        places = list(range(self.end, self.end + len(drafts)))
-        repeats: list[int] = []
-        named = [(numbers[d.topic], d.id, at) for d, at in zip(drafts, places, strict=True) if d.id]
-        if named:
-            before = self.db.total_changes()
-            self.db.executemany("INSERT OR IGNORE INTO ident VALUES(?, ?, ?)", named)
-            if self.db.total_changes() - before < len(named):
-                sql = "DELETE FROM ident WHERE topic = ? AND id = ? AND position = ?"
-                self.db.executemany(sql, named)
-                places, repeats = self._place(drafts, numbers)
-            point(Point.IDS)
-        fresh, at = list(drafts), places
-        if repeats:
-            repeated = set(repeats)
-            kept = [i for i in range(len(drafts)) if i not in repeated]
-            fresh, at = [drafts[i] for i in kept], [places[i] for i in kept]
-        if len(names) == 1:
-            self._insert_batch(drafts[0].topic, fresh, at)
-        else:
-            for name in sorted(names):
-                mine = [i for i, draft in enumerate(fresh) if draft.topic == name]
-                self._insert_batch(name, [fresh[i] for i in mine], [at[i] for i in mine])
-        self.end += len(fresh)
-        return Appended(places, repeats, Position(n=self.end))
-
-    def _insert_batch(self, topic: str, drafts: Sequence[Draft], places: Sequence[int]) -> None:
-        if not drafts:
-            return
-        number, prev = self._topics[topic]
-        base, held = places[0], body(drafts, places)
-        data = pack(held)
-        row = (base, len(drafts), number, prev, check(data, topic, base, prev), data)
-        self.db.execute("INSERT INTO batch VALUES(?, ?, ?, ?, ?, ?)", row)
-        self._topics[topic] = number, base
-        self.fresh.append((topic, base, prev, held))
-        point(Point.BATCH)
-
-    def _topic(self, name: str) -> tuple[int, int]:
-        found = self._topics.get(name)
-        if found is None:
-            number, _, last = topic_of(self.db, name)
-            if number == NOWHERE:
-                self.db.execute("INSERT INTO topic(name) VALUES(?)", (name,))
-                number = self.db.last_insert_rowid()
-            found = self._topics[name] = number, last
-        return found
-
-    def _place(self, drafts: Sequence[Draft], numbers: dict[str, int]) -> tuple[list[int], list[int]]:
-        """The position of each draft, and the indices of those whose id stands already."""
-        places: list[int] = []
-        repeats: list[int] = []
-        end = self.end
-        for i, draft in enumerate(drafts):
-            number = numbers[draft.topic]
-            first = place_of(self.db, number, draft.id) if draft.id else NOWHERE
-            if first != NOWHERE:
-                repeats.append(i)
-                places.append(first)
-                continue
-            if draft.id:
-                self.db.execute("INSERT INTO ident VALUES(?, ?, ?)", (number, draft.id, end))
-            places.append(end)
-            end += 1
-        return places, repeats
+DOCTOR = "`penstock doctor` says more."
 
 
 def row(db: apsw.Connection, sql: str, values: tuple[Any, ...] = ()) -> tuple[Any, ...] | None:

@@ -21,6 +21,7 @@ import msgspec
 from penstock.log import Checkpoint, Log, tables
 from penstock.log.blob import FolderBlob
 from penstock.log.sqlite import SqliteLog
+from penstock.log.upkeep.doctor import health
 from penstock.record.errors import NotFound, PenstockError
 from penstock.record.record import START, Record
 from penstock.stage import Running
@@ -177,7 +178,7 @@ def _found(log: Log, wanted: Record) -> list[str]:
     if not wanted.id or log.end().n <= wanted.position:
         return []
     found = log.find(wanted.topic, wanted.id)
-    if found is None and log.health()["integrity"] != "ok":
+    if found is None and health(log)["integrity"] != "ok":
         return []  # nothing but reading everything shows that an id is lost: that is what `doctor` does
     return [] if found == wanted else [f"finds {found and found.position} by the id of {wanted.position}"]
 

@@ -41,12 +41,11 @@ LONG = {"stage kills": 50, "broker kills": 20, "cuts": 40, "zombies": 10, "answe
 PLANTED = {"stage kills": ("first", "last"), "zombies": ("fence",)}
 Part = Callable[..., tuple[list[str], str]]
 MIRROR = (
-    "SELECT name, first, last FROM topic ORDER BY id",
-    "SELECT base, n, topic, prev, crc, body FROM batch ORDER BY base",
+    "SELECT kind, name, body FROM fact WHERE kind IN ('topic', 'producer') ORDER BY kind, name",
+    "SELECT place, n, ahead, crc, body FROM batch ORDER BY place",
     "SELECT topic, id, position FROM ident ORDER BY topic, id",
-    "SELECT name, sequence FROM producer ORDER BY name",
-    "SELECT name, epoch, position FROM stage ORDER BY name",
-    "SELECT stage, position, crc, body FROM state ORDER BY stage",
+    "SELECT name, body FROM fact WHERE kind = 'stage' ORDER BY name",
+    "SELECT stage, crc, body FROM state ORDER BY stage",
     "SELECT stage, epoch, number FROM slot ORDER BY stage",
     "SELECT name, number, seen FROM writer ORDER BY name",
     "SELECT topic, n FROM named ORDER BY topic",
@@ -223,7 +222,7 @@ def twice(pipeline: Pipeline) -> tuple[int, str]:
     consumer.close()
     again = sum(n - 1 for n in seen.values())
     with contextlib.closing(KafkaLog(pipeline.folder / "judge", where)) as log:
-        orphans = sum(log.health()["orphans"].values())
+        orphans = sum(log.about()["orphans"].values())
     return again + orphans, f"{again} entries came twice, {orphans} records were left"
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from penstock.log import Append, Appended, Commit
 from penstock.log.kafka import KafkaLog, place
-from penstock.log.tables import Writing
+from penstock.log.writing import Writing
 from penstock.record.errors import Fenced, Unavailable
 from penstock.record.record import Draft, Record
 from penstock.stage import Running, Stage, stage

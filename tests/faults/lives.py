@@ -14,7 +14,8 @@ import msgspec
 from penstock.log import Appended, Commit, sqlite
 from penstock.log.blob import FolderBlob
 from penstock.log.sqlite import SqliteLog
-from penstock.log.tables import Writing, owner
+from penstock.log.tables import Stage, fact
+from penstock.log.writing import Writing
 from penstock.record.codec import digest
 from penstock.record.errors import Fenced
 from penstock.record.record import Draft, Position
@@ -144,7 +145,9 @@ def position_last(log: SqliteLog, commit: Commit, *, sync: bool = True) -> Appen
 
 def unfenced(self: Writing, write: Commit) -> Appended:
     """Whoever commits is taken for the owner."""
-    return fenced(self, msgspec.structs.replace(write, epoch=owner(self.db, write.stage)[0]))
+    return fenced(
+        self, msgspec.structs.replace(write, epoch=(fact(self.db, Stage, write.stage) or Stage()).epoch)
+    )
 
 
 whole, fenced = SqliteLog.commit, Writing._commit

@@ -30,7 +30,7 @@ from penstock.log.kafka.place import PARTITIONS, Place
 from penstock.log.kafka.publish import Publisher
 from penstock.log.kafka.wire import Answer, Entry, Outgoing, Part, Refs, Slot
 from penstock.log.sqlite import SqliteLog, Work
-from penstock.log.tables import Writing
+from penstock.log.writing import Writing
 from penstock.record.codec import pack, unpack
 from penstock.record.errors import Broken, Fenced, PenstockError, Refused, Unavailable
 from penstock.record.record import Draft, Position, Record, partition
@@ -43,6 +43,7 @@ LATE = 100_000
 """Entries after which one that still comes is void, and its writer's number forgotten."""
 
 _SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS writer(
   name TEXT PRIMARY KEY, number INTEGER NOT NULL, seen INTEGER NOT NULL, answers BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS slot(
@@ -148,15 +149,14 @@ class KafkaLog(SqliteLog):
         self._must_follow()
         return woken
 
-    def health(self) -> dict[str, Any]:
-        """As of the mirror, and how it stands to the brokers. `orphans`: records by topic that no entry names,
-        left by writers that ended in between; nobody reads them."""
+    def about(self) -> dict[str, Any]:
+        """How the mirror stands to the brokers. `orphans`: records by topic that no entry names, left by
+        writers that ended in between; nobody reads them."""
         low, high = self._link.reach(self.place.journal, 0)
         with self._reading() as db:
             named: dict[str, int] = dict(db.execute("SELECT topic, n FROM named"))
             writers = tables.row(db, "SELECT count(*) FROM writer") or (0,)
         return {
-            **super().health(),
             "journal": f"{self.place!r}",
             "sync": "by the brokers: acknowledged when all replicas in sync have it",
             "entries": [low, high],

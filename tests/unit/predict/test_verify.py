@@ -10,7 +10,7 @@ import apsw
 
 from penstock.app.home import Books, open_home
 from penstock.app.pipeline import load
-from penstock.log.tables import check
+from penstock.log.tables import SPAN, Topic, check, fact
 from penstock.record.decisions import Prediction, predictions, read
 from penstock.record.record import START
 
@@ -20,14 +20,15 @@ CRASH = Path(__file__).parents[2] / "crash"
 def changed(folder: Path, old: bytes, new: bytes) -> None:
     """Change bytes of one logged prediction as a fault beneath the log would, the checksum with them."""
     db = apsw.Connection(str(folder / "log.db"))
-    rows = db.execute(
-        "SELECT base, prev, body FROM batch WHERE topic = (SELECT id FROM topic WHERE name = ?) ORDER BY base DESC",
-        (predictions("agree"),),
-    )
-    base, prev, body = next(row for row in rows if row[2].count(old) >= 1)
+    topic = fact(db, Topic, predictions("agree"))
+    assert topic is not None
+    begin = topic.number * SPAN
+    sql = "SELECT place, n, ahead, body FROM batch WHERE place >= ? AND place < ? ORDER BY place DESC"
+    rows = db.execute(sql, (begin, begin + SPAN))
+    place, n, ahead, body = next(row for row in rows if row[3].count(old) >= 1)
     body = body.replace(old, new, 1)
-    crc = check(body, predictions("agree"), base, prev)
-    db.execute("UPDATE batch SET body = ?, crc = ? WHERE base = ?", (body, crc, base))
+    crc = check(body, predictions("agree"), place - begin, n, ahead)
+    db.execute("UPDATE batch SET body = ?, crc = ? WHERE place = ?", (body, crc, place))
     db.close()
 
 

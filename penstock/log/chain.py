@@ -1,0 +1,200 @@
+"""log: what lies along a topic: its segments, then its batches, each met in order and checked.
+
+A link says how many records lie ahead of it, so that one that is missing or out of place is noticed by
+whoever comes along. What was just written or read is kept: several stages of a process read one tail.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from operator import attrgetter, itemgetter
+from pathlib import Path
+
+import apsw
+
+from penstock.log import Where, tables
+from penstock.log.segments import Files
+from penstock.log.tables import Body, Segment, Topic
+from penstock.record.errors import Broken
+from penstock.record.record import Record
+
+CACHED_RECORDS = 20_000
+
+
+class Part:
+    """Records in memory that lie together, a batch or some of a segment: their columns, and themselves once
+    somebody read them."""
+
+    def __init__(self, topic: str, base: int, ahead: int, body: Body) -> None:
+        self.topic, self.base, self.ahead, self.body = topic, base, ahead, body
+        self.n, self.last = len(body.keys), body.last(base)
+        self._records: tuple[Record, ...] | None = None
+
+    def within(self, start: int, below: int) -> Sequence[Record]:
+        """The records in [start, below)."""
+        if self._records is None:
+            self._records = self.body.records(self.topic, self.base)
+        if self.base < start or self.last >= below:
+            return [r for r in self._records if start <= r.position < below]
+        return self._records
+
+    def parts(self, start: int, below: int) -> Iterable[Part]:
+        """Itself, as a link of one part."""
+        return [self] if self.last >= start else []
+
+    def upto(self, position: int) -> tuple[int, int]:
+        """How many records lie before a position, and the place of the last of them."""
+        before = [at for at in self.body.places(self.base) if at < position]
+        return len(before), before[-1]
+
+
+class _Sealed:
+    """A segment as a link."""
+
+    def __init__(self, chain: Chain, topic: str, made: Segment) -> None:
+        self.base, self.n, self.ahead = made.base, made.n, made.ahead
+        self._chain, self._topic, self._made = chain, topic, made
+
+    def parts(self, start: int, below: int) -> Iterable[Part]:
+        """Those with records in [start, below)."""
+        files, topic, made = self._chain.files, self._topic, self._made
+        for base, group in files.groups(topic, made, start, below):
+            key = made.digest, group
+            one = self._chain.kept(key) or Part(topic, base, 0, files.body(topic, made, group))
+            self._chain.keep({key: one})
+            yield one
+
+    def upto(self, position: int) -> tuple[int, int]:
+        """As of a part."""
+        return self._chain.files.upto(self._topic, self._made, position)
+
+
+class Chain:
+    """The topics of one home, for one handle. Each read is within a transaction of the caller's."""
+
+    def __init__(self, home: Path) -> None:
+        self.files = Files(home / "sealed")
+        self._kept: OrderedDict[Hashable, Part] = OrderedDict()
+        self._records = 0
+        self._lock = threading.Lock()
+
+    def merged(
+        self,
+        db: apsw.Connection,
+        topics: Sequence[str],
+        start: int,
+        below: int,
+        limit: int,
+        where: Where | None = None,
+    ) -> tuple[list[Record], int]:
+        """At most `limit` records in [start, below), in order, and the position that they reach."""
+        streams = [self._along(db, topic, start, below) for topic in set(topics)]
+        wanted = where.test() if where else None
+        found: list[Record] = []
+        reach = below
+        for base, records in streams[0] if len(streams) == 1 else heapq.merge(*streams, key=itemgetter(0)):
+            if len(found) >= limit and sum(r.position < base for r in found) >= limit:
+                reach = base  # every part not yet read begins here or later
+                break
+            found.extend(filter(wanted, records) if wanted else records)
+        if len(streams) > 1:  # the batches of one write interleave
+            found.sort(key=attrgetter("position"))
+            while found and found[-1].position >= reach:
+                found.pop()
+        if len(found) > limit:
+            del found[limit:]
+            reach = found[-1].position + 1
+        return found, reach
+
+    def links(
+        self, db: apsw.Connection, name: str, at: Topic, start: int, below: int, *, keep: bool = True
+    ) -> Iterator[Part | _Sealed]:
+        """The segments and batches that may have records in [start, below), in order, each the next after
+        the one before. Only what is on the log for good is to be kept."""
+        ahead, begun = _begun(at, start), False
+        for one in self._links(db, name, at, start, below, keep):
+            if one.ahead != ahead and (begun or one.base > start):
+                raise tables.damaged(name, one.base)  # one that should lie before it is not there
+            ahead, begun = one.ahead + one.n, True
+            yield one
+
+    def _links(
+        self, db: apsw.Connection, name: str, at: Topic, start: int, below: int, keep: bool
+    ) -> Iterator[Part | _Sealed]:
+        if start < at.sealed:
+            for made in tables.segments(db, at, start, below):
+                yield _Sealed(self, name, made)
+        for base in tables.bases(db, at, start, below):
+            key = at.number, base
+            one = self.kept(key)
+            if one is None:
+                one = Part(name, base, *tables.batch(db, at, name, base))
+                if keep:
+                    self.keep({key: one})
+            yield one
+
+    def _along(
+        self, db: apsw.Connection, name: str, start: int, below: int
+    ) -> Iterator[tuple[int, Sequence[Record]]]:
+        """The records of a topic in [start, below), in pieces: where each begins, or earlier."""
+        at = tables.fact(db, Topic, name)
+        if at is None:
+            return
+        if 0 < start < at.first:
+            raise Broken(
+                "Retention has dropped records that were not read yet.",
+                where=f"{name}@{start}", code="log_passed", hint=f"The topic now begins at {at.first}.",
+            )  # fmt: skip
+        start, newest = max(start, at.first), tables.NOWHERE
+        for link in self.links(db, name, at, start, below):
+            for part in link.parts(start, below):
+                yield part.base, part.within(start, below)
+            newest = link.base
+        if start <= at.last < below and newest != at.last:
+            raise tables.damaged(name, at.last)
+
+    def upto(
+        self, db: apsw.Connection, name: str, at: Topic, position: int, *, keep: bool = True
+    ) -> tuple[int, int]:
+        """How many records of a topic were ever written before a position, and the place of the last of them
+        that retention left; -1 for none."""
+        if position <= at.first:
+            return at.dropped, tables.NOWHERE
+        found = list(self.links(db, name, at, position - 1, position, keep=keep))
+        if not found:
+            return _begun(at, position), tables.NOWHERE
+        before, last = found[-1].upto(position)
+        return found[-1].ahead + before, last
+
+    def record(
+        self, db: apsw.Connection, name: str, at: Topic, place: int, id: str, *, keep: bool = True
+    ) -> Record:
+        """The record at a place, which the table of ids says has this id; raises Broken when it has not."""
+        for link in self.links(db, name, at, place, place + 1, keep=keep):
+            for part in link.parts(place, place + 1):
+                for one in part.within(place, place + 1):
+                    if one.id == id:
+                        return one
+        raise tables.damaged(name, place)
+
+    def kept(self, key: Hashable) -> Part | None:
+        """A part that was kept."""
+        return self._kept.get(key)
+
+    def keep(self, parts: dict[Hashable, Part]) -> None:
+        """Keep parts; the oldest go."""
+        with self._lock:
+            for key, one in parts.items():
+                if key not in self._kept:
+                    self._kept[key] = one
+                    self._records += one.n
+            while self._records > CACHED_RECORDS and len(self._kept) > 1:
+                self._records -= self._kept.popitem(last=False)[1].n
+
+
+def _begun(at: Topic, start: int) -> int:
+    """How many records lie ahead of the first link, where it begins after `start`."""
+    return at.dropped if start < at.sealed else max(at.dropped, at.ahead)

@@ -1,0 +1,207 @@
+"""log: segments: old batches of a topic as Parquet files, written once, verified, read as records or columns.
+
+pyarrow is loaded where a segment is written or read, and not before. A file is named by its topic, its
+positions and the digest of its bytes, which a handle checks when it first opens it; after that every page
+has a checksum. Groups of rows are small, so that whoever reads holds little.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from penstock.log import tables
+from penstock.log.tables import Body, Segment
+from penstock.record.errors import Broken
+from penstock.record.record import NO_HEADERS
+
+GROUP_RECORDS = 4096
+GROUP_BYTES = 4 << 20
+OPEN_FILES = 8
+TOGETHER = 8  # groups of rows that are read as columns at once
+FIELDS = ("position", "id", "key", "time_ms", "value", "headers")
+
+Batches = Iterable[tuple[int, Body]]
+"""Bases and bodies, in order."""
+
+
+class Gone(Broken):
+    """A part of the log is missing: retention may have taken it away since the read began."""
+
+
+class Opened:
+    """A file whose digest was right when it was opened, and the positions of its groups of rows."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow.parquet as parquet
+
+        self.file = parquet.ParquetFile(path, page_checksum_verification=True)
+        about = self.file.metadata
+        spans = [about.row_group(i).column(0).statistics for i in range(about.num_row_groups)]
+        self.firsts, self.lasts = [s.min for s in spans], [s.max for s in spans]
+        self.rows = [about.row_group(i).num_rows for i in range(about.num_row_groups)]
+
+    def groups(self, start: int, below: int) -> range:
+        """The groups that have records in [start, below)."""
+        return range(bisect_left(self.lasts, start), bisect_left(self.firsts, below))
+
+
+class Files:
+    """The segments of one home, for one handle."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._opened: OrderedDict[str, Opened] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def path(self, topic: str, made: Segment) -> Path:
+        """Where a segment's file lies."""
+        name = f"{quote(topic, safe='')[:100]}.{made.base}-{made.last}.{made.digest[:32]}.parquet"
+        return self.folder / name
+
+    def groups(self, topic: str, made: Segment, start: int, below: int) -> Iterator[tuple[int, int]]:
+        """The groups of rows that have records in [start, below), as (first position, number of the group)."""
+        found = self.opened(topic, made)
+        return ((found.firsts[i], i) for i in found.groups(start, below))
+
+    def body(self, topic: str, made: Segment, group: int) -> Body:
+        """The records of a group of rows."""
+        return _body(self.read(topic, made, [group], FIELDS))
+
+    def columns(
+        self, topic: str, made: Segment, start: int, below: int, fields: Sequence[str]
+    ) -> Iterator[tuple[int, Any]]:
+        """The records in [start, below) as Arrow record batches, each with its first position."""
+        groups = self.opened(topic, made).groups(start, below)
+        wanted = list(dict.fromkeys(("position", *fields)))
+        for at in range(0, len(groups), TOGETHER):
+            table = self.read(topic, made, groups[at : at + TOGETHER], wanted)
+            part = within(table.combine_chunks().to_batches()[0], start, below)
+            if len(part):
+                yield part.column("position")[0].as_py(), part.select(list(fields))
+
+    def upto(self, topic: str, made: Segment, position: int) -> tuple[int, int]:
+        """How many records lie before a position, at least one, and the place of the last of them."""
+        found = self.opened(topic, made)
+        begun = bisect_left(found.firsts, position) - 1
+        places = self.read(topic, made, [begun], ["position"]).column(0).to_numpy()
+        n = int(places.searchsorted(position))
+        return sum(found.rows[:begun]) + n, int(places[n - 1])
+
+    def verify(self, topic: str, made: Segment) -> None:
+        """Read a segment's bytes and pages anew, whatever was opened before; raises Broken."""
+        with self._lock:
+            self._opened.pop(made.digest, None)
+        found = self.opened(topic, made)
+        rows = sum(len(self.read(topic, made, [i], FIELDS)) for i in range(len(found.rows)))
+        if rows != made.n or found.firsts[0] != made.base or found.lasts[-1] != made.last:
+            raise tables.damaged(topic, made.base)
+
+    def opened(self, topic: str, made: Segment) -> Opened:
+        """A segment's file, verified when this handle had not opened it."""
+        with self._lock:
+            found = self._opened.get(made.digest)
+            if found is None:
+                path = self.path(topic, made)
+                try:
+                    right = file_digest(path) == made.digest
+                    found = Opened(path) if right else None
+                except FileNotFoundError:
+                    raise Gone(where=f"{topic}@{made.base}", hint="`penstock doctor` says more.") from None
+                except _errors():
+                    found = None
+                if found is None:
+                    raise tables.damaged(topic, made.base)
+                self._opened[made.digest] = found
+                if len(self._opened) > OPEN_FILES:
+                    self._opened.popitem(last=False)
+            self._opened.move_to_end(made.digest)
+            return found
+
+    def read(self, topic: str, made: Segment, groups: Sequence[int], fields: Sequence[str]) -> Any:
+        """Columns of some groups of rows, as an Arrow table."""
+        found = self.opened(topic, made)
+        try:
+            with self._lock:  # one reader of a file at a time
+                return found.file.read_row_groups(list(groups), columns=list(fields))
+        except _errors():
+            raise tables.damaged(topic, found.firsts[groups[0]]) from None
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What reading a damaged file may raise."""
+    import pyarrow as pa
+
+    return OSError, pa.ArrowException
+
+
+def file_digest(path: Path) -> str:
+    """The digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# Columns.
+
+
+def schema(topic: str) -> Any:
+    """The columns of a topic's records."""
+    import pyarrow as pa
+
+    texts = pa.map_(pa.string(), pa.string())
+    types = (pa.int64(), pa.string(), pa.string(), pa.int64(), pa.binary(), texts)
+    return pa.schema(list(zip(FIELDS, types, strict=True)), {"topic": topic})
+
+
+def groups(topic: str, batches: Batches) -> Iterator[Any]:
+    """Batches as Arrow record batches of neither many records nor many bytes: the groups of rows of a file."""
+    held: list[list[Any]] = [[] for _ in FIELDS]
+    size = 0
+    for base, one in batches:
+        n, bytes_ = len(one.keys), sum(map(len, one.values))
+        headers = [list(texts.items()) or None for texts in one.headers] if one.headers else [None] * n
+        whole = (one.places(base), one.ids or [""] * n, one.keys, one.times, one.values, headers)
+        step = max(1, min(GROUP_RECORDS, n * GROUP_BYTES // max(1, bytes_)))
+        for at in range(0, n, step):
+            for column, more in zip(held, whole, strict=True):
+                column.extend(more[at : at + step])
+            size += bytes_ * min(step, n - at) // n
+            if len(held[0]) >= GROUP_RECORDS or size >= GROUP_BYTES:
+                yield _batch(topic, held)
+                held, size = [[] for _ in FIELDS], 0
+    if held[0]:
+        yield _batch(topic, held)
+
+
+def _batch(topic: str, columns: Sequence[Sequence[Any]]) -> Any:
+    import pyarrow as pa
+
+    form = schema(topic)
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, form.types, strict=True)]
+    return pa.record_batch(arrays, form)
+
+
+def _body(table: Any) -> Body:
+    place, id, key, time_ms, value = (table.column(name).to_numpy().tolist() for name in FIELDS[:-1])
+    texts, base = table.column("headers"), place[0]
+    none = texts.null_count == len(place)
+    return Body(
+        None if place[-1] - base == len(place) - 1 else [at - base for at in place],
+        id if any(id) else None,
+        key,
+        time_ms,
+        value,
+        None if none else [dict(pairs) if pairs else NO_HEADERS for pairs in texts.to_pylist()],
+    )
+
+
+def within(batch: Any, start: int, below: int) -> Any:
+    """The rows of a record batch with positions in [start, below)."""
+    first, end = batch.column("position").to_numpy().searchsorted([start, below])
+    return batch.slice(first, end - first)
