@@ -154,7 +154,11 @@ def _asking(verbs: Any) -> None:
         )
     )
     _homed(_verb(verbs, "models", ask.models, "Every version and what became of it.", "penstock models"))
-    _homed(_verb(verbs, "doctor", ask.doctor, "Look at the log's health.", "penstock doctor"))
+    doctor = _homed(_verb(
+        verbs, "doctor", ask.doctor, "Look at the log's health, and read all of it to see that it is whole.",
+        "penstock doctor --quick",
+    ))  # fmt: skip
+    doctor.add_argument("--quick", action="store_true", help="sizes and counts only; read no records")
     report = _homed(_verb(
         verbs, "report", ask.report, "Write the gate's report of a version as one HTML page.",
         "penstock report fraud@v3 --out report.html",

@@ -14,12 +14,14 @@ from penstock.app.home import Books, Home, Views, open_home, wall_ms
 from penstock.app.system import decide
 from penstock.cli import show
 from penstock.gate.report import report as render
-from penstock.log.upkeep.doctor import health
+from penstock.log.upkeep.doctor import examine, health
 from penstock.record.codec import unpack
 from penstock.record.decisions import Decision, Evaluation, Version
 from penstock.record.errors import NotFound, Refused
 from penstock.record.event import unknown
 from penstock.release.registry import Registry, registry
+
+WAL_ALARM_BYTES = 256 << 20
 
 
 def _home(given: argparse.Namespace) -> Home:
@@ -87,14 +89,22 @@ def doctor(given: argparse.Namespace) -> int:
     """The log's health; 1 when something is wrong."""
     home = _home(given)
     found = health(home.log)
-    problems = [] if found["integrity"] == "ok" else ["The file is damaged: restore it from a copy."]
-    if found["free_bytes"] < 1 << 30:
-        problems.append("Less than 1 GB is free on the disk.")
+    problems = ["Less than 1 GB is free on the disk."] if found["free_bytes"] < 1 << 30 else []
+    if found["wal_bytes"] > WAL_ALARM_BYTES:
+        problems.append("The WAL has grown: some process holds a read open, or the disk is slow.")
+    if not given.quick:
+        total = sum(found["records"].values())
+        with show.bar("read", quiet=given.json) as progress:
+            looked = examine(home.log, lambda done: progress(done, total))
+            problems += [f"{one.where}: {one.what}" for one in looked]
     if given.json:
         show.as_json({**found, "problems": problems})
     else:
-        show.table("", ["", ""], [[name, value] for name, value in found.items() if name != "records"])
+        show.table(
+            "", ["", ""], [[name, value] for name, value in found.items() if not isinstance(value, dict)]
+        )
         show.table("", ["topic", "records"], list(found["records"].items()))
+        show.table("", ["stage", "positions behind the end"], list(found["behind"].items()))
         show.console.print("\n".join(problems) or "All is well.")
     return int(bool(problems))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import apsw
 
 from penstock.log import Where, tables
-from penstock.log.segments import Files
+from penstock.log.segments import Files, segment_from, segments
 from penstock.log.tables import Body, Segment, Topic
 from penstock.record.errors import Broken
 from penstock.record.record import Record
@@ -125,7 +125,7 @@ class Chain:
         self, db: apsw.Connection, name: str, at: Topic, start: int, below: int, keep: bool
     ) -> Iterator[Part | _Sealed]:
         if start < at.sealed:
-            for made in tables.segments(db, at, start, below):
+            for made in segments(db, at, start, below):
                 yield _Sealed(self, name, made)
         for base in tables.bases(db, at, start, below):
             key = at.number, base
@@ -148,13 +148,22 @@ class Chain:
                 "Retention has dropped records that were not read yet.",
                 where=f"{name}@{start}", code="log_passed", hint=f"The topic now begins at {at.first}.",
             )  # fmt: skip
-        start, newest = max(start, at.first), tables.NOWHERE
+        start = max(start, at.first)
+        ahead = _begun(at, start)
         for link in self.links(db, name, at, start, below):
             for part in link.parts(start, below):
                 yield part.base, part.within(start, below)
-            newest = link.base
-        if start <= at.last < below and newest != at.last:
-            raise tables.damaged(name, at.last)
+            ahead = link.ahead + link.n
+        if start < below and ahead != self._next(db, name, at, below):
+            raise tables.damaged(name, min(at.last, below))  # one that should lie before it is not there
+
+    def _next(self, db: apsw.Connection, name: str, at: Topic, below: int) -> int:
+        """How many records lie ahead of the first link that begins at `below` or later."""
+        made = segment_from(db, at, below) if below < at.sealed else None
+        if made or at.last < below:
+            return made.ahead if made else at.total
+        links = self.links(db, name, at, max(below, at.sealed), at.last + 1)
+        return next((one.ahead for one in links if one.base >= below), at.total)
 
     def upto(
         self, db: apsw.Connection, name: str, at: Topic, position: int, *, keep: bool = True

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import apsw
+
 from penstock.log import tables
-from penstock.log.tables import Body, Segment
+from penstock.log.tables import Body, Segment, Topic
 from penstock.record.errors import Broken
 from penstock.record.record import NO_HEADERS
 
@@ -29,6 +31,30 @@ FIELDS = ("position", "id", "key", "time_ms", "value", "headers")
 
 Batches = Iterable[tuple[int, Body]]
 """Bases and bodies, in order."""
+_NAMES = """
+SELECT name FROM fact WHERE kind = 'segment' AND name < ?3 AND name >= coalesce(
+  (SELECT max(name) FROM fact WHERE kind = 'segment' AND name >= ?1 AND name <= ?2), ?1) ORDER BY name"""
+
+
+def segments(db: apsw.Connection, topic: Topic, start: int, below: int) -> Iterator[Segment]:
+    """The segments that may have records in [start, below), in order: the first is the newest that does not
+    begin after `start`, where there is one."""
+    for (name,) in db.execute(_NAMES, [segment_name(topic, at) for at in (0, start, below)]):
+        found = tables.fact(db, Segment, name)
+        if found is not None:
+            yield found
+
+
+def segment_from(db: apsw.Connection, topic: Topic, base: int) -> Segment | None:
+    """The first segment that begins at `base` or later."""
+    sql = "SELECT min(name) FROM fact WHERE kind = 'segment' AND name >= ? AND name < ?"
+    found = tables.row(db, sql, (segment_name(topic, base), segment_name(topic, tables.SPAN)))
+    return tables.fact(db, Segment, found[0]) if found and found[0] else None
+
+
+def segment_name(topic: Topic, base: int) -> str:
+    """What a segment is known by: names are in the order of positions."""
+    return f"{topic.number:05}/{base:015}"
 
 
 class Gone(Broken):

@@ -41,9 +41,6 @@ PRAGMA user_version = {FORMAT};
 _BASES = """
 SELECT place - ?1 FROM batch WHERE place < ?1 + ?4 AND place >= coalesce(
   (SELECT max(place) FROM batch WHERE place >= ?1 + ?2 AND place <= ?1 + ?3), ?1 + ?2) ORDER BY place"""
-_SEGMENTS = """
-SELECT name FROM fact WHERE kind = 'segment' AND name < ?3 AND name >= coalesce(
-  (SELECT max(name) FROM fact WHERE kind = 'segment' AND name >= ?1 AND name <= ?2), ?1) ORDER BY name"""
 
 
 class Fact(msgspec.Struct, frozen=True, array_like=True):
@@ -103,9 +100,7 @@ class Producer(Fact, frozen=True):
     sequence: int = 0
 
 
-KINDS: dict[str, type[Fact]] = {
-    kind.__name__.lower(): kind for kind in (End, Topic, Segment, Stage, Producer)
-}
+KINDS: tuple[type[Fact], ...] = (End, Topic, Segment, Stage, Producer)
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True):
@@ -197,14 +192,14 @@ def sign(db: apsw.Connection, end: End) -> End:
 def must_hold(db: apsw.Connection) -> None:
     """Raise Broken where a fact is damaged or missing, or where a topic's newest batch is not what it says,
     as when the parts of the file are of different times."""
-    found = {(kind, name): of for kind in KINDS for name, of in facts(db, KINDS[kind]).items()}
-    if len(found) != end_of(db).facts + 1 or row(db, "SELECT count(*) FROM fact") != (len(found),):
+    found = [(kind, name) for kind in KINDS for name in facts(db, kind)]
+    known = sum(fact(db, kind, name) is not None for kind, name in found)  # each is found by its name, too
+    if known != end_of(db).facts + 1 or row(db, "SELECT count(*) FROM fact") != (known,):
         raise Broken("Something that the log knew is missing.", where="fact", hint=DOCTOR)
-    for (_, name), topic in found.items():
-        if isinstance(topic, Topic):
-            base = newest(db, topic)
-            if base != topic.last and (topic.last >= topic.first or base > topic.last):
-                raise damaged(name, max(base, topic.last))
+    for name, topic in facts(db, Topic).items():
+        base = newest(db, topic)
+        if base != topic.last and (topic.last >= topic.first or base > topic.last):
+            raise damaged(name, max(base, topic.last))
 
 
 # Batches.
@@ -239,20 +234,6 @@ def insert(db: apsw.Connection, topic: Topic, name: str, base: int, held: Body) 
     crc = check(data, name, base, n, topic.total)
     row = (topic.number * SPAN + base, n, topic.total, crc, data)
     db.execute("INSERT INTO batch VALUES(?, ?, ?, ?, ?)", row)
-
-
-def segments(db: apsw.Connection, topic: Topic, start: int, below: int) -> Iterator[Segment]:
-    """The segments that may have records in [start, below), in order; the first as of `bases`."""
-    given = [segment_name(topic, at) for at in (0, start, below)]
-    for (name,) in db.execute(_SEGMENTS, given):
-        found = fact(db, Segment, name)
-        if found is not None:
-            yield found
-
-
-def segment_name(topic: Topic, base: int) -> str:
-    """What a segment is known by: names are in the order of positions."""
-    return f"{topic.number:05}/{base:015}"
 
 
 def damaged(topic: str, base: int) -> Broken:
@@ -294,6 +275,6 @@ def row(db: apsw.Connection, sql: str, values: tuple[Any, ...] = ()) -> tuple[An
     return db.execute(sql, values).fetchone()
 
 
-def check(data: bytes | None, *place: str | int) -> int:
-    """The CRC of bytes and of the place that they belong to. A damaged page may give null for bytes."""
-    return zlib.crc32(data or b"", zlib.crc32(repr(place).encode()))
+def check(data: Any, *place: str | int) -> int:
+    """The CRC of bytes and of the place that they belong to. A damaged page may give something else."""
+    return zlib.crc32(data if isinstance(data, bytes) else b"", zlib.crc32(repr(place).encode()))
