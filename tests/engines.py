@@ -12,13 +12,25 @@ from typing import Any
 
 import pytest
 
+from penstock.log import Write
 from penstock.log.memory import MemoryLog
 from penstock.log.sqlite import SqliteLog
+from penstock.log.upkeep.seal import seal
 from tools.kafka.broker import Cluster, Missing
 
-ENGINES = ("memory", "sqlite", "kafka")
-EXAMPLES = {"memory": 50, "sqlite": 50, "kafka": 3}
-"""How many random cases each gets: a fresh log takes no time, 20 ms, and more than a second."""
+ENGINES = ("memory", "sqlite", "sealed", "kafka")
+EXAMPLES = {"memory": 50, "sqlite": 50, "sealed": 20, "kafka": 3}
+"""How many random cases each gets: a fresh log takes no time, 20 ms, a file for each write, and more than a second."""
+
+
+class SealedLog(SqliteLog):
+    """The engine of one machine where each write, but a topic's newest batch, is sealed at once."""
+
+    def _write(self, write: Write, sync: bool) -> Any:
+        answer = super()._write(write, sync)
+        seal(self, records=1, tail=0)
+        return answer
+
 
 ending = ExitStack()
 _numbers = itertools.count(1)
@@ -54,8 +66,8 @@ def handles(engine: str) -> Iterator[Callable[[], Any]]:
         def opening() -> Any:
             if engine == "memory":
                 return memory
-            if engine == "sqlite":
-                log = SqliteLog(Path(folder))
+            if engine in ("sqlite", "sealed"):
+                log = (SealedLog if engine == "sealed" else SqliteLog)(Path(folder))
             else:
                 from penstock.log.kafka import KafkaLog, place
 

@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from operator import attrgetter, itemgetter
 from pathlib import Path
 
-import apsw
+from apsw import Connection
 
 from penstock.log import Where, tables
 from penstock.log.segments import Files, segment_from, segments
@@ -51,16 +51,16 @@ class Part:
         return len(before), before[-1]
 
 
-class _Sealed:
+class Sealed:
     """A segment as a link."""
 
     def __init__(self, chain: Chain, topic: str, made: Segment) -> None:
-        self.base, self.n, self.ahead = made.base, made.n, made.ahead
-        self._chain, self._topic, self._made = chain, topic, made
+        self.base, self.last, self.n, self.ahead = made.base, made.last, made.n, made.ahead
+        self._chain, self.topic, self.made = chain, topic, made
 
     def parts(self, start: int, below: int) -> Iterable[Part]:
         """Those with records in [start, below)."""
-        files, topic, made = self._chain.files, self._topic, self._made
+        files, topic, made = self._chain.files, self.topic, self.made
         for base, group in files.groups(topic, made, start, below):
             key = made.digest, group
             one = self._chain.kept(key) or Part(topic, base, 0, files.body(topic, made, group))
@@ -69,7 +69,7 @@ class _Sealed:
 
     def upto(self, position: int) -> tuple[int, int]:
         """As of a part."""
-        return self._chain.files.upto(self._topic, self._made, position)
+        return self._chain.files.upto(self.topic, self.made, position)
 
 
 class Chain:
@@ -83,7 +83,7 @@ class Chain:
 
     def merged(
         self,
-        db: apsw.Connection,
+        db: Connection,
         topics: Sequence[str],
         start: int,
         below: int,
@@ -110,23 +110,23 @@ class Chain:
         return found, reach
 
     def links(
-        self, db: apsw.Connection, name: str, at: Topic, start: int, below: int, *, keep: bool = True
-    ) -> Iterator[Part | _Sealed]:
+        self, db: Connection, name: str, at: Topic, start: int, below: int, *, keep: bool = True
+    ) -> Iterator[Part | Sealed]:
         """The segments and batches that may have records in [start, below), in order, each the next after
         the one before. Only what is on the log for good is to be kept."""
-        ahead, begun = _begun(at, start), False
+        ahead, follows = begun(at, start), False
         for one in self._links(db, name, at, start, below, keep):
-            if one.ahead != ahead and (begun or one.base > start):
+            if one.ahead != ahead and (follows or one.base > start):
                 raise tables.damaged(name, one.base)  # one that should lie before it is not there
-            ahead, begun = one.ahead + one.n, True
+            ahead, follows = one.ahead + one.n, True
             yield one
 
     def _links(
-        self, db: apsw.Connection, name: str, at: Topic, start: int, below: int, keep: bool
-    ) -> Iterator[Part | _Sealed]:
+        self, db: Connection, name: str, at: Topic, start: int, below: int, keep: bool
+    ) -> Iterator[Part | Sealed]:
         if start < at.sealed:
             for made in segments(db, at, start, below):
-                yield _Sealed(self, name, made)
+                yield Sealed(self, name, made)
         for base in tables.bases(db, at, start, below):
             key = at.number, base
             one = self.kept(key)
@@ -137,36 +137,34 @@ class Chain:
             yield one
 
     def _along(
-        self, db: apsw.Connection, name: str, start: int, below: int
+        self, db: Connection, name: str, start: int, below: int
     ) -> Iterator[tuple[int, Sequence[Record]]]:
         """The records of a topic in [start, below), in pieces: where each begins, or earlier."""
         at = tables.fact(db, Topic, name)
         if at is None:
             return
-        if 0 < start < at.first:
-            raise Broken(
-                "Retention has dropped records that were not read yet.",
-                where=f"{name}@{start}", code="log_passed", hint=f"The topic now begins at {at.first}.",
-            )  # fmt: skip
+        must_reach(name, at, start)
         start = max(start, at.first)
-        ahead = _begun(at, start)
+        ahead = begun(at, start)
         for link in self.links(db, name, at, start, below):
             for part in link.parts(start, below):
                 yield part.base, part.within(start, below)
             ahead = link.ahead + link.n
-        if start < below and ahead != self._next(db, name, at, below):
+        if start < below:
+            self.must_be_whole(db, name, at, ahead, below)
+
+    def must_be_whole(self, db: Connection, name: str, at: Topic, ahead: int, below: int) -> None:
+        """Raise Broken unless so many records lie ahead of the first link that begins at `below` or later."""
+        made = segment_from(db, at, below) if below < at.sealed else None
+        after = made.ahead if made else at.total
+        if not made and at.last >= below:
+            links = self.links(db, name, at, max(below, at.sealed), at.last + 1)
+            after = next((one.ahead for one in links if one.base >= below), at.total)
+        if ahead != after:
             raise tables.damaged(name, min(at.last, below))  # one that should lie before it is not there
 
-    def _next(self, db: apsw.Connection, name: str, at: Topic, below: int) -> int:
-        """How many records lie ahead of the first link that begins at `below` or later."""
-        made = segment_from(db, at, below) if below < at.sealed else None
-        if made or at.last < below:
-            return made.ahead if made else at.total
-        links = self.links(db, name, at, max(below, at.sealed), at.last + 1)
-        return next((one.ahead for one in links if one.base >= below), at.total)
-
     def upto(
-        self, db: apsw.Connection, name: str, at: Topic, position: int, *, keep: bool = True
+        self, db: Connection, name: str, at: Topic, position: int, *, keep: bool = True
     ) -> tuple[int, int]:
         """How many records of a topic were ever written before a position, and the place of the last of them
         that retention left; -1 for none."""
@@ -174,12 +172,12 @@ class Chain:
             return at.dropped, tables.NOWHERE
         found = list(self.links(db, name, at, position - 1, position, keep=keep))
         if not found:
-            return _begun(at, position), tables.NOWHERE
+            return begun(at, position), tables.NOWHERE
         before, last = found[-1].upto(position)
         return found[-1].ahead + before, last
 
     def record(
-        self, db: apsw.Connection, name: str, at: Topic, place: int, id: str, *, keep: bool = True
+        self, db: Connection, name: str, at: Topic, place: int, id: str, *, keep: bool = True
     ) -> Record:
         """The record at a place, which the table of ids says has this id; raises Broken when it has not."""
         for link in self.links(db, name, at, place, place + 1, keep=keep):
@@ -204,6 +202,15 @@ class Chain:
                 self._records -= self._kept.popitem(last=False)[1].n
 
 
-def _begun(at: Topic, start: int) -> int:
+def must_reach(name: str, at: Topic, start: int) -> None:
+    """Raise Broken where retention has dropped what lies at or above `start`."""
+    if 0 < start < at.first:
+        raise Broken(
+            "Retention has dropped records that were not read yet.",
+            where=f"{name}@{start}", code="log_passed", hint=f"The topic now begins at {at.first}.",
+        )  # fmt: skip
+
+
+def begun(at: Topic, start: int) -> int:
     """How many records lie ahead of the first link, where it begins after `start`."""
     return at.dropped if start < at.sealed else max(at.dropped, at.ahead)

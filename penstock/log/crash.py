@@ -37,6 +37,9 @@ class Point(IntEnum):
     STEPPED = 22  # the log has its commit, the stage does not know
     EFFECT = 23  # an intent is carried out, its result is not on the log
     RESULT = 24  # its result is on the log
+    SEGMENT_WRITTEN = 25  # a segment is written, not synced
+    SEGMENT_NAMED = 26  # it has its name, nobody knows of it
+    SEALED = 27  # the log knows of a segment, its topic does not
 
 
 reach: Callable[[Point, str], None] | None = None

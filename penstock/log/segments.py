@@ -26,7 +26,7 @@ from penstock.record.record import NO_HEADERS
 GROUP_RECORDS = 4096
 GROUP_BYTES = 4 << 20
 OPEN_FILES = 8
-TOGETHER = 8  # groups of rows that are read as columns at once
+TOGETHER = 4  # groups of rows that are read as columns at once
 FIELDS = ("position", "id", "key", "time_ms", "value", "headers")
 
 Batches = Iterable[tuple[int, Body]]
@@ -102,15 +102,15 @@ class Files:
 
     def columns(
         self, topic: str, made: Segment, start: int, below: int, fields: Sequence[str]
-    ) -> Iterator[tuple[int, Any]]:
-        """The records in [start, below) as Arrow record batches, each with its first position."""
+    ) -> Iterator[Any]:
+        """The records in [start, below) as Arrow record batches."""
         groups = self.opened(topic, made).groups(start, below)
         wanted = list(dict.fromkeys(("position", *fields)))
         for at in range(0, len(groups), TOGETHER):
             table = self.read(topic, made, groups[at : at + TOGETHER], wanted)
             part = within(table.combine_chunks().to_batches()[0], start, below)
             if len(part):
-                yield part.column("position")[0].as_py(), part.select(list(fields))
+                yield part.select(list(fields))
 
     def upto(self, topic: str, made: Segment, position: int) -> tuple[int, int]:
         """How many records lie before a position, at least one, and the place of the last of them."""

@@ -133,7 +133,8 @@ class SqliteLog:
         else:
             with self._reading() as db:
                 found = tables.checkpoint(db, stage)
-        self._must_reach(found.position.n)
+        if found.position.n > (end := self.end().n):
+            raise _backwards(found.position.n, end)
         return found
 
     def read(
@@ -352,11 +353,6 @@ class SqliteLog:
             self._known = end
 
     # Reading.
-
-    def _must_reach(self, position: int) -> None:
-        end = self.end().n
-        if position > end:
-            raise _backwards(position, end)
 
     def _maybe_new(self, topics: Sequence[str], start: int, end: int) -> list[str]:
         """The topics that may have records at or above `start`, as far as this handle knows without a look."""

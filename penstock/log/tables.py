@@ -38,6 +38,7 @@ CREATE TABLE ident(
 CREATE TABLE state(stage TEXT PRIMARY KEY, crc INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
 PRAGMA user_version = {FORMAT};
 """
+_NEWEST = "SELECT coalesce(max(place) - ?1, -1) FROM batch WHERE place >= ?1 AND place < ?1 + ?2"
 _BASES = """
 SELECT place - ?1 FROM batch WHERE place < ?1 + ?4 AND place >= coalesce(
   (SELECT max(place) FROM batch WHERE place >= ?1 + ?2 AND place <= ?1 + ?3), ?1 + ?2) ORDER BY place"""
@@ -197,19 +198,12 @@ def must_hold(db: apsw.Connection) -> None:
     if known != end_of(db).facts + 1 or row(db, "SELECT count(*) FROM fact") != (known,):
         raise Broken("Something that the log knew is missing.", where="fact", hint=DOCTOR)
     for name, topic in facts(db, Topic).items():
-        base = newest(db, topic)
+        (base,) = row(db, _NEWEST, (topic.number * SPAN, SPAN)) or (NOWHERE,)
         if base != topic.last and (topic.last >= topic.first or base > topic.last):
             raise damaged(name, max(base, topic.last))
 
 
 # Batches.
-
-
-def newest(db: apsw.Connection, topic: Topic) -> int:
-    """The base of the newest batch that lies among the rows; -1 for none."""
-    begin = topic.number * SPAN
-    found = row(db, "SELECT max(place) FROM batch WHERE place >= ? AND place < ?", (begin, begin + SPAN))
-    return NOWHERE if found is None or found[0] is None else found[0] - begin
 
 
 def bases(db: apsw.Connection, topic: Topic, start: int, below: int) -> Iterator[int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import apsw
+from apsw import Connection
 from msgspec.structs import replace
 
 from penstock.log import Append, Appended, Checkpoint, Claim, Commit, Drop, Write, tables
@@ -25,7 +25,7 @@ class Writing:
     `fresh` collects the batches made, as parts.
     """
 
-    def __init__(self, db: apsw.Connection, chain: Chain) -> None:
+    def __init__(self, db: Connection, chain: Chain) -> None:
         self.db, self.chain = db, chain
         self.signed = tables.end_of(db)
         self.before = self.end = self.signed.n
