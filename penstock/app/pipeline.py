@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from penstock.app.keep import Looking, check_keep
 from penstock.dataset.outcome import Label
 from penstock.feature import FeatureSet
 from penstock.feature import compile as compile_features
@@ -161,7 +162,15 @@ def build(namespace: Mapping[str, Any], path: str = "", text: bytes = b"") -> Fi
     sources = [value for value in namespace.values() if isinstance(value, Source)]
     for plan in plans:
         sources += [plan.pipeline.request, plan.label.source]
-    return File(path, text, digest(text), {plan.name: plan for plan in plans}, _topics(sources))
+    file = File(path, text, digest(text), {plan.name: plan for plan in plans}, _topics(sources))
+    for source in file.sources.values():
+        check_keep(source, looking(file))
+    return file
+
+
+def looking(file: File) -> list[Looking]:
+    """How far back each model of a file looks."""
+    return [(plan.features, plan.pipeline.train.window_ms) for plan in file.plans.values()]
 
 
 def _topics(sources: Sequence[Source]) -> dict[str, Source]:

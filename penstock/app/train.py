@@ -13,7 +13,7 @@ import msgspec
 
 from penstock.app.pipeline import File, Plan, load_text
 from penstock.dataset.profile import profile
-from penstock.dataset.rows import Progress, Row, described, rows, split
+from penstock.dataset.rows import Progress, Row, described, rows, sealed, split
 from penstock.log import Blob, Log
 from penstock.model.fit import evaluate, fit_rows, task_of
 from penstock.model.pack import Model, dump, load
@@ -33,6 +33,8 @@ class Order(msgspec.Struct, frozen=True):
     code: str
     path: str
     limit_s: float = 3600.0
+    sealed: tuple[str, str] = ("", "")
+    """Of a rebuild whose events retention has taken: the rows of training and holdout, by digest."""
 
 
 @functools.cache
@@ -60,6 +62,8 @@ def carry_out(
     """
     intent, began = order.intent, clock()
     plan = read_file(blobs.get(order.code), order.path).plan(intent.model)
+    if order.sealed[0]:
+        return _refit(order, plan, log, blobs)
     spec = plan.pipeline.train
     since_ms = intent.t_ms - spec.window_ms if spec.window_ms else -sys.maxsize
     slices = plan.pipeline.gate.slices
@@ -100,8 +104,8 @@ def carry_out(
         intent=intent.id,
         reason=intent.reason,
         t_ms=intent.t_ms,
-        training=described(training, pipeline.request.topic, intent.o),
-        holdout=described(holdout, pipeline.request.topic, intent.o),
+        training=described(training, pipeline.request.topic, intent.o, blobs),
+        holdout=described(holdout, pipeline.request.topic, intent.o, blobs),
         features=plan.features.digest,
         names=list(plan.features.names),
         code=order.code,
@@ -116,6 +120,18 @@ def carry_out(
         size_bytes=len(data),
         train_s=clock() - began,
     )
+
+
+def _refit(order: Order, plan: Plan, log: Log, blobs: Blob) -> Version:
+    """The version that an intent made, with the model that comes of its sealed rows now."""
+    intent, pipeline = order.intent, plan.pipeline
+    training, holdout = (sealed(blobs, digest) for digest in order.sealed)
+    task = task_of([row.label for row in (*training, *holdout)])
+    model = fit_rows(
+        pipeline.fit, pipeline.predict, training, plan.features, task, intent.params, intent.seed
+    )
+    known = registry(log).models[plan.name].versions[intent.version]
+    return msgspec.structs.replace(known, digest=blobs.put(dump(model)))
 
 
 Rival = tuple[Plan, Model, int]

@@ -26,6 +26,7 @@ from penstock.app.pipeline import File, load
 from penstock.app.pressure import Bounds
 from penstock.app.system import System, append
 from penstock.app.train import Order
+from penstock.app.upkeep import Caretaker
 from penstock.app.worker import in_process
 from penstock.console import Sight, pages
 from penstock.monitor.rules import watched
@@ -182,6 +183,7 @@ def up(
     hook = Webhook(home, settings.webhook, stop) if settings.webhook else None
     if hook:
         hook.start()
+    Caretaker(home_path, home.log, stop).start()
     while not stop.wait(0.2) and not live.broken:
         pass
     stop.set()

@@ -14,7 +14,10 @@ from pathlib import Path
 import msgspec
 
 from penstock.app.child import Line
+from penstock.app.pipeline import load_text
+from penstock.app.place import blobs_of
 from penstock.app.train import THREADS, Order
+from penstock.dataset.kept import horizon_ms
 from penstock.log import Log
 from penstock.record.decisions import INTENTS, Failure, Intent, Version, read
 from penstock.record.errors import NotFound, Refused, Unavailable
@@ -133,7 +136,11 @@ def rebuild(
     found = log.find(INTENTS, version.intent)
     if found is None:
         raise NotFound("The log no longer holds what this version was trained by.", code="no_intent")
-    order = Order(str(home), read(found, Intent), version.code, path, limit_s)
+    blobs = blobs_of(home)
+    features = load_text(blobs.get(version.code), path).plan(version.model).features
+    gone = version.training.from_ms < horizon_ms(log, features)
+    rows = (version.training.digest, version.holdout.digest) if gone else ("", "")
+    order = Order(str(home), read(found, Intent), version.code, path, limit_s, rows)
     result = in_process(order, lambda line: progress(line.done, line.total))
     if isinstance(result, Failure):
         raise Refused(result.note, code=result.code)

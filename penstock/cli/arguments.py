@@ -159,6 +159,13 @@ def _asking(verbs: Any) -> None:
         "penstock doctor --quick",
     ))  # fmt: skip
     doctor.add_argument("--quick", action="store_true", help="sizes and counts only; read no records")
+    upkeep = _homed(_verb(
+        verbs, "upkeep", ask.upkeep, "Drop what its keep= lets go, seal what is old, give back the room.",
+        "penstock upkeep --dry-run",
+    ))  # fmt: skip
+    upkeep.add_argument(
+        "--dry-run", action="store_true", help="say what retention would take; change nothing"
+    )
     report = _homed(_verb(
         verbs, "report", ask.report, "Write the gate's report of a version as one HTML page.",
         "penstock report fraud@v3 --out report.html",

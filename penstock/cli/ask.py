@@ -12,6 +12,7 @@ import msgspec
 
 from penstock.app.home import Books, Home, Views, open_home, wall_ms
 from penstock.app.system import decide
+from penstock.app.upkeep import Kept, due, turn
 from penstock.cli import show
 from penstock.gate.report import report as render
 from penstock.log.upkeep.doctor import examine, health
@@ -107,6 +108,23 @@ def doctor(given: argparse.Namespace) -> int:
         show.table("", ["stage", "positions behind the end"], list(found["behind"].items()))
         show.console.print("\n".join(problems) or "All is well.")
     return int(bool(problems))
+
+
+def upkeep(given: argparse.Namespace) -> int:
+    """Retention, sealing, room given back."""
+    home = _home(given)
+    file = home.file()
+    done = Kept(due(file, home), 0, 0) if given.dry_run else turn(file, home, wall_ms())
+    if given.json:
+        show.as_json(done)
+        return 0
+    rows = [[one.topic, one.records, one.size, show.at(one.before_ms), one.held or "-"] for one in done.cuts]
+    show.table(
+        "", ["topic", "would go" if given.dry_run else "went", "bytes", "from before", "held back"], rows
+    )
+    if not given.dry_run:
+        show.console.print(f"{done.sealed:,} records sealed, {done.freed:,} bytes given back.")
+    return 0
 
 
 def _evaluated(home: Home, name: str) -> tuple[Version, str]:

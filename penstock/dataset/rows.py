@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from penstock.dataset.kept import horizon_ms
 from penstock.feature import FeatureSet, Fold, Past
-from penstock.log import Log
-from penstock.record.codec import digest, pack, unpack
+from penstock.log import Blob, Log
+from penstock.record.codec import pack, unpack
 from penstock.record.decisions import AGAIN, TICKS, Dataset, Outcome, Tick, Value, outcomes, read
-from penstock.record.errors import Poison
+from penstock.record.errors import Poison, Refused
 from penstock.record.event import Event
 from penstock.record.record import Position, Record
 from penstock.stage import folded
@@ -44,8 +45,10 @@ def rows(
     """The labelled requests from `from_ms` on, in log order: features at each one's own (t, O).
 
     Labels are those known below `o`; requests still waiting for theirs are left out. One sweep over
-    the log; memory is that of the rows and of the fold's windows.
+    the log; memory is that of the rows and of the fold's windows. Requests that look back to what
+    retention took are left out: no row is other than it was.
     """
+    from_ms = max(from_ms, horizon_ms(log, features))
     fold, name = Fold(features), f"predict.{model}"
     asked = features.request.topic
     found: list[tuple[Record, list[Value]]] = []
@@ -91,7 +94,9 @@ def past(
     log: Log, name: str, features: FeatureSet, requests: Sequence[Record]
 ) -> list[tuple[Record, list[Value]]]:
     """The values of requests whose time lies too far back for the live state of stage `name`: read from the
-    log itself."""
+    log itself. Raises Refused where retention has taken what they would need."""
+    if min(request.time_ms for request in requests) < horizon_ms(log, features):
+        raise Refused("Retention has taken events that this request looks back to.", code="log_passed")
     fold = Fold(features, prune=False)
     wanted = {request.o for request in requests}
     topics = tuple(sorted({*features.topics, features.request.topic, AGAIN}))
@@ -112,13 +117,20 @@ def _fact(event: Event, names: Sequence[str], values: Sequence[Value], name: str
     return "missing" if value is None else str(value)
 
 
-def described(chosen: Sequence[Row], source: str, o: Position) -> Dataset:
-    """What a dataset record says of rows: their range, counts and digest."""
-    content = digest(pack([(row.request, row.values, row.label) for row in chosen]))
+def described(chosen: Sequence[Row], source: str, o: Position, blobs: Blob) -> Dataset:
+    """What a dataset record says of rows: their range, counts and digest. The rows themselves are sealed under
+    it: the events that they were made of may go."""
+    content = blobs.put(pack([(row.request, row.values, row.label) for row in chosen]))
     first = min((row.t_ms for row in chosen), default=0)
     last = max((row.t_ms for row in chosen), default=0)
     positives = sum(row.label == 1.0 for row in chosen)
     return Dataset(source, first, last, o, len(chosen), positives, content)
+
+
+def sealed(blobs: Blob, digest: str) -> list[Row]:
+    """The rows that `described` sealed: values and labels, which is what a model is fitted on."""
+    found = unpack(blobs.get(digest), list[tuple[str, list[Value], float]])
+    return [Row(request, "", 0, 0, values, label, []) for request, values, label in found]
 
 
 def split(chosen: Sequence[Row], share: float, not_before_ms: int) -> tuple[list[Row], list[Row]]:

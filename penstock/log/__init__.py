@@ -165,7 +165,7 @@ class Log(Protocol):
         """The number of records of a topic from a position on: its lag for who stands there."""
 
     def stages(self) -> dict[str, Checkpoint]:
-        """Every stage's epoch and position, without its state."""
+        """Every stage's epoch and positions, without its state."""
 
 
 class Blob(Protocol):

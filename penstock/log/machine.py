@@ -66,14 +66,13 @@ def fsync_failed() -> Broken:
     )  # fmt: skip
 
 
-def sync_file(path: Path) -> None:
-    """Sync a file that may be gone; raises Broken when the disk does not take it."""
-    with contextlib.suppress(FileNotFoundError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            synced(os.fdatasync, handle)
-        finally:
-            os.close(handle)
+def sync_file(path: Path, sync: Callable[[int], None] = os.fdatasync) -> None:
+    """Sync a file; raises Broken when the disk does not take it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        synced(sync, handle)
+    finally:
+        os.close(handle)
 
 
 def synced(sync: Callable[[int], None], handle: int) -> None:
@@ -94,11 +93,7 @@ def make_folder(folder: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """A new name is durable once its folder is."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        synced(os.fsync, handle)
-    finally:
-        os.close(handle)
+    sync_file(folder, os.fsync)
 
 
 @contextlib.contextmanager

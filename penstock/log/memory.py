@@ -159,4 +159,4 @@ class MemoryLog:
 
     def stages(self) -> dict[str, Checkpoint]:
         """See the port."""
-        return {name: Checkpoint(found.epoch, found.position) for name, found in sorted(self._stages.items())}
+        return {name: msgspec.structs.replace(at, state=b"") for name, at in sorted(self._stages.items())}

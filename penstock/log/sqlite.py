@@ -228,7 +228,7 @@ class SqliteLog:
         """See the port."""
         with self._reading() as db:
             found = tables.facts(db, Stage)
-        return {name: Checkpoint(at.epoch, Position(n=at.position)) for name, at in found.items()}
+        return {name: at.checkpoint() for name, at in found.items()}
 
     def about(self) -> dict[str, Any]:
         """How this engine keeps what it is given."""
@@ -417,9 +417,7 @@ class SqliteLog:
         if not tables.row(db, "SELECT 1 FROM sqlite_schema"):  # it writes, which a full disk does not allow
             db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA wal_autocheckpoint = 0")
+        db.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0")
         db.execute(f"PRAGMA journal_size_limit = {WAL_CUT_BYTES}")
         with self._lock:
             self._connections.append(db)
@@ -450,7 +448,8 @@ class SqliteLog:
         try:
             with self._disk():
                 point(Point.SYNC)
-                sync_file(Path(f"{self.path}-wal"))
+                with contextlib.suppress(FileNotFoundError):
+                    sync_file(Path(f"{self.path}-wal"))
                 point(Point.SYNCED)
                 for mode, size in (("PASSIVE", WAL_FOLD_BYTES), ("RESTART", WAL_TURN_BYTES)):
                     if self._wal_bytes > size:

@@ -94,6 +94,10 @@ class Stage(Fact, frozen=True):
     position: int = 0
     state: int = NOWHERE
 
+    def checkpoint(self, state: bytes = b"") -> Checkpoint:
+        """The same in the words of the port."""
+        return Checkpoint(self.epoch, Position(n=self.position), state, Position(n=max(0, self.state)))
+
 
 class Producer(Fact, frozen=True):
     """The highest sequence of a producer."""
@@ -248,11 +252,11 @@ def checkpoint(db: apsw.Connection, name: str) -> Checkpoint:
     """A stage's checkpoint with its state, checked."""
     at = fact(db, Stage, name) or Stage()
     if at.state == NOWHERE:
-        return Checkpoint(at.epoch, Position(n=at.position))
+        return at.checkpoint()
     found = row(db, "SELECT crc, body FROM state WHERE stage = ?", (name,))
     if found is None or check(found[1], name, at.state) != found[0]:
         raise Broken("A stage's state is damaged.", where=name, hint=DOCTOR)
-    return Checkpoint(at.epoch, Position(n=at.position), found[1], Position(n=at.state))
+    return at.checkpoint(found[1])
 
 
 def keep(db: apsw.Connection, name: str, position: int, state: bytes) -> None:

@@ -201,12 +201,17 @@ def _ask(
     ask = Ask(record, route, {})
     for digest, one, event in events:
         try:
-            ask.values[digest] = one.read(record, event)
-        except Past:
-            ask.values[digest] = means.past(sets[digest], record)
+            ask.values[digest] = _seen(one, record, event, sets[digest], means)
         except Exception:  # a feature function is the user's code: whatever it raises costs this request only
             ask.error = "feature_failed"
     return ask
+
+
+def _seen(one: Fold, record: Record, event: Event, features: FeatureSet, means: Means) -> list[Value]:
+    try:
+        return one.read(record, event)
+    except Past:
+        return means.past(features, record)
 
 
 class Said(msgspec.Struct, frozen=True):

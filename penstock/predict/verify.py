@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from penstock.dataset.kept import NEVER, horizon_ms
 from penstock.feature import FeatureSet, Fold, Past
 from penstock.log import Log
 from penstock.model.fit import answers
@@ -39,10 +40,12 @@ class Unequal(msgspec.Struct, frozen=True):
 
 
 class Verified(msgspec.Struct, frozen=True):
-    """How many predictions were made again, and those that differ."""
+    """How many predictions were made again, and those that differ; of `beyond` retention has taken what they
+    saw, so that only their scores were made again."""
 
     predictions: int
     unequal: list[Unequal]
+    beyond: int = 0
 
 
 Progress = Callable[[int, int], None]
@@ -69,7 +72,8 @@ class _Sweep:
         self.values: dict[int, dict[str, list[Value]]] = {}
         self.last = -1
         self.group: dict[str, list[tuple[str, int, Prediction]]] = {}
-        self.count = 0
+        self.count = self.beyond = 0
+        self.horizons = {digest: horizon_ms(log, features) for digest, features in sets.items()}
         self.unequal: list[Unequal] = []
 
     def fold(self, record: Record) -> None:
@@ -101,6 +105,8 @@ class _Sweep:
         """A request's values by feature set; a set whose function raises has none."""
         out: dict[str, list[Value]] = {}
         for digest, fold in self.folds.items():
+            if record.time_ms < self.horizons[digest]:
+                continue
             try:
                 out[digest] = fold.read(record)
             except Past:
@@ -119,6 +125,9 @@ class _Sweep:
         """Values now; the score once the whole batch that was scored together is known."""
         said = read(record, Prediction)
         self.count += 1
+        if said.t_ms < self.horizons.get(said.features, NEVER):
+            self.beyond += 1
+            return self.queue(record, said)
         if said.o.n != self.last:
             self.values.pop(self.last, None)
             self.last = said.o.n
@@ -130,6 +139,10 @@ class _Sweep:
         values = self.values.get(said.o.n, {}).get(said.features, [])
         if not same(values, said.values):
             self.unequal.append(Unequal(record.id, record.position, _which(self.sets, said, values)))
+        self.queue(record, said)
+
+    def queue(self, record: Record, said: Prediction) -> None:
+        """What was scored together is scored together."""
         group = self.group.setdefault(said.digest, [])
         if group and group[0][2].batch != said.batch:
             self.score(said.digest)
@@ -177,7 +190,7 @@ def verify(
     for digest in list(sweep.group):
         sweep.score(digest)
     unequal = sorted(sweep.unequal, key=lambda one: one.position)
-    return Verified(sweep.count, unequal)
+    return Verified(sweep.count, unequal, sweep.beyond)
 
 
 def same(a: Sequence[Value], b: Sequence[Value]) -> bool:

@@ -83,6 +83,7 @@ class Source(msgspec.Struct, frozen=True, eq=False):
     key: str
     time: str
     line: int = 0
+    keep: str | tuple[str, ...] = ()
 
     def __getattr__(self, name: str) -> Column:
         if name.startswith("_") or name not in self.schema.__struct_fields__:
@@ -189,18 +190,20 @@ def source(
     id: str = "",
     key: str = "",
     time: str = "",
+    keep: str | tuple[str, ...] = (),
     _depth: int = 1,
 ) -> Source:
     """Declare a topic of events. A text alone is a topic whose events have nothing but their key and time.
 
     `id` names the column that tells one event from another (a repeat is dropped), `key` the entity
     (default: the column tagged `key()`), `time` the event time (default: the only `datetime` column;
-    an event type without one is a fact that holds always). Raises DefinitionError with the line.
+    an event type without one is a fact that holds always), `keep` how long or how much of it is kept
+    ("90d", "10GB", or both; default: all of it). Raises DefinitionError with the line.
     """
     line = sys._getframe(_depth).f_lineno
     if isinstance(schema, str):
         bare, topic = _bare(schema, key or id, time, line), topic or schema
-        return Source(topic, bare, id, key or id, time, line)
+        return Source(topic, bare, id, key or id, time, line, keep)
     hints = typing.get_type_hints(schema)
     columns = schema.__struct_fields__
     tagged = [name for name in columns if "key" in schema.__tags__.get(name, ())]
@@ -230,7 +233,7 @@ def source(
         raise DefinitionError(
             f'"{name}" cannot be a topic: use a-z, 0-9, ".", "_", "-".', where=f"line {line}"
         )
-    return Source(name, schema, chosen["id"], chosen["key"], chosen["time"], line)
+    return Source(name, schema, chosen["id"], chosen["key"], chosen["time"], line, keep)
 
 
 def _bare(topic: str, key: str, time: str, line: int) -> type[Event]:

@@ -31,11 +31,14 @@ class Problem(NamedTuple):
 def health(log: SqliteLog) -> dict[str, Any]:
     """What `penstock doctor` shows first. Sizes in bytes."""
     wal, end = Path(f"{log.path}-wal"), log.end().n
+    with log._reading() as db:
+        free, page = (tables.row(db, f"PRAGMA {name}") or (0,) for name in ("freelist_count", "page_size"))
     return {
         "sqlite": apsw.sqlite_lib_version(),
         "file_system": file_system(log.path.parent),
         "free_bytes": shutil.disk_usage(log.path.parent).free,
         "log_bytes": log.path.stat().st_size,
+        "spare_bytes": free[0] * page[0],
         "wal_bytes": wal.stat().st_size if wal.exists() else 0,
         "sealed_bytes": sum(one.stat().st_size for one in log.chain.files.folder.glob("*.parquet")),
         "end": end,

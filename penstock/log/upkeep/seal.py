@@ -16,7 +16,7 @@ from penstock.log.crash import Point, point
 from penstock.log.machine import sync_folder, synced
 from penstock.log.segments import FIELDS, file_digest, groups, schema, segment_name
 from penstock.log.sqlite import SqliteLog
-from penstock.log.tables import Segment
+from penstock.log.tables import Segment, Topic
 from penstock.log.upkeep.sweep import let_go, sweep_alone
 from penstock.log.upkeep.turn import alone, rows, topic_of
 from penstock.log.writing import Writing
@@ -25,13 +25,15 @@ from penstock.record.errors import Broken
 SEGMENT_RECORDS = 1 << 18
 SEGMENT_BYTES = 64 << 20
 TAIL_RECORDS = 1 << 16
-"""Of each topic, so many records stay rows: what is read most."""
+TAIL_BYTES = 16 << 20
+"""Of each topic, so much stays rows, whichever is less: what is read most."""
 _HOW: dict[str, Any] = {
     "compression": "zstd",
     "write_page_checksum": True,
     "use_dictionary": ["key"],
     "column_encoding": {"position": "DELTA_BINARY_PACKED", "time_ms": "DELTA_BINARY_PACKED"},
 }
+_SUMS = "SELECT coalesce(sum(n), 0), coalesce(sum(length(body)), 0) FROM batch WHERE place >= ? AND place < ?"
 _SIZED = "SELECT place, n, length(body) FROM batch WHERE place >= ? AND place < ? ORDER BY place"
 
 
@@ -48,19 +50,30 @@ def seal(log: SqliteLog, *, records: int = SEGMENT_RECORDS, tail: int = TAIL_REC
     return done
 
 
+def worth(log: SqliteLog) -> bool:
+    """Whether so many records of a topic lie behind its tail that there is a segment to make, without a look at
+    how large they are."""
+    with log._reading() as db:
+        found = tables.facts(db, Topic).values()
+    return any(at.total - max(at.ahead, at.dropped) >= SEGMENT_RECORDS + TAIL_RECORDS for at in found)
+
+
 def _due(log: SqliteLog, name: str, records: int, tail: int) -> int:
-    """The base that the next segment ends before; 0 while too little lies behind the tail."""
+    """What the batches of the next segment begin below; 0 while too little lies behind the tail."""
     with log._reading() as db:
         at = topic_of(db, name)
-        begin, spare = at.number * tables.SPAN, at.total - at.ahead - tail
-        if spare < records:
-            return 0
+        begin = at.number * tables.SPAN
+        among = begin + at.sealed, begin + at.last
+        left_n, left_size = tables.row(db, _SUMS, among) or (0, 0)
         n = size = 0
-        for place, held, length in db.execute(_SIZED, (begin + at.sealed, begin + at.last)):
-            if n >= records or size >= SEGMENT_BYTES or n + held > spare:
-                return place - begin if n else 0
+        for place, held, length in db.execute(_SIZED, among):
+            left_n, left_size = left_n - held, left_size - length
+            if left_n < tail and left_size < TAIL_BYTES:
+                return 0
             n, size = n + held, size + length
-        return at.last if n else 0
+            if n >= records or size >= SEGMENT_BYTES:
+                return int(place - begin + 1)
+    return 0
 
 
 def _seal(log: SqliteLog, name: str, below: int) -> int:
