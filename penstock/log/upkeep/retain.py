@@ -10,6 +10,7 @@ from penstock.log import tables
 from penstock.log.segments import segments
 from penstock.log.sqlite import SqliteLog
 from penstock.log.upkeep.turn import rows
+from penstock.record.codec import pack
 from penstock.record.record import Position
 
 _ROWS = "SELECT coalesce(sum(length(body)), 0) FROM batch WHERE place >= ? AND place < ?"
@@ -60,7 +61,7 @@ def _held(log: SqliteLog, topic: str) -> Iterator[_Held]:
         return
     sealed = (_Held(one.last + 1, one.size, one.newest_ms) for one in files)
     loose = (
-        _Held(one.last + 1, sum(map(len, one.body.values)), max(one.body.times))
+        _Held(one.last + 1, len(pack(one.body)), max(one.body.times))
         for one in rows(log, topic, max(at.sealed, at.first), at.last + 1)
     )
     yield from chain(sealed, loose)
