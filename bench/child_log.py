@@ -17,6 +17,9 @@ from typing import Any
 import msgspec
 
 from penstock.log.sqlite import SqliteLog
+from penstock.log.upkeep.columns import columns
+from penstock.log.upkeep.seal import seal, sealed_below
+from penstock.log.upkeep.sweep import shrink
 from penstock.record.codec import pack
 from penstock.record.record import START, Draft, Position
 
@@ -117,23 +120,29 @@ def walk(home: Path) -> dict[str, Any]:
     return {"peak_mb": _peak_mb(), "per_s": seen / took}
 
 
-def columns(home: Path, rounds: int) -> dict[str, Any]:
-    """Rows a second from sealed segments into columns; null while the log has no `columns`.
+def put_away(home: Path) -> dict[str, Any]:
+    """Seal what lies behind the tail, and give back the room, as upkeep does in a process of its own."""
+    log = SqliteLog(home)
+    began = time.monotonic()
+    sealed = seal(log)
+    took = time.monotonic() - began
+    shrink(log)
+    log.close()
+    return {"sealed": sealed, "per_s": sealed / took if sealed else 0.0, "peak_mb": _peak_mb()}
 
-    What it gives is taken part by part; a part's length is its number of rows.
-    """
-    log: Any = SqliteLog(home)
-    if not hasattr(log, "columns"):
-        log.close()
-        return {"per_s": None}
-    rates, end = [], log.end()
+
+def read_columns(home: Path, fields: str, rounds: int) -> dict[str, Any]:
+    """Rows a second of what is sealed into columns, and the most memory that it took."""
+    log = SqliteLog(home)
+    stop = Position(n=sealed_below(log, TOPIC))
+    rates = []
     for _ in range(rounds + 1):  # the first one warms up
         began = time.perf_counter()
-        rows = sum(len(part) for part in log.columns([TOPIC], START, end))
+        rows = sum(len(part) for part in columns(log, TOPIC, START, stop, fields.split(",")))
         rates.append(rows / (time.perf_counter() - began))
-        assert rows == end.n
+        assert rows == stop.n
     log.close()
-    return {"per_s": statistics.median(rates[1:])}
+    return {"per_s": statistics.median(rates[1:]) if stop.n else None, "rows": stop.n, "peak_mb": _peak_mb()}
 
 
 def write(home: Path, seconds: float, rate: int, sync: bool) -> dict[str, Any]:
@@ -215,11 +224,19 @@ def _peak_mb() -> float:
 def main() -> None:
     """Run one part and print what it found."""
     part, home, *given = sys.argv[1:]
-    rest = [Path(one) if "/" in one else float(one) if "." in one else int(one) for one in given]
+    rest = [_given(text) for text in given]
     parts: dict[str, Any] = {
-        "fill": fill, "costs": costs, "walk": walk, "columns": columns, "write": write, "read": read, "disk": disk
+        "fill": fill, "costs": costs, "put_away": put_away, "walk": walk, "read_columns": read_columns,
+        "write": write, "read": read, "disk": disk,
     }  # fmt: skip
     print(msgspec.json.encode(parts[part](Path(home), *rest)).decode(), flush=True)
+
+
+def _given(text: str) -> Path | str | float:
+    """An argument: a path, names, or a number."""
+    if "/" in text:
+        return Path(text)
+    return text if "," in text else float(text) if "." in text else int(text)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from penstock.record.record import NO_HEADERS
 GROUP_RECORDS = 4096
 GROUP_BYTES = 4 << 20
 OPEN_FILES = 8
-TOGETHER = 4  # groups of rows that are read as columns at once
+TOGETHER = 2  # groups of rows that are read as columns at once
 FIELDS = ("position", "id", "key", "time_ms", "value", "headers")
 
 Batches = Iterable[tuple[int, Body]]
@@ -155,7 +155,7 @@ class Files:
         found = self.opened(topic, made)
         try:
             with self._lock:  # one reader of a file at a time
-                return found.file.read_row_groups(list(groups), columns=list(fields))
+                return found.file.read_row_groups(list(groups), columns=list(fields), use_threads=False)
         except _errors():
             raise tables.damaged(topic, found.firsts[groups[0]]) from None
 

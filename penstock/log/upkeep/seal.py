@@ -58,6 +58,12 @@ def worth(log: SqliteLog) -> bool:
     return any(at.total - max(at.ahead, at.dropped) >= SEGMENT_RECORDS + TAIL_RECORDS for at in found)
 
 
+def sealed_below(log: SqliteLog, name: str) -> int:
+    """The position below which a topic's records lie in segments."""
+    with log._reading() as db:
+        return topic_of(db, name).sealed
+
+
 def _due(log: SqliteLog, name: str, records: int, tail: int) -> int:
     """What the batches of the next segment begin below; 0 while too little lies behind the tail."""
     with log._reading() as db:
@@ -77,8 +83,7 @@ def _due(log: SqliteLog, name: str, records: int, tail: int) -> int:
 
 
 def _seal(log: SqliteLog, name: str, below: int) -> int:
-    with log._reading() as db:
-        start = topic_of(db, name).sealed
+    start = sealed_below(log, name)
     made = write(log, name, start, below)
     compare(log, name, made, start, below)
 
