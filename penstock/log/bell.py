@@ -31,7 +31,8 @@ class Bell:
         """Wake every waiter, here and in other processes."""
         self._note()
         with contextlib.suppress(OSError):
-            for name in os.listdir(self._folder):
+            # Mostly nobody listens, and to ask costs less than to be told by an error.
+            for name in os.listdir(self._folder) if os.access(self._folder, os.F_OK) else ():
                 path = os.path.join(self._folder, name)
                 if path != self._path:
                     _send(path)

@@ -83,6 +83,7 @@ class SqliteLog:
         self._bell = Bell(home)
         self._unsynced = threading.Event()
         self._wal_bytes = 0  # in use, as the newest commit left it; the file may be larger
+        self._wrote: Writing | None = None
         self._closed = threading.Event()
         self._ended = False  # a sync failed: this handle asks nothing more of the disk
         self._keeper: threading.Thread | None = None
@@ -291,7 +292,7 @@ class SqliteLog:
         """One write transaction, all or nothing."""
         db = self._writer
         with self._writing:
-            writing = self._locked(db, run, sync)
+            writing = self._wrote = self._locked(db, run, sync)
         self._follow(writing.before, writing.end, [one for _, one in writing.fresh])
         self.chain.keep({(number, one.base): one for number, one in writing.fresh})
         if not sync or self._wal_bytes > WAL_FOLD_BYTES:
@@ -307,7 +308,7 @@ class SqliteLog:
                 point(Point.BEGIN)
                 db.execute("BEGIN IMMEDIATE")
                 point(Point.BEGUN)
-                writing = Writing(db, self.chain)
+                writing = Writing(db, self.chain, self._wrote)
                 run(writing)
                 writing.close()
                 point(Point.CLOSED)

@@ -5,7 +5,7 @@ The same writes in the same order have the same effects and answers, on every ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from apsw import Connection
@@ -22,28 +22,28 @@ from penstock.record.record import Draft, Position
 class Writing:
     """One write transaction on its way: apply writes, then `close` before the COMMIT.
 
-    `fresh` collects the batches made, as parts.
+    `fresh` collects the batches made, as parts. `before` is what this handle wrote last: while nobody else has
+    written, the topics are as it left them.
     """
 
-    def __init__(self, db: Connection, chain: Chain) -> None:
+    def __init__(self, db: Connection, chain: Chain, before: Writing | None = None) -> None:
         self.db, self.chain = db, chain
         self.signed = tables.end_of(db)
         self.before = self.end = self.signed.n
         self.facts = self.signed.facts
         self.fresh: list[tuple[int, Part]] = []  # with their topics' numbers
-        self._topics: dict[str, Topic] = {}
+        self._topics: dict[str, Topic] = (
+            dict(before._topics) if before and before.signed == self.signed else {}
+        )
         self._changed: set[str] = set()
 
     def apply(self, write: Write) -> Any:
         """The effect of one write; its answer is the port's. What it refuses, it refuses before it writes:
         nothing to undo. Broken may come in the middle: nothing of the transaction may stay."""
-        if isinstance(write, Append):
-            return self._append(write)
-        if isinstance(write, Commit):
-            return self._commit(write)
-        if isinstance(write, Claim):
-            return self._claim(write)
-        return self._drop(write)
+        kinds: dict[type, Callable[[Any], Any]] = {
+            Append: self._append, Claim: self._claim, Commit: self._commit, Drop: self._drop
+        }  # fmt: skip
+        return kinds[type(write)](write)
 
     def close(self) -> None:
         """Write what the transaction's writes share. Every transaction writes: SQLite syncs nothing for
