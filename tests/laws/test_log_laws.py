@@ -127,7 +127,7 @@ def test_a_commit_is_one_write(log: Any) -> None:
     found = log.load("s")
     assert (found.position.n, found.state, found.state_position.n) == (5, b"state", 3)
     assert [one.id for one in everything(log, ["out"])] == ["o1", "o2"]
-    assert log.stages()["s"] == Checkpoint(epoch, Position(n=5))
+    assert log.stages()["s"] == Checkpoint(epoch, Position(n=5), state_position=Position(n=3))
 
 
 def test_a_position_does_not_go_back(log: Any) -> None:
