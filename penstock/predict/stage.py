@@ -30,7 +30,7 @@ from penstock.record.decisions import (
     read,
     vectors,
 )
-from penstock.record.errors import PenstockError
+from penstock.record.errors import PenstockError, Refused
 from penstock.record.event import Event, Source
 from penstock.record.poison import opened
 from penstock.record.record import Draft, Position, Record, partition
@@ -201,17 +201,15 @@ def _ask(
     ask = Ask(record, route, {})
     for digest, one, event in events:
         try:
-            ask.values[digest] = _seen(one, record, event, sets[digest], means)
+            ask.values[digest] = one.read(record, event)
+        except Past:
+            try:
+                ask.values[digest] = means.past(sets[digest], record)
+            except Refused as error:  # retention has taken what it looks back to
+                ask.error = error.code
         except Exception:  # a feature function is the user's code: whatever it raises costs this request only
             ask.error = "feature_failed"
     return ask
-
-
-def _seen(one: Fold, record: Record, event: Event, features: FeatureSet, means: Means) -> list[Value]:
-    try:
-        return one.read(record, event)
-    except Past:
-        return means.past(features, record)
 
 
 class Said(msgspec.Struct, frozen=True):
