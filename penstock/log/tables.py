@@ -215,7 +215,7 @@ class Writing:
     def _append(self, write: Append) -> Appended:
         if write.producer:
             if write.sequence <= sequence_of(self.db, write.producer):
-                return Appended([], [], Position(n=self.end))
+                return Appended([], list(range(len(write.drafts))), Position(n=self.end))
             row = (write.producer, write.sequence)
             self.db.execute("INSERT OR REPLACE INTO producer VALUES(?, ?)", row)
             point(Point.PRODUCER)
