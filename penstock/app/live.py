@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from penstock.app.counters import Tally
 from penstock.app.pressure import PRESSED
 from penstock.app.system import System, clock_draft, one_thread, served
 from penstock.log import Appended
@@ -96,7 +97,7 @@ class Live:
         most_waiting: int = MOST_WAITING,
     ) -> None:
         self.system, self.now_ms, self.tick_s, self.admit = system, now_ms, tick_s, admit
-        self.answers = Answers(most_waiting)
+        self.answers, self.tally = Answers(most_waiting), Tally()
         system.told = self.answers.tell
         self.stopping = threading.Event()
         self.broken: str = ""
@@ -110,7 +111,9 @@ class Live:
             ("train", self._train),
             ("tick", self._tick),
         ):
-            thread = threading.Thread(target=self._loop, args=(turn,), name=f"penstock-{name}", daemon=True)
+            thread = threading.Thread(
+                target=self._loop, args=(name, turn), name=f"penstock-{name}", daemon=True
+            )
             thread.start()
             self.threads.append(thread)
 
@@ -122,7 +125,7 @@ class Live:
         if not self.broken:
             self.system.save()
 
-    def _loop(self, turn: Callable[[], None]) -> None:
+    def _loop(self, name: str, turn: Callable[[], None]) -> None:
         one_thread()
         while not self.stopping.is_set():
             try:
@@ -130,6 +133,7 @@ class Live:
             except Unavailable as error:
                 if error.code == "fenced":
                     return self._break(error)
+                self.tally.add("turns_failed", {"turn": name, "code": error.code})
                 self.stopping.wait(0.2)
             except BaseException as error:  # nothing may go on above a broken invariant: stop, say why
                 return self._break(error)

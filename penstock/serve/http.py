@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -33,6 +34,7 @@ _HEADERS = [
 _STATUS = {"deadline": 504, "lag": 429, "busy": 429, "log_full": 507, "disk_floor": 507, "log_size": 507}
 """What an error that passes is over HTTP, where it is not 503: too much at once, or no room."""
 _RETRY_S = {429: "1", 503: "1", 507: "10"}
+_PRODUCER, _NUMBER = re.compile(r"[A-Za-z0-9_-]{1,64}"), re.compile(r"[0-9]{1,18}")
 Endpoint = Callable[[Request], Awaitable[Response]]
 Note = Callable[[BaseException], None]
 
@@ -159,8 +161,9 @@ def _server(desk: Desk) -> Endpoint:
 
 def _live(desk: Desk) -> Endpoint:
     async def live(request: Request) -> Response:
-        broken = desk.status().get("broken", "")
-        return _json({"live": not broken, "ready": not broken}, 503 if broken else 200)
+        status = desk.status()
+        broken, held = status.get("broken", ""), status.get("held", "")
+        return _json({"live": not broken, "ready": not broken, "held": held}, 503 if broken else 200)
 
     return live
 
@@ -230,11 +233,24 @@ def _append(desk: Desk) -> Endpoint:
         body = await _body(request, "application/json", "application/x-ndjson")
         lines = "ndjson" in request.headers.get("content-type", "")
         rows = [line for line in body.splitlines() if line.strip()] if lines else _rows(body)
-        report = await desk.append(request.path_params["topic"], rows)
+        report = await desk.append(request.path_params["topic"], rows, _numbered(request))
         taken = report["appended"] + report["duplicates"]
         return _json(report, 200 if taken or not rows else 422)
 
     return append
+
+
+def _numbered(request: Request) -> tuple[str, int]:
+    """The producer and its number for these events, by which it may send them again."""
+    producer, number = (request.headers.get(f"penstock-{name}", "") for name in ("producer", "sequence"))
+    if not producer and not number:
+        return "", 0
+    if not _PRODUCER.fullmatch(producer) or not _NUMBER.fullmatch(number):
+        raise Refused(
+            "Penstock-Producer is a name of at most 64 letters, digits, - and _; Penstock-Sequence a number.",
+            code="sequence",
+        )
+    return producer, int(number)
 
 
 def _rows(body: bytes) -> list[bytes]:
@@ -275,6 +291,8 @@ def _exposition(status: dict[str, Any]) -> str:
     lines += [
         f'penstock_alerts{{model="{name}"}} {len(one["alerts"])}' for name, one in status["models"].items()
     ]
+    held = status.get("held", "")
+    lines += ["# TYPE penstock_held gauge", f'penstock_held{{code="{held}"}} {int(bool(held))}']
     lines += _counted("penstock", status.get("counters", ()))
     lines += _counted("penstock_since_start", status.get("since_start", ()))
     return "\n".join(lines) + "\n"

@@ -22,7 +22,7 @@ from penstock.log.memory import MemoryLog
 from penstock.log.sqlite import SqliteLog
 from penstock.record.codec import pack, unpack
 from penstock.record.decisions import REFUSED, Refusal, read
-from penstock.record.errors import Unavailable
+from penstock.record.errors import Refused, Unavailable
 from penstock.record.record import START, Draft, Record
 from penstock.serve.http import refusal
 from penstock.stage import Running, Stage, replay, stage
@@ -303,6 +303,25 @@ def test_one_in_a_hundred_of_each_kind_is_counted() -> None:
     found = Counters(log, file.sources, ["agree"]).read()
     counts = {one.labels["code"]: one.value for one in found if one.name == "refused"}
     assert counts == {**total, "duplicate": 10}
+
+
+def test_a_numbered_append_counts_once() -> None:
+    """What comes again under its number is dropped and counted, apart from ids; one that is missing is asked for."""
+    file, log = load(PIPELINE), MemoryLog()
+    rows = [{"ask_id": f"q{i}", "at": "2024-01-01T00:00:00Z"} for i in range(3)]
+
+    def send(n: int, topic: str = "yes") -> tuple[int, int]:
+        report = append(file, log, topic, rows, now_ms=0, numbered=("till-1", n))
+        return report.appended, report.duplicates
+
+    assert [send(1), send(1), send(2), send(1), send(2)] == [(3, 0), (0, 3), (3, 0), (0, 3), (0, 3)]
+    for wrong in (0, 4):
+        with pytest.raises(Refused) as told:
+            send(wrong)
+        assert told.value.code == "sequence" and "is 3" in told.value.what
+    assert log.count("yes") == 6 and log.last("yes/till-1") == 2
+    found = Counters(log, file.sources, ["agree"]).read()
+    assert [(one.labels["code"], one.value) for one in found if one.name == "refused"] == [("repeated", 9)]
 
 
 def test_topics_that_strangers_name_are_one() -> None:

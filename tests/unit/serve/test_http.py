@@ -57,8 +57,12 @@ async def ask(model: str, rows: Any, timeout_s: float) -> list[Prediction]:
     ]
 
 
-async def append(topic: str, rows: Any) -> dict[str, Any]:
+numbers: list[tuple[str, int]] = []
+
+
+async def append(topic: str, rows: Any, numbered: tuple[str, int]) -> dict[str, Any]:
     """A report as the app gives it."""
+    numbers.append(numbered)
     good = [row for row in rows if b"bad" not in bytes(row)]
     return {
         "appended": len(good),
@@ -260,6 +264,21 @@ def test_events_are_taken_by_object_array_and_line() -> None:
         "refused"
     ]
     assert call("POST", "/events/ask", content=b'{"bad": 1}', headers=lines).status_code == 422
+
+
+def test_a_producer_numbers_its_appends() -> None:
+    """Both headers or none reach the app; anything odd in them is refused before it."""
+    numbers.clear()
+
+    def sent(**headers: str) -> int:
+        given = {f"Penstock-{name}": text for name, text in headers.items()}
+        return call("POST", "/events/ask", content=b'{"a": 1}', headers={**JSON, **given}).status_code
+
+    assert [sent(), sent(Producer="till-1", Sequence="7")] == [200, 200]
+    odd = [{"Producer": "p"}, {"Sequence": "1"}, {"Producer": "a b", "Sequence": "1"}]
+    odd += [{"Producer": "p" * 65, "Sequence": "1"}]
+    odd += [{"Producer": "p", "Sequence": text} for text in ("-1", "x", "1.0", "9" * 19)]
+    assert {sent(**headers) for headers in odd} == {422} and numbers == [("", 0), ("till-1", 7)]
 
 
 def test_headers_are_careful() -> None:
