@@ -22,8 +22,8 @@ T = TypeVar("T")
 LOOK_S = 0.1
 WAIT_S = 60.0
 PAUSE_S = 0.2
-PRESSED = frozenset({"lag", "log_full", "disk_floor", "log_size", "log_busy"})
-"""The codes of what passes by itself, or once somebody makes room."""
+PRESSED = frozenset({"lag", "log_full", "disk_floor", "log_size", "log_busy", "log_io"})
+"""The codes of what passes by itself, or once somebody makes room: a quota that is used up is a `log_io`."""
 Pressed = Literal["wait", "refuse"]
 
 
