@@ -114,7 +114,7 @@ def walk(home: Path) -> dict[str, Any]:
     took = time.monotonic() - began
     assert seen == position.n
     log.close()
-    return {"peak_mb": _peak_mb(), "per_s": seen / took}
+    return {"peak_mb": peak_mb(), "per_s": seen / took}
 
 
 def columns(home: Path, rounds: int) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def _marks(taken: list[float]) -> list[float]:
     return [cuts[49], cuts[98]]
 
 
-def _peak_mb() -> float:
+def peak_mb() -> float:
     """The most memory that this process has held, in MB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
