@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,6 +24,8 @@ from penstock.serve.identity import Keys, Unauthorised, is_loopback
 from penstock.serve.infer import BadRequest, InferRequest, answer, face_of, metadata, parse, rows_of
 
 BODY_BYTES = 16 << 20
+BODIES_BYTES = 128 << 20
+"""What the bodies of all requests under way may take together: one more is refused as it comes in."""
 TIMEOUT_S = 10.0
 OPEN = ("/v2/health/live", "/v2/health/ready")
 _HEADERS = [
@@ -37,6 +39,24 @@ _RETRY_S = {429: "1", 503: "1", 507: "10"}
 _PRODUCER, _NUMBER = re.compile(r"[A-Za-z0-9_-]{1,64}"), re.compile(r"[0-9]{1,18}")
 Endpoint = Callable[[Request], Awaitable[Response]]
 Note = Callable[[BaseException], None]
+
+
+class Bodies:
+    """The room that bodies share. On the event loop only."""
+
+    def __init__(self, most: int) -> None:
+        self.left = most
+
+    def take(self, request: Request, n: int) -> None:
+        """Let `n` bytes of a request in, until it is answered; raises Unavailable where there is no room."""
+        if n > self.left:
+            raise Unavailable("Too much is sent at once.", code="busy", hint="Send more slowly.")
+        self.left -= n
+        request.state.taken = getattr(request.state, "taken", 0) + n
+
+    def give_back(self, request: Request) -> None:
+        """The request is answered."""
+        self.left += getattr(request.state, "taken", 0)
 
 
 class TooLarge(Refused):
@@ -77,8 +97,10 @@ def create(desk: Desk, keys: Keys | None, hosts: Sequence[str], pages: ASGIApp |
         ("/status", _status, "GET"),
         ("/metrics", _metrics, "GET"),
     ]
+    bodies = Bodies(BODIES_BYTES)
     routes: list[Any] = [
-        Route(path, _told(make(desk), note, desk.count), methods=[method]) for path, make, method in table
+        Route(path, _told(make(desk), note, desk.count, bodies), methods=[method])
+        for path, make, method in table
     ]
     if pages is not None:
         routes.append(Mount("/", pages))
@@ -88,10 +110,13 @@ def create(desk: Desk, keys: Keys | None, hosts: Sequence[str], pages: ASGIApp |
     return app
 
 
-def _told(endpoint: Endpoint, note: Note, count: Callable[[str, Mapping[str, str]], None]) -> Endpoint:
+def _told(
+    endpoint: Endpoint, note: Note, count: Callable[[str, Mapping[str, str]], None], bodies: Bodies
+) -> Endpoint:
     """Errors become answers: those of the house as they are, any other without a word of its own."""
 
     async def told(request: Request) -> Response:
+        request.state.bodies = bodies
         try:
             return await endpoint(request)
         except PenstockError as error:
@@ -100,10 +125,15 @@ def _told(endpoint: Endpoint, note: Note, count: Callable[[str, Mapping[str, str
             answer = refusal(error)
             count("answers_refused", {"status": str(answer.status_code), "code": error.code})
             return answer
+        except ClientDisconnect:  # in the middle of the body: nothing of it was taken
+            count("answers_refused", {"status": "499", "code": "left"})
+            return Response(status_code=499)
         except Exception as error:  # the caller learns nothing of our insides
             note(error)
             count("answers_refused", {"status": "500", "code": "internal"})
             return _json({"error": "internal error", "code": "internal"}, 500)
+        finally:
+            bodies.give_back(request)
 
     return told
 
@@ -145,6 +175,7 @@ async def _body(request: Request, *kinds: str) -> bytes:
         size += len(part)
         if size > BODY_BYTES:
             raise TooLarge
+        request.state.bodies.take(request, len(part))
         parts.append(part)
     return b"".join(parts)
 

@@ -217,6 +217,62 @@ def test_a_stream_that_is_too_long_is_cut() -> None:
     assert answer.status_code == 413
 
 
+def test_bodies_share_their_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes in while the room is taken is told to come again; an answer, whichever, gives its room back."""
+    monkeypatch.setattr("penstock.serve.http.BODIES_BYTES", 1000)
+    app: Any = create(DESK, None, (), None, noted.append)
+
+    async def run() -> list[int]:
+        first = asyncio.Event()
+
+        async def slowly() -> Any:
+            yield b'{"bad":' + b" " * 600
+            await first.wait()
+            yield b"1}"
+
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://127.0.0.1"
+        ) as client:
+
+            async def sent(content: Any) -> int:
+                answer = await client.post("/events/ask", content=content, headers=JSON)
+                assert answer.status_code != 429 or answer.headers["retry-after"] == "1"
+                return answer.status_code
+
+            slow = asyncio.create_task(sent(slowly()))
+            await asyncio.sleep(0.05)
+            during = [await sent(b'{"a": 1}' + b" " * n) for n in (500, 300)]
+            first.set()
+            return [*during, await slow, *[await sent(b'{"a": 1}' + b" " * 900) for _ in range(3)]]
+
+    assert asyncio.run(run()) == [429, 200, 422, 200, 200, 200]
+
+
+def test_who_leaves_in_the_middle_is_counted() -> None:
+    """Nothing of a body that breaks off reaches the app, and it is no error of ours."""
+    numbers.clear()
+    noted.clear()
+    told: list[Any] = []
+    desk = msgspec.structs.replace(DESK, count=lambda name, labels: told.append((name, labels["code"])))
+    app: Any = create(desk, None, (), None, noted.append)
+    coming = iter([
+        {"type": "http.request", "body": b'{"a": 1}', "more_body": True}, {"type": "http.disconnect"}
+    ])  # fmt: skip
+
+    async def receive() -> Any:
+        return next(coming)
+
+    async def send(message: Any) -> None:
+        """To nobody."""
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/events/ask", "query_string": b"", "root_path": "",
+        "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")],
+    }  # fmt: skip
+    asyncio.run(app(scope, receive, send))
+    assert told == [("answers_refused", "left")] and noted == [] and numbers == []
+
+
 def test_our_own_errors_stay_inside() -> None:
     """The caller learns that it was not their fault, whoever keeps the notes learns the rest."""
     noted.clear()
