@@ -9,6 +9,7 @@ import sys
 import time
 import zlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,19 @@ def produce(home: Path, backlog: int, bounded: int, hold_s: float) -> dict[str, 
     pressure = Pressure(
         Bounds(backlog if bounded else 0, 0), lambda: lags(log, inputs), lambda: Disk(10**12, 0)
     )
+
+    def admitted(drafts: Sequence[Draft]) -> None:
+        with pressure.admit(len(drafts)):
+            log.append(drafts, sync=False)
+
     at = crc = most = 0
     waits: list[str] = []
     began = looked = time.monotonic()
     until = met = 0.0
     while not until or time.monotonic() < until:
-        patiently(lambda: pressure.admit(BATCH), "wait", waits.append, sleep=lambda pause_s: time.sleep(0.01))
         span = [pool[i % POOL] for i in range(at, at + BATCH)]
-        log.append([Draft(TOPIC, f"k{i % KEYS}", i, value) for i, value in enumerate(span, at)], sync=False)
+        drafts = [Draft(TOPIC, f"k{i % KEYS}", i, value) for i, value in enumerate(span, at)]
+        patiently(partial(admitted, drafts), "wait", waits.append, sleep=lambda pause_s: time.sleep(0.01))
         crc = zlib.crc32(b"".join(span), crc)
         at += BATCH
         if (now := time.monotonic()) > looked + LOOK_S:

@@ -7,6 +7,7 @@ import secrets
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from penstock.app.counters import Tally
@@ -26,8 +27,8 @@ Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Prediction]"]
 
 MOST_WAITING = 10_000
 """Requests that may wait for their answers at once; one more is refused."""
-Admit = Callable[[int, Sequence[str]], None]
-"""Let a number of records in for these stages, or raise Unavailable."""
+Admit = Callable[[int, Sequence[str]], AbstractContextManager[None]]
+"""Within it a number of records may be appended for these stages; or it raises Unavailable."""
 
 
 class Answers:
@@ -93,7 +94,7 @@ class Live:
         now_ms: Callable[[], int],
         *,
         tick_s: float = 1.0,
-        admit: Admit = lambda n, stages: None,
+        admit: Admit = lambda n, stages: nullcontext(),
         most_waiting: int = MOST_WAITING,
     ) -> None:
         self.system, self.now_ms, self.tick_s, self.admit = system, now_ms, tick_s, admit
@@ -234,8 +235,8 @@ class Live:
         """Put requests on the log. Under pressure those that are there already are answered all the same."""
         log = self.system.log
         try:
-            self.admit(len(drafts), [f"predict.{model}"])
-            return log.append(drafts, sync=False)
+            with self.admit(len(drafts), [f"predict.{model}"]):
+                return log.append(drafts, sync=False)
         except Unavailable as error:
             found = [log.find(one.topic, one.id) for one in drafts] if error.code in PRESSED else [None]
             places = [one.position for one in found if one is not None]

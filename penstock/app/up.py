@@ -24,7 +24,7 @@ from penstock.app.home import Books, Home, Views, open_home, pressure, wall_ms
 from penstock.app.live import Admit, Live
 from penstock.app.pipeline import File, load
 from penstock.app.pressure import Bounds
-from penstock.app.system import Numbered, System, append
+from penstock.app.system import Numbered, Report, System, append
 from penstock.app.train import Order
 from penstock.app.worker import in_process
 from penstock.console import Sight, pages
@@ -79,10 +79,13 @@ def desk(live: Live, file: File, views: Views, training: Mapping[str, float]) ->
     async def take(
         topic: str, rows: Sequence[Mapping[str, Any] | bytes], numbered: Numbered
     ) -> dict[str, Any]:
-        await asyncio.to_thread(live.admit, len(rows), ())
-        report = await asyncio.to_thread(
-            append, file, system.log, topic, rows, now_ms=live.now_ms(), sync=False, numbered=numbered
-        )
+        def admitted() -> Report:
+            with live.admit(len(rows), ()):
+                return append(
+                    file, system.log, topic, rows, now_ms=live.now_ms(), sync=False, numbered=numbered
+                )
+
+        report = await asyncio.to_thread(admitted)
         return {n: getattr(report, n) for n in ("appended", "duplicates", "refused", "notes")}
 
     def status() -> dict[str, Any]:
@@ -113,10 +116,10 @@ def desk(live: Live, file: File, views: Views, training: Mapping[str, float]) ->
 def _held(admit: Admit) -> str:
     """The code of what producers meet now; "" where they are let in."""
     try:
-        admit(0, ())
+        with admit(0, ()):
+            return ""
     except Unavailable as error:
         return error.code
-    return ""
 
 
 def _repeated(system: System) -> list[Count]:

@@ -111,8 +111,10 @@ def append(given: argparse.Namespace) -> int:
     bounds = pressure(file, home, _bounds(given))
 
     def taken(first: int, rows: list[Any]) -> Report:
-        bounds.admit(len(rows))
-        return append_rows(file, home.log, given.topic, rows, now_ms=wall_ms(), first=first, strict=strict)
+        with bounds.admit(len(rows)):
+            return append_rows(
+                file, home.log, given.topic, rows, now_ms=wall_ms(), first=first, strict=strict
+            )
 
     def waiting(note: str) -> None:
         print(f"append: {total['appended']} appended, waiting: {note}", file=sys.stderr)

@@ -42,10 +42,10 @@ class World:
     def code(self, n: int, *stages: str) -> str:
         """What `n` records meet: "" when they are let in."""
         try:
-            self.pressure.admit(n, stages)
+            with self.pressure.admit(n, stages):
+                return ""
         except Unavailable as error:
             return error.code
-        return ""
 
 
 def test_the_slowest_stage_bounds_the_producers() -> None:
@@ -60,6 +60,20 @@ def test_the_slowest_stage_bounds_the_producers() -> None:
     world.now_s, world.lag["slow"] = 0.4, 500
     assert world.code(1) == "lag" and world.code(1, "fast") == ""
     assert World(Bounds(max_lag=0)).code(10**9) == ""
+
+
+def test_what_is_on_its_way_counts() -> None:
+    """Records that were let in and are not on the log yet count at every look; those that never came do not."""
+    world = World(Bounds(max_lag=100))
+    with world.pressure.admit(500):
+        assert world.code(1) == "lag"
+        world.now_s = 5.0
+        assert world.code(1) == "lag"
+    world.now_s = 10.0
+    assert world.code(1) == ""
+    with pytest.raises(RuntimeError), world.pressure.admit(500):
+        raise RuntimeError
+    assert world.code(1) == ""
 
 
 def test_the_disk_bounds_the_producers() -> None:
@@ -253,8 +267,12 @@ def flood(folder: Path, bounds: Bounds, seconds: float) -> tuple[int, int]:
     until_s, n, most, waits = time.monotonic() + seconds, 0, 0, list[str]()
     while time.monotonic() < until_s:
         drafts = [Draft("in", "", 0, pack(n + i)) for i in range(500)]
-        patiently(lambda: pressure.admit(500), "wait", waits.append, sleep=lambda s: time.sleep(0.01))
-        log.append(drafts, sync=False)
+
+        def admitted(drafts: list[Draft] = drafts) -> None:
+            with pressure.admit(500):
+                log.append(drafts, sync=False)
+
+        patiently(admitted, "wait", waits.append, sleep=lambda s: time.sleep(0.01))
         n += 500
         most = max(most, lags(log, inputs).get("ledger", 0))
     over.set()
