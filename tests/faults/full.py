@@ -38,9 +38,9 @@ from tests.faults.ledger import INPUTS, everything, send
 from tests.faults.process import KILLED, side_by_side
 from tools.kafka.broker import Missing
 
-CASES = {"files may not grow": 300, "a small file system": 300}
+CASES = {"files may not grow": 300, "tmpfs": 200, "ext4": 200}
 STEPS = 80
-SIZE_BYTES = 4 << 20
+SIZE_BYTES = 8 << 20
 SENTENCES = {
     "log_full": ("The disk is full; nothing of this write was kept.", "The disk is full; nothing of this was kept."),
     "log_io": ("The log's file cannot be used: ", "A file cannot be used: "),
@@ -92,7 +92,7 @@ class Ballast:
         self.path.unlink(missing_ok=True)
 
 
-ROOMS = dict(zip(CASES, (Limit, Ballast), strict=True))
+ROOMS = dict(zip(CASES, (Limit, Ballast, Ballast), strict=True))
 
 
 class Squeezed(Work):
@@ -184,7 +184,7 @@ def squeeze(kind: str, home: Path, seed: int, planted: str = "") -> Told:
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     room.clear()
     if not (home.parent / "told").exists():
-        return Told(wrong=[f"a life ended with {status}"])
+        return Told(wrong=[f"a life ended with {status}", *found_after(home, seed, Told())])
     told = msgspec.json.decode((home.parent / "told").read_bytes(), type=Told)
     if status != (KILLED if told.died else 0):
         told.wrong.append(f"a life ended with {status}")
@@ -246,13 +246,13 @@ def limited(case: tuple[int, str]) -> Told:
         return squeeze("files may not grow", Path(folder) / "home", *case)
 
 
-def small(cases: Sequence[tuple[int, str]]) -> list[Told]:
+def small(kind: str, cases: Sequence[tuple[int, str]]) -> list[Told]:
     """Lives on a small file system, in a process that has it to itself."""
     with tempfile.TemporaryDirectory(prefix="penstock-faults-") as folder:
         home = Path(folder) / "home"
         home.mkdir()
         done = subprocess.run(
-            [*mount.on(home, str(SIZE_BYTES)), sys.executable, "-m", "tests.faults.full", folder],
+            [*mount.on(home, str(SIZE_BYTES), kind), sys.executable, "-m", "tests.faults.full", kind, folder],
             input=json.dumps(cases), capture_output=True, text=True, timeout=600, check=True,
             cwd=Path(__file__).parents[2],
         )  # fmt: skip
@@ -261,10 +261,10 @@ def small(cases: Sequence[tuple[int, str]]) -> list[Told]:
 
 def main() -> None:
     """One after the other, what is left of each removed; the answers on standard output."""
-    folder = Path(sys.argv[1])
+    kind, folder = sys.argv[1], Path(sys.argv[2])
     answers = []
     for seed, planted in json.load(sys.stdin):
-        answers.append(squeeze("a small file system", folder / "home", seed, planted))
+        answers.append(squeeze(kind, folder / "home", seed, planted))
         for path in [*folder.joinpath("home").iterdir(), folder / "sent", folder / "told"]:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     print(msgspec.json.encode(answers).decode())
@@ -274,13 +274,13 @@ def findings(plan: Plan) -> Iterator[Finding]:
     """Lives whose files may not grow, then lives on a small file system, each with planted bugs."""
     bugs = [bug for bug in PLANTED if bug]
     for kind, full in CASES.items():
-        if kind == "a small file system" and mount.missing():
-            raise Missing(mount.missing())
+        if ROOMS[kind] is Ballast and mount.missing(kind):
+            raise Missing(mount.missing(kind))
         began, chance = time.monotonic(), random.Random(plan.seed)
         cases = [(chance.randrange(10**9), "") for _ in range(plan.times(full, 6))]
         planted = [(seed, bug) for bug in bugs for seed, _ in cases[:12]]
         told = (
-            small([*cases, *planted])
+            small(kind, [*cases, *planted])
             if ROOMS[kind] is Ballast
             else [*side_by_side(limited, [*cases, *planted])]
         )
