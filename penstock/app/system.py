@@ -24,7 +24,7 @@ from penstock.feature import FeatureSet, Fold
 from penstock.gate.stage import gate_stage
 from penstock.log import Blob, Checkpoint, Commit, Log
 from penstock.log.crash import Point, point
-from penstock.model.pack import Model, load
+from penstock.model.pack import Model, Predict, load
 from penstock.model.schedule import train_stage
 from penstock.monitor.stage import monitor_stage
 from penstock.predict.stage import Means, predict_stage
@@ -98,20 +98,30 @@ OPEN = stage("open", (INTENTS, VERSIONS, FAILURES), Open, _pending)
 class Models:
     """Models by digest, loaded once, with the `predict` of the code that they were trained by."""
 
-    def __init__(self, log: Log, blobs: Blob, plans: Mapping[str, Plan]) -> None:
-        self.log, self.blobs, self.plans = log, blobs, plans
+    def __init__(self, file: File, log: Log, blobs: Blob) -> None:
+        self.log, self.blobs = log, blobs
         self.loaded: dict[str, Model] = {}
+        self._files = {file.code: file}
+        self._path = file.path
 
     def get(self, digest: str) -> Model:
         """The model of a digest; raises NotFound or Broken when its blob is not to be had."""
         model = self.loaded.get(digest)
         if model is None:
-            model = load(self.blobs.get(digest))
-            plan = next((p for p in self.plans.values() if p.features.digest == model.features), None)
-            if plan is not None and plan.pipeline.predict is not None:
-                model = msgspec.structs.replace(model, predict=plan.pipeline.predict)
+            predict = self._predict(digest)
+            model = load(self.blobs.get(digest), predict)
             self.loaded = {**dict(list(self.loaded.items())[-15:]), digest: model}
         return model
+
+    def _predict(self, digest: str) -> Predict | None:
+        """What the code that a model was trained by says to score with; its classes are known from then on."""
+        for name, entry in registry(self.log).models.items():
+            for version in entry.versions.values():
+                if version.digest == digest:
+                    if version.code not in self._files:
+                        self._files[version.code] = load_text(self.blobs.get(version.code), self._path)
+                    return self._files[version.code].plan(name).pipeline.predict
+        return None
 
 
 class Parts:
@@ -124,7 +134,7 @@ class Parts:
         self.plans = {plan.features.digest: plan for plan in file.plans.values()}
         self.sets = {name: {plan.features.digest: plan.features} for name, plan in file.plans.items()}
         self._older_plans()
-        self.models = Models(log, blobs, self.plans)
+        self.models = Models(file, log, blobs)
 
     def _older_plans(self) -> None:
         """A champion of an older text of the file keeps its own features until it is replaced."""
