@@ -21,7 +21,7 @@ from penstock.app.system import append
 from penstock.log.memory import MemoryLog
 from penstock.log.sqlite import SqliteLog
 from penstock.record.codec import pack, unpack
-from penstock.record.decisions import REFUSED, Refusal, read
+from penstock.record.decisions import REFUSED, Prediction, Refusal, read
 from penstock.record.errors import Refused, Unavailable
 from penstock.record.record import START, Draft, Record
 from penstock.serve.http import refusal
@@ -127,18 +127,22 @@ def test_a_producer_waits_or_is_refused_as_it_declared() -> None:
 
 
 def test_waiting_answers_are_bounded() -> None:
-    """One more than may wait is refused before it is put on the log."""
+    """One more than may wait is refused before it is put on the log; of two who wait for one id, one may give up."""
+    said = Prediction("m", 3, "d", "champion", True, "a", "", "ask", 7, 0, START, "f", [], 7, 0.25, False)
 
     async def ask() -> None:
         answers = Answers(2)
         answers.room(2)
-        answers.expect("m", "a")
-        answers.expect("m", "b")
+        one, two = answers.expect("m", "a"), answers.expect("m", "a")
         with pytest.raises(Unavailable) as caught:
             answers.room(1)
         assert caught.value.code == "busy"
-        answers.forget("m", "a")
+        answers.forget("m", "a", one)
         answers.room(1)
+        one.cancel()
+        answers.give(said)
+        answers.room(2)
+        assert (await two).score == 0.25
 
     asyncio.run(ask())
 
