@@ -39,7 +39,7 @@ from tests.faults.process import KILLED, side_by_side
 from tools.kafka.broker import Missing
 
 CASES = {"files may not grow": 300, "tmpfs": 200, "ext4": 200}
-LIVES_SPOILT = 12
+LIVES_SPOILT = 10
 """How many lives with a planted bug are looked at: it must show in one of them."""
 STEPS = 80
 SIZE_BYTES = 8 << 20
