@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format size lock clean flights flights-kafka figures docs bench bench-log kafka simulate faults
+.PHONY: demo test lint format size lock clean flights flights-kafka figures docs bench bench-log bench-slow kafka simulate faults
 
 demo: .venv/run.stamp
 	$(BIN)/penstock demo $(ARGS)
@@ -32,6 +32,10 @@ bench: .venv/dev.stamp
 
 bench-log: .venv/dev.stamp
 	$(BIN)/python bench/log.py $(ARGS)
+
+# What a producer and a stage that is much slower hold in memory, with a declared bound and without.
+bench-slow: .venv/dev.stamp
+	$(BIN)/python bench/slow.py $(ARGS)
 
 # A plain Kafka broker on loopback, for developers: Java 17 and, the first time, Maven.
 kafka: .venv/dev.stamp

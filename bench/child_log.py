@@ -117,7 +117,7 @@ def walk(home: Path) -> dict[str, Any]:
     took = time.monotonic() - began
     assert seen == position.n
     log.close()
-    return {"peak_mb": _peak_mb(), "per_s": seen / took}
+    return {"peak_mb": peak_mb(), "per_s": seen / took}
 
 
 def put_away(home: Path) -> dict[str, Any]:
@@ -213,7 +213,7 @@ def _marks(taken: list[float]) -> list[float]:
     return [cuts[49], cuts[98]]
 
 
-def _peak_mb() -> float:
+def peak_mb() -> float:
     """The most memory that this process has held, in MB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):

@@ -164,9 +164,7 @@ class Books:
                 if known is not None and version.features not in known:
                     plan = load_text(blobs.get(version.code), file.path).plan(name)
                     known[plan.features.digest] = plan
-        self.models = Models(
-            log, blobs, {d: plan for known in self.plans.values() for d, plan in known.items()}
-        )
+        self.models = Models(file, log, blobs)
 
     def sets(self, model: str) -> dict[str, FeatureSet]:
         """A model's feature sets, by digest."""

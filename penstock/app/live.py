@@ -7,8 +7,10 @@ import secrets
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from penstock.app.counters import Tally
 from penstock.app.pressure import PRESSED
 from penstock.app.system import System, clock_draft, one_thread, served
 from penstock.log import Appended
@@ -20,13 +22,10 @@ from penstock.record.record import Draft
 FOLD_PAUSE_S = 0.05
 """Between two turns of the stages that no request waits for: batches then, and the write lock is free."""
 
-Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Prediction]"]
-
-
 MOST_WAITING = 10_000
 """Requests that may wait for their answers at once; one more is refused."""
-Admit = Callable[[int, Sequence[str]], None]
-"""Let a number of records in for these stages, or raise Unavailable."""
+Admit = Callable[[int, Sequence[str]], AbstractContextManager[None]]
+"""Within it a number of records may be appended for these stages; or it raises Unavailable."""
 
 
 class Answers:
@@ -34,29 +33,34 @@ class Answers:
 
     def __init__(self, most: int = MOST_WAITING) -> None:
         self.most = most
-        self._waiting: dict[tuple[str, str], Waiter] = {}
+        self._waiting: dict[tuple[str, str], list[asyncio.Future[Prediction]]] = {}
+        self._count = 0
         self._lock = threading.Lock()
 
     def room(self, n: int) -> None:
         """Raise Unavailable where `n` more may not wait."""
-        if len(self._waiting) + n > self.most:
+        if self._count + n > self.most:
             raise Unavailable(
                 "Too many requests wait for their answers.", code="busy", hint="Send more slowly."
             )
 
     def expect(self, model: str, request: str) -> asyncio.Future[Prediction]:
-        """A future of the served prediction; called on the event loop. Two callers of one id share it."""
-        loop = asyncio.get_running_loop()
+        """A future of the served prediction; called on the event loop. Callers of one id each have their own."""
+        future: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
         with self._lock:
-            waiter = self._waiting.get((model, request))
-            if waiter is None or waiter[0] is not loop:
-                waiter = self._waiting[model, request] = loop, loop.create_future()
-            return waiter[1]
+            self._waiting.setdefault((model, request), []).append(future)
+            self._count += 1
+        return future
 
-    def forget(self, model: str, request: str) -> None:
-        """Nobody waits any longer."""
+    def forget(self, model: str, request: str, future: asyncio.Future[Prediction]) -> None:
+        """Whoever has this future waits no longer."""
         with self._lock:
-            self._waiting.pop((model, request), None)
+            waiting = self._waiting.get((model, request), [])
+            if future in waiting:
+                waiting.remove(future)
+                self._count -= 1
+            if not waiting:
+                self._waiting.pop((model, request), None)
 
     def tell(self, outputs: Sequence[Draft]) -> None:
         """Predictions are on the log: whoever waits for one of them may have it."""
@@ -70,12 +74,12 @@ class Answers:
                 self.give(prediction)
 
     def give(self, prediction: Prediction) -> None:
-        """Hand a prediction to its waiter, if there is one."""
+        """Hand a prediction to all who wait for it."""
         with self._lock:
-            waiter = self._waiting.pop((prediction.model, prediction.request), None)
-        if waiter is not None:
-            loop, future = waiter
-            loop.call_soon_threadsafe(_settle, future, prediction)
+            waiting = self._waiting.pop((prediction.model, prediction.request), [])
+            self._count -= len(waiting)
+        for future in waiting:
+            future.get_loop().call_soon_threadsafe(_settle, future, prediction)
 
 
 def _settle(future: asyncio.Future[Prediction], prediction: Prediction) -> None:
@@ -92,11 +96,11 @@ class Live:
         now_ms: Callable[[], int],
         *,
         tick_s: float = 1.0,
-        admit: Admit = lambda n, stages: None,
+        admit: Admit = lambda n, stages: nullcontext(),
         most_waiting: int = MOST_WAITING,
     ) -> None:
         self.system, self.now_ms, self.tick_s, self.admit = system, now_ms, tick_s, admit
-        self.answers = Answers(most_waiting)
+        self.answers, self.tally = Answers(most_waiting), Tally()
         system.told = self.answers.tell
         self.stopping = threading.Event()
         self.broken: str = ""
@@ -110,7 +114,9 @@ class Live:
             ("train", self._train),
             ("tick", self._tick),
         ):
-            thread = threading.Thread(target=self._loop, args=(turn,), name=f"penstock-{name}", daemon=True)
+            thread = threading.Thread(
+                target=self._loop, args=(name, turn), name=f"penstock-{name}", daemon=True
+            )
             thread.start()
             self.threads.append(thread)
 
@@ -122,7 +128,7 @@ class Live:
         if not self.broken:
             self.system.save()
 
-    def _loop(self, turn: Callable[[], None]) -> None:
+    def _loop(self, name: str, turn: Callable[[], None]) -> None:
         one_thread()
         while not self.stopping.is_set():
             try:
@@ -130,6 +136,7 @@ class Live:
             except Unavailable as error:
                 if error.code == "fenced":
                     return self._break(error)
+                self.tally.add("turns_failed", {"turn": name, "code": error.code})
                 self.stopping.wait(0.2)
             except BaseException as error:  # nothing may go on above a broken invariant: stop, say why
                 return self._break(error)
@@ -211,8 +218,8 @@ class Live:
                 "The prediction was not ready in time; the request is on the log.", code="deadline"
             ) from None
         finally:
-            for draft in drafts:
-                self.answers.forget(model, draft.id)
+            for draft, future in zip(drafts, futures, strict=True):
+                self.answers.forget(model, draft.id, future)
 
     def _again(self, model: str, place: int) -> None:
         """Answer a request that is on the log already, as it was answered then."""
@@ -230,8 +237,8 @@ class Live:
         """Put requests on the log. Under pressure those that are there already are answered all the same."""
         log = self.system.log
         try:
-            self.admit(len(drafts), [f"predict.{model}"])
-            return log.append(drafts, sync=False)
+            with self.admit(len(drafts), [f"predict.{model}"]):
+                return log.append(drafts, sync=False)
         except Unavailable as error:
             found = [log.find(one.topic, one.id) for one in drafts] if error.code in PRESSED else [None]
             places = [one.position for one in found if one is not None]

@@ -6,10 +6,11 @@ in this process waits or is refused, as it has declared.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -22,8 +23,8 @@ T = TypeVar("T")
 LOOK_S = 0.1
 WAIT_S = 60.0
 PAUSE_S = 0.2
-PRESSED = frozenset({"lag", "log_full", "disk_floor", "log_size", "log_busy"})
-"""The codes of what passes by itself, or once somebody makes room."""
+PRESSED = frozenset({"lag", "log_full", "disk_floor", "log_size", "log_busy", "log_io"})
+"""The codes of what passes by itself, or once somebody makes room: a quota that is used up is a `log_io`."""
 Pressed = Literal["wait", "refuse"]
 
 
@@ -75,10 +76,23 @@ class Pressure:
         self._next_s = float("-inf")
         self._lags: Mapping[str, int] = {}
         self._disk = Disk(0, 0)
-        self._since = 0
+        self._since = self._coming = 0
 
-    def admit(self, n: int, stages: Iterable[str] = ()) -> None:
-        """Let `n` records in, or raise Unavailable. `stages`: whose lag counts (default: every one's)."""
+    @contextlib.contextmanager
+    def admit(self, n: int, stages: Iterable[str] = ()) -> Iterator[None]:
+        """Within it `n` records may be appended; raises Unavailable. `stages`: whose lag counts (default:
+        every one's). Until they are on the log they count as if they were."""
+        self._enter(n, stages)
+        added = 0
+        try:
+            yield
+            added = n
+        finally:
+            with self._lock:
+                self._coming -= n
+                self._since += added
+
+    def _enter(self, n: int, stages: Iterable[str]) -> None:
         with self._lock:
             began_s = self.clock()
             if began_s >= self._next_s:
@@ -86,7 +100,7 @@ class Pressure:
                 ended_s = self.clock()
                 self._next_s = ended_s + max(LOOK_S, 10 * (ended_s - began_s))
             self._check(stages or self._lags)
-            self._since += n
+            self._coming += n
 
     def _check(self, stages: Iterable[str]) -> None:
         bounds, disk = self.bounds, self._disk
@@ -101,7 +115,7 @@ class Pressure:
                 code="log_size", hint="Let retention drop what is old, or raise --max-log.",
             )  # fmt: skip
         slowest = max(stages, key=lambda name: self._lags.get(name, 0), default="")
-        lag = self._lags.get(slowest, 0) + self._since
+        lag = self._lags.get(slowest, 0) + self._since + self._coming
         if bounds.max_lag and lag > bounds.max_lag:
             raise Unavailable(
                 f"{slowest or 'The slowest stage'} is {lag} records behind; {bounds.max_lag} are allowed.",

@@ -24,7 +24,7 @@ from penstock.feature import FeatureSet, Fold
 from penstock.gate.stage import gate_stage
 from penstock.log import Blob, Checkpoint, Commit, Log
 from penstock.log.crash import Point, point
-from penstock.model.pack import Model, load
+from penstock.model.pack import Model, Predict, load
 from penstock.model.schedule import train_stage
 from penstock.monitor.stage import monitor_stage
 from penstock.predict.stage import Means, predict_stage
@@ -50,7 +50,7 @@ from penstock.record.decisions import (
     predictions,
     read,
 )
-from penstock.record.errors import NotFound, Poison, Refused
+from penstock.record.errors import NotFound, Poison, Refused, Unavailable
 from penstock.record.event import unknown
 from penstock.record.record import Draft, Position, Record, output_id
 from penstock.release.registry import registry
@@ -60,6 +60,8 @@ from penstock.stage import AnyStage, Running, View, folded, restore, stage
 
 Clock = Callable[[], float]
 Trainer = Callable[[Order], Version | Failure]
+Numbered = tuple[str, int]
+"""A producer's name, and the number that it gives an append: 1, 2, 3..."""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -96,20 +98,30 @@ OPEN = stage("open", (INTENTS, VERSIONS, FAILURES), Open, _pending)
 class Models:
     """Models by digest, loaded once, with the `predict` of the code that they were trained by."""
 
-    def __init__(self, log: Log, blobs: Blob, plans: Mapping[str, Plan]) -> None:
-        self.log, self.blobs, self.plans = log, blobs, plans
+    def __init__(self, file: File, log: Log, blobs: Blob) -> None:
+        self.log, self.blobs = log, blobs
         self.loaded: dict[str, Model] = {}
+        self._files = {file.code: file}
+        self._path = file.path
 
     def get(self, digest: str) -> Model:
         """The model of a digest; raises NotFound or Broken when its blob is not to be had."""
         model = self.loaded.get(digest)
         if model is None:
-            model = load(self.blobs.get(digest))
-            plan = next((p for p in self.plans.values() if p.features.digest == model.features), None)
-            if plan is not None and plan.pipeline.predict is not None:
-                model = msgspec.structs.replace(model, predict=plan.pipeline.predict)
+            predict = self._predict(digest)
+            model = load(self.blobs.get(digest), predict)
             self.loaded = {**dict(list(self.loaded.items())[-15:]), digest: model}
         return model
+
+    def _predict(self, digest: str) -> Predict | None:
+        """What the code that a model was trained by says to score with; its classes are known from then on."""
+        for name, entry in registry(self.log).models.items():
+            for version in entry.versions.values():
+                if version.digest == digest:
+                    if version.code not in self._files:
+                        self._files[version.code] = load_text(self.blobs.get(version.code), self._path)
+                    return self._files[version.code].plan(name).pipeline.predict
+        return None
 
 
 class Parts:
@@ -122,7 +134,7 @@ class Parts:
         self.plans = {plan.features.digest: plan for plan in file.plans.values()}
         self.sets = {name: {plan.features.digest: plan.features} for name, plan in file.plans.items()}
         self._older_plans()
-        self.models = Models(log, blobs, self.plans)
+        self.models = Models(file, log, blobs)
 
     def _older_plans(self) -> None:
         """A champion of an older text of the file keeps its own features until it is replaced."""
@@ -364,12 +376,14 @@ def append(
     sync: bool = True,
     strict: bool = True,
     first: int = 1,
+    numbered: Numbered = ("", 0),
 ) -> Report:
     """Validate events for a topic and append the good ones. Raises NotFound for an unknown topic.
 
-    `first` is the number of the first row in the notes; see `Source.parse` for `strict`.
-    A refused event stops nothing: it is counted in the report, and on `refused` by one record for all
-    that were refused with its code.
+    `first` is the number of the first row in the notes; see `Source.parse` for `strict`; `numbered` is
+    the producer's name and this append's number, which follows the one before: an append that comes
+    again changes nothing. A refused event stops nothing: it is counted in the report, and on `refused`
+    by one record for all that were refused with its code; so are repeats.
     """
     try:
         source = file.source(topic)
@@ -390,13 +404,32 @@ def append(
             if len(notes) < 20:
                 notes.append(f"row {number}: {error}")
     refusals = [_refusal(msgspec.structs.replace(one, count=refused[code])) for code, one in first_of.items()]
-    done = log.append([*drafts, *refusals], sync=sync)
-    repeated = [i for i in done.repeats if i < len(drafts)]
+    producer, sequence = _in_order(log, topic, numbered)
+    done = log.append([*drafts, *refusals], producer=producer, sequence=sequence, sync=sync)
+    repeated = sum(i < len(drafts) for i in done.repeats)
     if repeated:
-        note = f"{len(repeated)} events had an id that was on the topic already."
-        log.append([_refusal(Refusal(topic, "duplicate", note, now_ms, len(repeated)))], sync=sync)
-        notes.append(f"{len(repeated)} events have an id that is on the topic already; the first ones stand.")
-    return Report(len(drafts) - len(repeated), len(repeated), refused, notes, done.places[: len(drafts)])
+        code, why = ("duplicate", "an id") if done.places else ("repeated", "a number of their producer's")
+        note = f"{repeated} events have {why} that stood already; the first ones stand."
+        with contextlib.suppress(Unavailable):  # the disk is full: the answer tells it all the same
+            log.append([_refusal(Refusal(topic, code, note, now_ms, repeated))], sync=sync)
+        notes.append(note)
+    return Report(len(drafts) - repeated, repeated, refused, notes, done.places[: len(drafts)])
+
+
+def _in_order(log: Log, topic: str, numbered: Numbered) -> Numbered:
+    """The producer as the log knows it. Raises Refused where an append before this one is missing: it
+    would be taken for a repeat when it comes."""
+    name, sequence = numbered
+    if not name:
+        return numbered
+    producer = f"{topic}/{name}"
+    last = log.last(producer)
+    if not 0 < sequence <= last + 1:
+        raise Refused(
+            f"The number that follows is {last + 1}.", code="sequence", where=producer,
+            hint="Send one append after the other, each until it is answered.",
+        )  # fmt: skip
+    return producer, sequence
 
 
 def _refusal(one: Refusal) -> Draft:

@@ -19,12 +19,12 @@ import msgspec
 import uvicorn
 
 from penstock.app.child import Line
-from penstock.app.counters import Count, Tally, plain
+from penstock.app.counters import Count, plain
 from penstock.app.home import Books, Home, Views, open_home, pressure, wall_ms
-from penstock.app.live import Live
+from penstock.app.live import Admit, Live
 from penstock.app.pipeline import File, load
 from penstock.app.pressure import Bounds
-from penstock.app.system import System, append
+from penstock.app.system import Numbered, Report, System, append
 from penstock.app.train import Order
 from penstock.app.upkeep import Caretaker
 from penstock.app.worker import in_process
@@ -74,20 +74,26 @@ def keys_of(settings: Settings) -> Keys | None:
 def desk(live: Live, file: File, views: Views, training: Mapping[str, float]) -> Desk:
     """The desk that the doors ask: the live system's functions, with reads one at a time. `training`
     says how far the trainings under way have read the log."""
-    lock, tally = threading.Lock(), Tally()
+    lock = threading.Lock()
     system = live.system
 
-    async def take(topic: str, rows: Sequence[Mapping[str, Any] | bytes]) -> dict[str, Any]:
-        await asyncio.to_thread(live.admit, len(rows), ())
-        report = await asyncio.to_thread(
-            append, file, system.log, topic, rows, now_ms=live.now_ms(), sync=False
-        )
+    async def take(
+        topic: str, rows: Sequence[Mapping[str, Any] | bytes], numbered: Numbered
+    ) -> dict[str, Any]:
+        def admitted() -> Report:
+            with live.admit(len(rows), ()):
+                return append(
+                    file, system.log, topic, rows, now_ms=live.now_ms(), sync=False, numbered=numbered
+                )
+
+        report = await asyncio.to_thread(admitted)
         return {n: getattr(report, n) for n in ("appended", "duplicates", "refused", "notes")}
 
     def status() -> dict[str, Any]:
         with lock:
-            found = {**views.status(), "broken": live.broken, "training": dict(training)}
-        return {**found, "since_start": plain([*tally.read(), *_repeated(system)])}
+            found = {**views.status(), "broken": live.broken, "held": _held(live.admit)}
+        since = plain([*live.tally.read(), *_repeated(system)])
+        return {**found, "training": dict(training), "since_start": since}
 
     def registry() -> Any:
         with lock:
@@ -104,8 +110,17 @@ def desk(live: Live, file: File, views: Views, training: Mapping[str, float]) ->
         DURABILITY,
         system.log,
         system.blobs,
-        tally.add,
+        live.tally.add,
     )
+
+
+def _held(admit: Admit) -> str:
+    """The code of what producers meet now; "" where they are let in."""
+    try:
+        with admit(0, ()):
+            return ""
+    except Unavailable as error:
+        return error.code
 
 
 def _repeated(system: System) -> list[Count]:

@@ -22,7 +22,7 @@ from penstock.app.pressure import Bounds, bytes_of, patiently
 from penstock.app.system import Report
 from penstock.app.system import append as append_rows
 from penstock.cli import show
-from penstock.record.errors import NotFound, Refused
+from penstock.record.errors import NotFound, Refused, Unavailable
 from penstock.serve.identity import key_line, new_key
 
 BATCH = 1000
@@ -111,14 +111,22 @@ def append(given: argparse.Namespace) -> int:
     bounds = pressure(file, home, _bounds(given))
 
     def taken(first: int, rows: list[Any]) -> Report:
-        bounds.admit(len(rows))
-        return append_rows(file, home.log, given.topic, rows, now_ms=wall_ms(), first=first, strict=strict)
+        with bounds.admit(len(rows)):
+            return append_rows(
+                file, home.log, given.topic, rows, now_ms=wall_ms(), first=first, strict=strict
+            )
 
     def waiting(note: str) -> None:
         print(f"append: {total['appended']} appended, waiting: {note}", file=sys.stderr)
 
     for first, rows in _batches(_rows(given.path)):
-        report = patiently(partial(taken, first, rows), given.pressure, waiting)
+        try:
+            report = patiently(partial(taken, first, rows), given.pressure, waiting)
+        except Unavailable:
+            print(
+                f"append: {total['appended']} appended of the {first - 1} rows before these:", file=sys.stderr
+            )
+            raise
         total["appended"] += report.appended
         total["duplicates"] += report.duplicates
         for code, n in report.refused.items():

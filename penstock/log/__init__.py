@@ -16,7 +16,8 @@ from penstock.record.record import START, Draft, Position, Record, partition
 
 class Appended(msgspec.Struct, frozen=True):
     """Where drafts came to lie. `places[i]` is the position of draft i; `repeats` are the indices of
-    drafts whose id stood on the topic already (their place is that of the first)."""
+    drafts whose id stood on the topic already (their place is that of the first). Where the producer's
+    sequence stood already, all are repeats, and none has a place."""
 
     places: list[int]
     repeats: list[int]

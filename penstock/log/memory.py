@@ -31,7 +31,7 @@ class MemoryLog:
         with self._changed:
             if producer:
                 if sequence <= self._producers.get(producer, 0):
-                    return Appended([], [], self.end())
+                    return Appended([], list(range(len(drafts))), self.end())
                 self._producers[producer] = sequence
             return self._write(drafts)
 

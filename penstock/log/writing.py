@@ -68,7 +68,7 @@ class Writing:
         if write.producer:
             last = tables.fact(self.db, Producer, write.producer)
             if write.sequence <= (last.sequence if last else 0):
-                return Appended([], [], Position(n=self.end))
+                return Appended([], list(range(len(write.drafts))), Position(n=self.end))
             self.facts += last is None
             tables.put(self.db, write.producer, Producer(write.sequence))
             point(Point.PRODUCER)

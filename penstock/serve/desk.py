@@ -26,7 +26,8 @@ class Desk(msgspec.Struct, frozen=True):
 
     `ask(model, rows, timeout_s)` appends one request a row (a mapping of the request's columns; a
     missing id or time is filled in) and returns the served predictions, in order. `ask_vectors` is the
-    same for rows that bring every feature value themselves. `append(topic, rows)` takes events and
+    same for rows that bring every feature value themselves. `append(topic, rows, numbered)` takes
+    events, under the producer's name and its number for them where it gives one (else "" and 0), and
     returns the report as builtins. All raise Refused or Unavailable. `count(name, labels)` counts since
     the process began.
     """
@@ -34,7 +35,7 @@ class Desk(msgspec.Struct, frozen=True):
     faces: Mapping[str, ModelFace]
     ask: Callable[[str, Sequence[Mapping[str, Any]], float], Awaitable[list[Prediction]]]
     ask_vectors: Callable[[str, Sequence[Sequence[Any]], float], Awaitable[list[Prediction]]]
-    append: Callable[[str, Sequence[Mapping[str, Any] | bytes]], Awaitable[dict[str, Any]]]
+    append: Callable[[str, Sequence[Mapping[str, Any] | bytes], tuple[str, int]], Awaitable[dict[str, Any]]]
     registry: Callable[[], Registry]
     status: Callable[[], dict[str, Any]]
     durability: str

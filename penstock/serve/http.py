@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,6 +24,8 @@ from penstock.serve.identity import Keys, Unauthorised, is_loopback
 from penstock.serve.infer import BadRequest, InferRequest, answer, face_of, metadata, parse, rows_of
 
 BODY_BYTES = 16 << 20
+BODIES_BYTES = 128 << 20
+"""What the bodies of all requests under way may take together: one more is refused as it comes in."""
 TIMEOUT_S = 10.0
 OPEN = ("/v2/health/live", "/v2/health/ready")
 _HEADERS = [
@@ -33,8 +36,27 @@ _HEADERS = [
 _STATUS = {"deadline": 504, "lag": 429, "busy": 429, "log_full": 507, "disk_floor": 507, "log_size": 507}
 """What an error that passes is over HTTP, where it is not 503: too much at once, or no room."""
 _RETRY_S = {429: "1", 503: "1", 507: "10"}
+_PRODUCER, _NUMBER = re.compile(r"[A-Za-z0-9_-]{1,64}"), re.compile(r"[0-9]{1,18}")
 Endpoint = Callable[[Request], Awaitable[Response]]
 Note = Callable[[BaseException], None]
+
+
+class Bodies:
+    """The room that bodies share. On the event loop only."""
+
+    def __init__(self, most: int) -> None:
+        self.left = most
+
+    def take(self, request: Request, n: int) -> None:
+        """Let `n` bytes of a request in, until it is answered; raises Unavailable where there is no room."""
+        if n > self.left:
+            raise Unavailable("Too much is sent at once.", code="busy", hint="Send more slowly.")
+        self.left -= n
+        request.state.taken = getattr(request.state, "taken", 0) + n
+
+    def give_back(self, request: Request) -> None:
+        """The request is answered."""
+        self.left += getattr(request.state, "taken", 0)
 
 
 class TooLarge(Refused):
@@ -75,8 +97,10 @@ def create(desk: Desk, keys: Keys | None, hosts: Sequence[str], pages: ASGIApp |
         ("/status", _status, "GET"),
         ("/metrics", _metrics, "GET"),
     ]
+    bodies = Bodies(BODIES_BYTES)
     routes: list[Any] = [
-        Route(path, _told(make(desk), note, desk.count), methods=[method]) for path, make, method in table
+        Route(path, _told(make(desk), note, desk.count, bodies), methods=[method])
+        for path, make, method in table
     ]
     if pages is not None:
         routes.append(Mount("/", pages))
@@ -86,10 +110,13 @@ def create(desk: Desk, keys: Keys | None, hosts: Sequence[str], pages: ASGIApp |
     return app
 
 
-def _told(endpoint: Endpoint, note: Note, count: Callable[[str, Mapping[str, str]], None]) -> Endpoint:
+def _told(
+    endpoint: Endpoint, note: Note, count: Callable[[str, Mapping[str, str]], None], bodies: Bodies
+) -> Endpoint:
     """Errors become answers: those of the house as they are, any other without a word of its own."""
 
     async def told(request: Request) -> Response:
+        request.state.bodies = bodies
         try:
             return await endpoint(request)
         except PenstockError as error:
@@ -98,10 +125,15 @@ def _told(endpoint: Endpoint, note: Note, count: Callable[[str, Mapping[str, str
             answer = refusal(error)
             count("answers_refused", {"status": str(answer.status_code), "code": error.code})
             return answer
+        except ClientDisconnect:  # in the middle of the body: nothing of it was taken
+            count("answers_refused", {"status": "499", "code": "left"})
+            return Response(status_code=499)
         except Exception as error:  # the caller learns nothing of our insides
             note(error)
             count("answers_refused", {"status": "500", "code": "internal"})
             return _json({"error": "internal error", "code": "internal"}, 500)
+        finally:
+            bodies.give_back(request)
 
     return told
 
@@ -143,6 +175,7 @@ async def _body(request: Request, *kinds: str) -> bytes:
         size += len(part)
         if size > BODY_BYTES:
             raise TooLarge
+        request.state.bodies.take(request, len(part))
         parts.append(part)
     return b"".join(parts)
 
@@ -159,8 +192,9 @@ def _server(desk: Desk) -> Endpoint:
 
 def _live(desk: Desk) -> Endpoint:
     async def live(request: Request) -> Response:
-        broken = desk.status().get("broken", "")
-        return _json({"live": not broken, "ready": not broken}, 503 if broken else 200)
+        status = desk.status()
+        broken, held = status.get("broken", ""), status.get("held", "")
+        return _json({"live": not broken, "ready": not broken, "held": held}, 503 if broken else 200)
 
     return live
 
@@ -230,11 +264,24 @@ def _append(desk: Desk) -> Endpoint:
         body = await _body(request, "application/json", "application/x-ndjson")
         lines = "ndjson" in request.headers.get("content-type", "")
         rows = [line for line in body.splitlines() if line.strip()] if lines else _rows(body)
-        report = await desk.append(request.path_params["topic"], rows)
+        report = await desk.append(request.path_params["topic"], rows, _numbered(request))
         taken = report["appended"] + report["duplicates"]
         return _json(report, 200 if taken or not rows else 422)
 
     return append
+
+
+def _numbered(request: Request) -> tuple[str, int]:
+    """The producer and its number for these events, by which it may send them again."""
+    producer, number = (request.headers.get(f"penstock-{name}", "") for name in ("producer", "sequence"))
+    if not producer and not number:
+        return "", 0
+    if not _PRODUCER.fullmatch(producer) or not _NUMBER.fullmatch(number):
+        raise Refused(
+            "Penstock-Producer is a name of at most 64 letters, digits, - and _; Penstock-Sequence a number.",
+            code="sequence",
+        )
+    return producer, int(number)
 
 
 def _rows(body: bytes) -> list[bytes]:
@@ -275,6 +322,8 @@ def _exposition(status: dict[str, Any]) -> str:
     lines += [
         f'penstock_alerts{{model="{name}"}} {len(one["alerts"])}' for name, one in status["models"].items()
     ]
+    held = status.get("held", "")
+    lines += ["# TYPE penstock_held gauge", f'penstock_held{{code="{held}"}} {int(bool(held))}']
     lines += _counted("penstock", status.get("counters", ()))
     lines += _counted("penstock_since_start", status.get("since_start", ()))
     return "\n".join(lines) + "\n"

@@ -18,7 +18,7 @@ from penstock.log.crash import Point
 from tests.faults.finding import Finding, Plan
 from tools.kafka.broker import Missing
 
-PARTS = ("crashes", "disk", "power", "blobs", "flips", "kills", "kafka")
+PARTS = ("crashes", "disk", "full", "power", "blobs", "flips", "kills", "kafka")
 Target = tuple[str, Callable[[Sequence[Finding]], int], int, bool]
 
 
@@ -33,6 +33,7 @@ FIGURES: dict[str, list[Target]] = {
         ("schedules", provoked("random schedules"), 1000, True),
     ],
     "disk": [("io_failures", provoked("disk: "), 500, True)],
+    "full": [("disks_filled", provoked("full: files"), 200, True)],
     "power": [("power_losses", provoked("power loss"), 1000, True)],
     "flips": [
         ("bytes_flipped", provoked("bytes flipped"), 40_000, True),

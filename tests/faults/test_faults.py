@@ -7,7 +7,7 @@ import pytest
 from tests.faults.finding import Plan
 from tests.faults.run import figures, findings
 
-PARTS = ("crashes", "disk", "power", "blobs", "kills")
+PARTS = ("crashes", "disk", "full", "power", "blobs", "kills")
 """Flipped bytes are left to `make faults`: ids and topics' names are not under a checksum yet."""
 SCALE = 0.02
 

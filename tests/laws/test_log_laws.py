@@ -117,6 +117,21 @@ def test_a_producers_append_counts_once(log: Any) -> None:
     assert [one.time_ms for one in everything(log, ["a"])] == [1, 2]
 
 
+def test_a_repeated_sequence_is_told(reopened: Callable[[], Any]) -> None:
+    """All drafts are repeats and none has a place, to whoever sends it, whatever it holds; a first one is none,
+    though ids of it stand already."""
+    log = reopened()
+    sent = [draft("a", 1, "x"), draft("b", 2), draft("a", 3)]
+    first = log.append(sent, producer="p", sequence=7)
+    assert (first.places, first.repeats) == ([0, 1, 2], [])
+    for sequence, again in ((7, sent), (3, sent[:2]), (7, [draft("c", 9)])):
+        done = reopened().append(again, producer="p", sequence=sequence)
+        assert (done.places, done.repeats, done.end.n) == ([], list(range(len(again))), 3)
+    by_id = log.append([sent[0]], producer="p", sequence=8)
+    assert (by_id.places, by_id.repeats) == ([0], [0])
+    assert log.append([sent[1]], producer="q", sequence=7).repeats == [] and log.end().n == 4
+
+
 def test_a_commit_is_one_write(log: Any) -> None:
     """Position, state and outputs are there together; an output whose id stands already is left out."""
     log.append([draft("in", n) for n in range(5)])

@@ -55,7 +55,7 @@ def test_no_schedule_of_the_flights_breaks_a_law(flights: Ground) -> None:
         name: reached[name]
         for name in ("verdict_block", "verdict_inconclusive", "canary", "rolled_back", "settled")
     }
-    assert min(rare.values()) >= 5, rare
+    assert min(rare.values()) >= 3, rare
     often = ("trained", "verdict_ship", "champion")
     assert min(reached[name] for name in often) >= 75, reached
     faults = (

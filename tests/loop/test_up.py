@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,10 @@ def penstock(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str
 
 
 class Up:
-    """`penstock up` in a process of its own."""
+    """`penstock up` in a process of its own, started by a command that ends in it, if one is given."""
 
-    def __init__(self, home: Path, *arguments: str) -> None:
-        command = [*COMMAND, "up", str(PIPELINE), "--home", str(home), "--port", "0", *arguments]
+    def __init__(self, home: Path, *arguments: str, file: Path = PIPELINE, by: Sequence[str] = ()) -> None:
+        command = [*by, *COMMAND, "up", str(file), "--home", str(home), "--port", "0", *arguments]
         self.home = str(home)
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ})
         assert self.process.stdout is not None

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from datetime import timedelta
 from pathlib import Path
+
+import pytest
 
 from penstock.app.home import Books, open_home
 from penstock.app.pipeline import load_text
 from penstock.app.system import System, append, decide
 from penstock.app.worker import in_process
+from penstock.model import pack
 from penstock.record.codec import millis, moment
 from penstock.record.decisions import Decision, Prediction, predictions, read
 from penstock.record.record import START
@@ -56,6 +60,43 @@ def test_new_features_beside_old_ones(played: Path, tmp_path: Path) -> None:
     said = {one.version: one for one in ask("after", 3)}
     assert said[newest].served and len(said[newest].values) == 5 and said[newest].values[3] == 1
     assert len(said[old.version].values) == 4  # the champion before scores on with its own features
+    checked = Books(file, home.log, home.blobs).verify("agree")
+    home.log.close()
+    assert checked.unequal == [] and checked.predictions > 500
+
+
+ODD = """
+def oddly(model, x):
+    return 1 - model.predict_proba(x)
+
+
+agree = Pipeline("""
+COMMENTED = PIPELINE.read_text() + "# the same in other words\n"
+OTHER_PREDICT = (
+    PIPELINE.read_text().replace("\nagree = Pipeline(", ODD).replace("fit=fit,", "fit=fit, predict=oddly,")
+)
+
+
+@pytest.mark.parametrize("text", [COMMENTED, OTHER_PREDICT], ids=["comment", "predict"])
+def test_a_model_keeps_the_code_it_was_trained_by(
+    text: str, played: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same features in a changed file the champion is found, and scores as before; all can be made again."""
+    home = open_home(Path(shutil.copytree(played, tmp_path / "home")))
+    old = registry(home.log).champion("agree")
+    monkeypatch.delitem(sys.modules, f"penstock_file_{old.code[:16]}", raising=False)  # as in a new process
+    file = load_text(text.encode(), str(PIPELINE))
+    assert file.code != old.code and file.plan("agree").features.digest == old.features
+    system = System(file, home.log, home.blobs, home.path, time.perf_counter, in_process, sync=False)
+    system.deploy(0)
+    last = home.log.read(["ask"], START, limit=10**6)[0][-1].time_ms
+    row = {"ask_id": "now", "who": "who-1", "at": moment(last), "x": 1.0, "z": 0.5}
+    append(file, home.log, "ask", [row], now_ms=0)
+    system.drain()
+    found = [read(r, Prediction) for r in home.log.read([predictions("agree")], START, limit=10**6)[0]]
+    (said,) = [one for one in found if one.request == "now" and one.served]
+    model = pack.load(home.blobs.get(old.digest))
+    assert said.digest == old.digest and said.score == pack.score(model, [said.values])[0]
     checked = Books(file, home.log, home.blobs).verify("agree")
     home.log.close()
     assert checked.unequal == [] and checked.predictions > 500

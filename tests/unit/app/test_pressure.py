@@ -21,8 +21,8 @@ from penstock.app.system import append
 from penstock.log.memory import MemoryLog
 from penstock.log.sqlite import SqliteLog
 from penstock.record.codec import pack, unpack
-from penstock.record.decisions import REFUSED, Refusal, read
-from penstock.record.errors import Unavailable
+from penstock.record.decisions import REFUSED, Prediction, Refusal, read
+from penstock.record.errors import Refused, Unavailable
 from penstock.record.record import START, Draft, Record
 from penstock.serve.http import refusal
 from penstock.stage import Running, Stage, replay, stage
@@ -42,10 +42,10 @@ class World:
     def code(self, n: int, *stages: str) -> str:
         """What `n` records meet: "" when they are let in."""
         try:
-            self.pressure.admit(n, stages)
+            with self.pressure.admit(n, stages):
+                return ""
         except Unavailable as error:
             return error.code
-        return ""
 
 
 def test_the_slowest_stage_bounds_the_producers() -> None:
@@ -60,6 +60,20 @@ def test_the_slowest_stage_bounds_the_producers() -> None:
     world.now_s, world.lag["slow"] = 0.4, 500
     assert world.code(1) == "lag" and world.code(1, "fast") == ""
     assert World(Bounds(max_lag=0)).code(10**9) == ""
+
+
+def test_what_is_on_its_way_counts() -> None:
+    """Records that were let in and are not on the log yet count at every look; those that never came do not."""
+    world = World(Bounds(max_lag=100))
+    with world.pressure.admit(500):
+        assert world.code(1) == "lag"
+        world.now_s = 5.0
+        assert world.code(1) == "lag"
+    world.now_s = 10.0
+    assert world.code(1) == ""
+    with pytest.raises(RuntimeError), world.pressure.admit(500):
+        raise RuntimeError
+    assert world.code(1) == ""
 
 
 def test_the_disk_bounds_the_producers() -> None:
@@ -113,18 +127,22 @@ def test_a_producer_waits_or_is_refused_as_it_declared() -> None:
 
 
 def test_waiting_answers_are_bounded() -> None:
-    """One more than may wait is refused before it is put on the log."""
+    """One more than may wait is refused before it is put on the log; of two who wait for one id, one may give up."""
+    said = Prediction("m", 3, "d", "champion", True, "a", "", "ask", 7, 0, START, "f", [], 7, 0.25, False)
 
     async def ask() -> None:
         answers = Answers(2)
         answers.room(2)
-        answers.expect("m", "a")
-        answers.expect("m", "b")
+        one, two = answers.expect("m", "a"), answers.expect("m", "a")
         with pytest.raises(Unavailable) as caught:
             answers.room(1)
         assert caught.value.code == "busy"
-        answers.forget("m", "a")
+        answers.forget("m", "a", one)
         answers.room(1)
+        one.cancel()
+        answers.give(said)
+        answers.room(2)
+        assert (await two).score == 0.25
 
     asyncio.run(ask())
 
@@ -253,8 +271,12 @@ def flood(folder: Path, bounds: Bounds, seconds: float) -> tuple[int, int]:
     until_s, n, most, waits = time.monotonic() + seconds, 0, 0, list[str]()
     while time.monotonic() < until_s:
         drafts = [Draft("in", "", 0, pack(n + i)) for i in range(500)]
-        patiently(lambda: pressure.admit(500), "wait", waits.append, sleep=lambda s: time.sleep(0.01))
-        log.append(drafts, sync=False)
+
+        def admitted(drafts: list[Draft] = drafts) -> None:
+            with pressure.admit(500):
+                log.append(drafts, sync=False)
+
+        patiently(admitted, "wait", waits.append, sleep=lambda s: time.sleep(0.01))
         n += 500
         most = max(most, lags(log, inputs).get("ledger", 0))
     over.set()
@@ -303,6 +325,25 @@ def test_one_in_a_hundred_of_each_kind_is_counted() -> None:
     found = Counters(log, file.sources, ["agree"]).read()
     counts = {one.labels["code"]: one.value for one in found if one.name == "refused"}
     assert counts == {**total, "duplicate": 10}
+
+
+def test_a_numbered_append_counts_once() -> None:
+    """What comes again under its number is dropped and counted, apart from ids; one that is missing is asked for."""
+    file, log = load(PIPELINE), MemoryLog()
+    rows = [{"ask_id": f"q{i}", "at": "2024-01-01T00:00:00Z"} for i in range(3)]
+
+    def send(n: int, topic: str = "yes") -> tuple[int, int]:
+        report = append(file, log, topic, rows, now_ms=0, numbered=("till-1", n))
+        return report.appended, report.duplicates
+
+    assert [send(1), send(1), send(2), send(1), send(2)] == [(3, 0), (0, 3), (3, 0), (0, 3), (0, 3)]
+    for wrong in (0, 4):
+        with pytest.raises(Refused) as told:
+            send(wrong)
+        assert told.value.code == "sequence" and "is 3" in told.value.what
+    assert log.count("yes") == 6 and log.last("yes/till-1") == 2
+    found = Counters(log, file.sources, ["agree"]).read()
+    assert [(one.labels["code"], one.value) for one in found if one.name == "refused"] == [("repeated", 9)]
 
 
 def test_topics_that_strangers_name_are_one() -> None:

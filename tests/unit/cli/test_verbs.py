@@ -168,3 +168,30 @@ def test_a_good_file_passes_the_check(capsys: pytest.CaptureFixture[str]) -> Non
     """And says so."""
     assert main(["check", str(PIPELINE)]) == 0
     assert capsys.readouterr().out.endswith("check: all is well\n")
+
+
+def test_append_meets_a_bound(
+    played: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With nobody to run the stages: refused with status 3, what was appended is told and is on the log, the rest
+    is not; sent again without the bound, all stand once."""
+    home = shutil.copytree(played, tmp_path / "home")
+    rows = [
+        {"ask_id": f"n{i}", "who": "w", "at": "2024-02-01T00:00:00Z", "x": 1.0, "z": None}
+        for i in range(3500)
+    ]
+    file = tmp_path / "rows.ndjson"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def appended(*more: str) -> int:
+        return main(["append", "ask", str(file), "--home", str(home), "--min-free", "0", *more])
+
+    before = open_home(home).log.count("ask")
+    assert appended("--pressure", "refuse", "--max-lag", "1500") == 3
+    said = capsys.readouterr()
+    assert "2000 appended of the 2000 rows before these" in said.err and "[lag]" in said.err and not said.out
+    assert open_home(home).log.count("ask") == before + 2000
+    assert appended("--pressure", "refuse", "--max-lag", "0") == 0
+    assert "1500 appended, 2000 duplicates, refused: none" in capsys.readouterr().out
+    log = open_home(home).log
+    assert log.count("ask") == before + 3500 and log.find("ask", "n3499") is not None

@@ -57,8 +57,12 @@ async def ask(model: str, rows: Any, timeout_s: float) -> list[Prediction]:
     ]
 
 
-async def append(topic: str, rows: Any) -> dict[str, Any]:
+numbers: list[tuple[str, int]] = []
+
+
+async def append(topic: str, rows: Any, numbered: tuple[str, int]) -> dict[str, Any]:
     """A report as the app gives it."""
+    numbers.append(numbered)
     good = [row for row in rows if b"bad" not in bytes(row)]
     return {
         "appended": len(good),
@@ -213,6 +217,62 @@ def test_a_stream_that_is_too_long_is_cut() -> None:
     assert answer.status_code == 413
 
 
+def test_bodies_share_their_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes in while the room is taken is told to come again; an answer, whichever, gives its room back."""
+    monkeypatch.setattr("penstock.serve.http.BODIES_BYTES", 1000)
+    app: Any = create(DESK, None, (), None, noted.append)
+
+    async def run() -> list[int]:
+        first = asyncio.Event()
+
+        async def slowly() -> Any:
+            yield b'{"bad":' + b" " * 600
+            await first.wait()
+            yield b"1}"
+
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://127.0.0.1"
+        ) as client:
+
+            async def sent(content: Any) -> int:
+                answer = await client.post("/events/ask", content=content, headers=JSON)
+                assert answer.status_code != 429 or answer.headers["retry-after"] == "1"
+                return answer.status_code
+
+            slow = asyncio.create_task(sent(slowly()))
+            await asyncio.sleep(0.05)
+            during = [await sent(b'{"a": 1}' + b" " * n) for n in (500, 300)]
+            first.set()
+            return [*during, await slow, *[await sent(b'{"a": 1}' + b" " * 900) for _ in range(3)]]
+
+    assert asyncio.run(run()) == [429, 200, 422, 200, 200, 200]
+
+
+def test_who_leaves_in_the_middle_is_counted() -> None:
+    """Nothing of a body that breaks off reaches the app, and it is no error of ours."""
+    numbers.clear()
+    noted.clear()
+    told: list[Any] = []
+    desk = msgspec.structs.replace(DESK, count=lambda name, labels: told.append((name, labels["code"])))
+    app: Any = create(desk, None, (), None, noted.append)
+    coming = iter([
+        {"type": "http.request", "body": b'{"a": 1}', "more_body": True}, {"type": "http.disconnect"}
+    ])  # fmt: skip
+
+    async def receive() -> Any:
+        return next(coming)
+
+    async def send(message: Any) -> None:
+        """To nobody."""
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/events/ask", "query_string": b"", "root_path": "",
+        "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")],
+    }  # fmt: skip
+    asyncio.run(app(scope, receive, send))
+    assert told == [("answers_refused", "left")] and noted == [] and numbers == []
+
+
 def test_our_own_errors_stay_inside() -> None:
     """The caller learns that it was not their fault, whoever keeps the notes learns the rest."""
     noted.clear()
@@ -260,6 +320,21 @@ def test_events_are_taken_by_object_array_and_line() -> None:
         "refused"
     ]
     assert call("POST", "/events/ask", content=b'{"bad": 1}', headers=lines).status_code == 422
+
+
+def test_a_producer_numbers_its_appends() -> None:
+    """Both headers or none reach the app; anything odd in them is refused before it."""
+    numbers.clear()
+
+    def sent(**headers: str) -> int:
+        given = {f"Penstock-{name}": text for name, text in headers.items()}
+        return call("POST", "/events/ask", content=b'{"a": 1}', headers={**JSON, **given}).status_code
+
+    assert [sent(), sent(Producer="till-1", Sequence="7")] == [200, 200]
+    odd = [{"Producer": "p"}, {"Sequence": "1"}, {"Producer": "a b", "Sequence": "1"}]
+    odd += [{"Producer": "p" * 65, "Sequence": "1"}]
+    odd += [{"Producer": "p", "Sequence": text} for text in ("-1", "x", "1.0", "9" * 19)]
+    assert {sent(**headers) for headers in odd} == {422} and numbers == [("", 0), ("till-1", 7)]
 
 
 def test_headers_are_careful() -> None:
