@@ -128,7 +128,7 @@ def put_away(home: Path) -> dict[str, Any]:
     took = time.monotonic() - began
     shrink(log)
     log.close()
-    return {"sealed": sealed, "per_s": sealed / took if sealed else 0.0, "peak_mb": _peak_mb()}
+    return {"sealed": sealed, "per_s": sealed / took if sealed else 0.0, "peak_mb": peak_mb()}
 
 
 def read_columns(home: Path, fields: str, rounds: int) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def read_columns(home: Path, fields: str, rounds: int) -> dict[str, Any]:
         rates.append(rows / (time.perf_counter() - began))
         assert rows == stop.n
     log.close()
-    return {"per_s": statistics.median(rates[1:]) if stop.n else None, "rows": stop.n, "peak_mb": _peak_mb()}
+    return {"per_s": statistics.median(rates[1:]) if stop.n else None, "rows": stop.n, "peak_mb": peak_mb()}
 
 
 def write(home: Path, seconds: float, rate: int, sync: bool) -> dict[str, Any]:

@@ -101,13 +101,22 @@ class Models:
     def __init__(self, file: File, log: Log, blobs: Blob) -> None:
         self.log, self.blobs = log, blobs
         self.loaded: dict[str, Model] = {}
+        self._trained: dict[str, tuple[str, str]] = {}  # by what code a digest was made, under which name
         self._files = {file.code: file}
         self._path = file.path
+
+    def know(self, digest: str) -> None:
+        """Look up by which code a model was trained. The log may be away: then it is asked again later, for
+        nobody else can tell."""
+        if digest not in self._trained:
+            for name, entry in registry(self.log).models.items():
+                self._trained.update((one.digest, (one.code, name)) for one in entry.versions.values())
 
     def get(self, digest: str) -> Model:
         """The model of a digest; raises NotFound or Broken when its blob is not to be had."""
         model = self.loaded.get(digest)
         if model is None:
+            self.know(digest)
             predict = self._predict(digest)
             model = load(self.blobs.get(digest), predict)
             self.loaded = {**dict(list(self.loaded.items())[-15:]), digest: model}
@@ -115,13 +124,12 @@ class Models:
 
     def _predict(self, digest: str) -> Predict | None:
         """What the code that a model was trained by says to score with; its classes are known from then on."""
-        for name, entry in registry(self.log).models.items():
-            for version in entry.versions.values():
-                if version.digest == digest:
-                    if version.code not in self._files:
-                        self._files[version.code] = load_text(self.blobs.get(version.code), self._path)
-                    return self._files[version.code].plan(name).pipeline.predict
-        return None
+        if digest not in self._trained:
+            return None
+        code, name = self._trained[digest]
+        if code not in self._files:
+            self._files[code] = load_text(self.blobs.get(code), self._path)
+        return self._files[code].plan(name).pipeline.predict
 
 
 class Parts:
@@ -150,7 +158,13 @@ class Parts:
     def predict(self, plan: Plan, share: tuple[int, int] = (0, 1)) -> AnyStage:
         """The stage that answers a share of a model's requests."""
         name = f"predict.{plan.name}"
-        means = Means(self.models.get, partial(self._past, name), partial(self._refill, name), self.clock)
+        means = Means(
+            self.models.know,
+            self.models.get,
+            partial(self._past, name),
+            partial(self._refill, name),
+            self.clock,
+        )
         pipeline = plan.pipeline
         return predict_stage(
             plan.name,

@@ -41,10 +41,13 @@ from penstock.stage import Emitted, Stage, each
 class Means(msgspec.Struct, frozen=True):
     """What the stage needs from outside: models by digest, old values from the log, a clock in seconds.
 
+    `know(digest)` asks the log for what `model(digest)` needs: what it raises is no answer to anybody, but a
+    step to be tried again.
     `refill(features, stop)` folds a feature set from the log's start, for a set that is new beside a
     running one.
     """
 
+    know: Callable[[str], None]
     model: Callable[[str], Model]
     past: Callable[[FeatureSet, Record], list[Value]]
     refill: Callable[[FeatureSet, int], Fold]
@@ -247,6 +250,7 @@ def _answer(model: str, asks: Sequence[Ask], means: Means, threshold: float, beg
 def _say(ref: Ref, asks: Sequence[Ask], means: Means) -> list[Said]:
     """One version on its requests, in one call."""
     batch = asks[0].record.o
+    means.know(ref.digest)
     try:
         model = means.model(ref.digest)
     except PenstockError as error:

@@ -73,7 +73,11 @@ def stages(folds: Any = None) -> list[Stage[Any]]:
     """The stages that read users' events."""
     model = Model(FEATURES.digest, "binary", ["number"] * 4, Plain(), None)
     means = Means(
-        lambda digest: model, lambda features, record: [], lambda features, stop: Fold(features), lambda: 0.0
+        lambda digest: None,
+        lambda digest: model,
+        lambda features, record: [],
+        lambda features, stop: Fold(features),
+        lambda: 0.0,
     )
     label = Label(yes, lambda event: 1.0, 6 * HOUR_MS, 0.0)
     return [

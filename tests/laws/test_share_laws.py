@@ -39,7 +39,9 @@ MODEL = Model(PLAN.features.digest, "binary", ["number"] * 4, Sum(), None)
 
 def stage_of(k: int, n: int) -> AnyStage:
     """Share k of n; its state is written at every other commit or so."""
-    means = Means(lambda digest: MODEL, lambda f, r: [], lambda f, stop: None, lambda: 0.0)  # type: ignore[arg-type,return-value]
+    means = Means(
+        lambda digest: None, lambda digest: MODEL, lambda f, r: [], lambda f, stop: None, lambda: 0.0
+    )  # type: ignore[arg-type,return-value]
     return predict_stage("agree", PLAN.pipeline.request, SETS, means, snapshot_every=4, share=(k, n))
 
 
