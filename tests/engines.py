@@ -15,6 +15,7 @@ import pytest
 from penstock.log.memory import MemoryLog
 from penstock.log.sqlite import SqliteLog
 from tools.kafka.broker import Cluster, Missing
+from tools.kafka.secure import Doors
 
 ENGINES = ("memory", "sqlite", "kafka")
 EXAMPLES = {"memory": 50, "sqlite": 50, "kafka": 3}
@@ -28,10 +29,23 @@ _numbers = itertools.count(1)
 def _broker() -> Cluster | str:
     try:
         folder = ending.enter_context(tempfile.TemporaryDirectory(prefix="penstock-kafka-"))
-        cluster = Cluster(Path(folder))
+        found = _doors()
+        cluster = Cluster(Path(folder), more=found.more if isinstance(found, Doors) else None)
         ending.callback(cluster.stop)
-        return cluster.start()
+        cluster.start()
+        if isinstance(found, Doors):
+            found.admit(cluster.address, "log")
     except (Missing, ImportError) as error:
+        return str(error)
+    return cluster
+
+
+@functools.cache
+def _doors() -> Doors | str:
+    try:
+        folder = ending.enter_context(tempfile.TemporaryDirectory(prefix="penstock-doors-"))
+        return Doors(Path(folder) / "doors")
+    except Missing as error:
         return str(error)
 
 
@@ -41,6 +55,15 @@ def kafka() -> str:
     if isinstance(found, str):
         pytest.skip(f"the tests of the Kafka engine need a broker: {found}")
     return f"kafka://{found.address}/log{next(_numbers)}"
+
+
+def doors() -> Doors:
+    """The listeners of that broker that ask who comes; skips the test where there can be none."""
+    kafka()
+    found = _doors()
+    if isinstance(found, str):
+        pytest.skip(f"the tests of a Kafka that asks who comes need certificates: {found}")
+    return found
 
 
 @contextmanager
