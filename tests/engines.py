@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,7 +16,7 @@ import pytest
 from penstock.log.memory import MemoryLog
 from penstock.log.sqlite import SqliteLog
 from tools.kafka.broker import Cluster, Missing
-from tools.kafka.secure import Doors
+from tools.kafka.secure import Doors, lines
 
 ENGINES = ("memory", "sqlite", "kafka")
 EXAMPLES = {"memory": 50, "sqlite": 50, "kafka": 3}
@@ -66,10 +67,20 @@ def doors() -> Doors:
     return found
 
 
+def _contract() -> tuple[str, str]:
+    """A fresh log for the contract and its settings, by the door that PENSTOCK_KAFKA_DOOR names, if it does."""
+    url, door = kafka(), os.environ.get("PENSTOCK_KAFKA_DOOR")
+    if not door:
+        return url, ""
+    at = doors()
+    address, settings = {"sasl": (at.address, at.sasl), "tls": (at.mutual, at.tls)}[door]
+    return f"kafka://{address}/{url.rpartition('/')[2]}", lines(settings)
+
+
 @contextmanager
 def handles(engine: str) -> Iterator[Callable[[], Any]]:
     """What opens handles on one fresh log of an engine; on Kafka each has a home of its own."""
-    url = kafka() if engine == "kafka" else ""
+    url, settings = _contract() if engine == "kafka" else ("", "")
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         memory = MemoryLog()
         homes = itertools.count(1)
@@ -82,7 +93,7 @@ def handles(engine: str) -> Iterator[Callable[[], Any]]:
             else:
                 from penstock.log.kafka import KafkaLog, place
 
-                log = KafkaLog(Path(folder) / str(next(homes)), place(url))
+                log = KafkaLog(Path(folder) / str(next(homes)), place(url, settings))
             stack.callback(log.close)
             return log
 
