@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from penstock.log.kafka import PARTITIONS, KafkaLog, place
 from penstock.record.errors import Refused, Unavailable
 from penstock.record.record import START, Draft
 from tests.engines import doors, kafka
-from tools.kafka.secure import READER, USER, Doors, lines
+from tools.kafka.secure import READER, RIGHTS, USER, Doors, lines
 
 SOON_S = 10.0
 Settings = dict[str, str]
@@ -198,3 +199,15 @@ def test_a_password_stays_in_its_file(tmp_path: Path) -> None:
     assert not [word for word in hidden if word in words + wrong + open_to_all]
     kept = b"".join(path.read_bytes() for path in home.rglob("*") if path.is_file())
     assert not [word for word in hidden if word.encode() in kept]
+
+
+def test_the_page_says_what_is_tried_here() -> None:
+    """`docs/kafka.md`: its settings are those that opened a log here, its rights and its codes, too."""
+    at, page = doors(), (Path(__file__).parents[2] / "docs" / "kafka.md").read_text()
+    blocks = re.findall(r"```\n(.*?)```", page, re.DOTALL)
+    assert [set(place("kafka://b", text).settings) for text in blocks] == [set(at.sasl), set(at.tls)]
+    assert f"| topics | {', '.join(RIGHTS[USER])} |" in page
+    codes = {code for _, _, code in mistakes(at).values()}
+    assert codes | {"log_url", "log_secret", "log_away"} == set(
+        re.findall(r"^\| `(\w+)`", page, re.MULTILINE)
+    )
