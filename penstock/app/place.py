@@ -29,9 +29,8 @@ def remember(path: Path, asked: Remembered) -> Remembered:
     """
     kept = _kept(path)
     blobs = str(Path(asked.blobs).resolve()) if asked.blobs else ""
-    settings = (
-        str(Path(asked.settings).absolute()) if asked.settings else ""
-    )  # a link may come to lead elsewhere
+    # Not resolved: secrets are mounted behind links that come to lead elsewhere.
+    settings = str(Path(asked.settings).absolute()) if asked.settings else ""
     if not kept.log and asked.log and (path / "log.db").exists():
         raise Refused("This home has a log of its own already.", where=str(path), hint="Take another --home.")
     for name, before, now in (("log", kept.log, asked.log), ("blobs", kept.blobs, blobs)):

@@ -65,7 +65,7 @@ class Link:
             KafkaException,
             TypeError,
             ValueError,
-        ) as error:  # the latter two of what is no text in Python
+        ) as error:  # the latter two: a text where Python wants none
             said = str(error)
             named = max((key for key in self.place.settings if key in said), key=len, default="")
             raise Refused(
@@ -90,16 +90,14 @@ class Link:
                 return ask()
             except KafkaException as error:
                 self.admin().poll(0)
-                self.trouble = self.trouble or error.args[0]
+                asked: Any = error.args[0]
+                self.trouble = self.trouble or asked
                 refused = self.refused()
                 refusals += refused is not None
                 if refused is not None and refusals > 1:  # a cut connection may look like one, once
                     raise refused from None
-                unheard = (
-                    self.trouble is not None and self.trouble.code() < 0
-                )  # librdkafka's word, not a broker's
-                if unheard and refused is None and (refused := self._misspoken()) is not None:
-                    raise refused from None
+                if refused is None and asked.code() < 0 and (misspoken := self._misspoken()) is not None:
+                    raise misspoken from None
                 if time.monotonic() > deadline:
                     raise self.away() from None
                 self.trouble = None
@@ -111,10 +109,8 @@ class Link:
 
     def _misspoken(self) -> Refused | None:
         """The refusal of settings that speak another way than the brokers' port, which answers."""
-        wanted = (
-            "tls" if self.place.settings.get("security.protocol", "").lower().endswith("ssl") else "plain"
-        )
-        heard = spoken(self.place.brokers)
+        protocol = self.place.settings.get("security.protocol", "").lower()
+        wanted, heard = "tls" if protocol.endswith("ssl") else "plain", spoken(self.place.brokers)
         if heard in ("", wanted):
             return None
         said = "speak TLS here, but the settings do not" if heard == "tls" else "do not speak TLS here"
@@ -216,9 +212,8 @@ def refusal(error: KafkaError | None) -> PenstockError | None:
             "The brokers do not accept our name or password.", code="log_denied",
             hint="Mend sasl.mechanism, sasl.username and sasl.password in the settings file.",
         )  # fmt: skip
-    if code == KafkaError._SSL or (
-        error is not None and "SSL alert" in error.str()
-    ):  # they hung up, and said why
+    hung_up = error is not None and "SSL alert" in error.str()  # by the brokers, who say why
+    if code == KafkaError._SSL or hung_up:
         return Refused(
             "No secure connection: the brokers' certificate is not trusted, or they do not take ours.",
             code="log_tls", hint="Mend ssl.ca.location and its like in the settings file.",

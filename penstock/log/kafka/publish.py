@@ -67,15 +67,8 @@ class Publisher:
                 sent[where].append(i)
                 self._produce(topic, value, key, part, notes[where], timestamp=at_ms, headers=headers)
             self._producer.flush(ATTEMPT_S * 2)
-        except (
-            KafkaException,
-            SystemError,
-        ) as error:  # of this producer, not of the messages: it has ended itself
-            fatal = (
-                error.__cause__ if isinstance(error, SystemError) else error
-            )  # raised while it told of a message
-            if isinstance(fatal, KafkaException):
-                self._link.note(fatal.args[0])
+        except (KafkaException, SystemError) as error:
+            self._ended(error)
             return {}
         found: dict[int, int] = {}
         for where, numbers in sent.items():
@@ -92,6 +85,13 @@ class Publisher:
                 self._producer.poll(0.1)
             else:
                 return
+
+    def _ended(self, error: KafkaException | SystemError) -> None:
+        """This producer has ended itself, perhaps while it told of a message."""
+        fatal = error.__cause__ if isinstance(error, SystemError) else error
+        if not isinstance(fatal, KafkaException):
+            raise error
+        self._link.note(fatal.args[0])
 
     def _renew(self) -> None:
         if self._producer is not None:
