@@ -37,7 +37,8 @@ bench: .venv/dev.stamp
 bench-log: .venv/dev.stamp
 	$(BIN)/python bench/log.py $(ARGS)
 
-# A plain Kafka broker on loopback, for developers: Java 17 and, the first time, Maven.
+# A plain Kafka broker on loopback, for developers: Java 17 and, the first time, Maven. PENSTOCK_KAFKA=3.9.1
+# before any target takes that version, for the tests and the faults as well.
 kafka: .venv/dev.stamp
 	$(BIN)/python tools/kafka/broker.py $(ARGS)
 

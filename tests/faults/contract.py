@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.faults.finding import Finding, Plan
 from tools.kafka.broker import jars
+from tools.kafka.secure import openssl
 
 TREE = Path(__file__).resolve().parents[2]
 VERSION = "3.9.1"
@@ -28,8 +29,10 @@ LONGEST_S = 600.0
 
 
 def findings(plan: Plan) -> Iterator[Finding]:
-    """Each suite as a finding: a test that fails, or is skipped, is a difference. Raises Missing without a broker."""
+    """Each suite as a finding: a test that fails, or is skipped, is a difference. Raises Missing without a
+    broker or openssl."""
     jars(VERSION)
+    openssl()
     planted = _run("", ["-p", "tests.faults.unfenced", LAWS[0], "-k", "kafka and older_owner_is_fenced"])
     caught = planted[:2] == (1, 1)
     plan.note(f"contract, planted fence: {'caught' if caught else 'NOT CAUGHT'}")

@@ -24,7 +24,7 @@ from penstock.record.record import START, Draft
 from tests.engines import doors, kafka
 from tools.kafka.secure import READER, RIGHTS, USER, Doors, lines
 
-SOON_S = 10.0
+SOON_S = 20.0
 Settings = dict[str, str]
 Opening = Callable[[str, Settings], KafkaLog]
 
@@ -107,24 +107,24 @@ def mistakes(at: Doors) -> dict[str, tuple[str, Settings, str]]:
     }  # fmt: skip
 
 
-def test_each_mistake_is_named(opening: Opening, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_each_mistake_is_named(opening: Opening, capfd: pytest.CaptureFixture[str]) -> None:
     """It is refused within seconds, under its code, and no word of the caller's stands in what is told."""
     at = doors()
-    kafka_url = {name: fresh(address) for name, (address, _, _) in mistakes(at).items()}
-    kafka_url["no rights here"] = f"kafka://{at.address}/foreign"
+    urls = {name: fresh(address) for name, (address, _, _) in mistakes(at).items()}
+    urls["no rights here"] = f"kafka://{at.address}/foreign"
 
     def tried(name: str) -> tuple[str, float, str]:
         _, settings, _ = mistakes(at)[name]
         began = time.monotonic()
         given = {key: value for key, value in settings.items() if value}
         try:
-            opening(kafka_url[name], given)
+            opening(urls[name], given)
         except Refused as error:
             return error.code, time.monotonic() - began, f"{error} {error.__cause__ or ''}"
         return "", 0.0, ""
 
-    with ThreadPoolExecutor(len(kafka_url)) as threads:
-        found = dict(zip(kafka_url, threads.map(tried, kafka_url), strict=True))
+    with ThreadPoolExecutor(len(urls)) as threads:
+        found = dict(zip(urls, threads.map(tried, urls), strict=True))
     assert {name: code for name, (code, _, _) in found.items()} == {
         name: code for name, (_, _, code) in mistakes(at).items()
     }
@@ -144,7 +144,7 @@ def test_who_may_only_read_is_told(opening: Opening) -> None:
     began = time.monotonic()
     with pytest.raises(Unavailable) as denied:
         reader.append([Draft("in", "k", 2, b"two", "b")])
-    assert denied.value.code == "log_denied" and time.monotonic() - began < 3 * SOON_S
+    assert denied.value.code == "log_denied" and time.monotonic() - began < SOON_S
     assert whole(log) == [("a", b"one")]
 
 
@@ -155,7 +155,7 @@ def test_seats_and_lags_come_through_the_door(opening: Opening) -> None:
     log.append([Draft("in", "k", n, b"x", str(n)) for n in range(5)])
     seats = GroupSeats(log, "", {"fold": 2}, lambda seat: None)
     try:
-        deadline = time.monotonic() + 3 * SOON_S
+        deadline = time.monotonic() + SOON_S
         while len(seats.held()) < 2 and time.monotonic() < deadline:
             seats.look()
             time.sleep(0.02)

@@ -23,6 +23,12 @@ _PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule required"
 _SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
 
 
+def openssl() -> None:
+    """Raise Missing where there is no openssl."""
+    if shutil.which("openssl") is None:
+        raise Missing("openssl is not installed (it makes the certificates)")
+
+
 class Doors:
     """The two listeners. `more` is what a `Cluster` takes; `sasl` and `tls` are what their clients say.
 
@@ -30,8 +36,7 @@ class Doors:
     its own authority."""
 
     def __init__(self, folder: Path) -> None:
-        if shutil.which("openssl") is None:
-            raise Missing("openssl is not installed (it makes the certificates)")
+        openssl()
         folder.mkdir(mode=0o700)
         self.folder = folder
         for name in ("ca", "stranger"):
