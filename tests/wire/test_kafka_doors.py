@@ -18,7 +18,7 @@ from confluent_kafka import Consumer, TopicPartition
 from penstock.app.home import open_home
 from penstock.app.processes.group import GroupSeats, Lags
 from penstock.log import Commit
-from penstock.log.kafka import PARTITIONS, KafkaLog, place
+from penstock.log.kafka import PARTITIONS, KafkaLog, follow, place
 from penstock.record.errors import Refused, Unavailable
 from penstock.record.record import START, Draft
 from tests.engines import doors, kafka
@@ -169,6 +169,25 @@ def test_seats_and_lags_come_through_the_door(opening: Opening) -> None:
         parts = [TopicPartition(topic, n) for n in range(PARTITIONS)]
         ends = [shown.get_watermark_offsets(one, 10)[1] for one in parts]
         assert sum(ends) - sum(one.offset for one in shown.committed(parts, 10)) == 2
+
+
+def test_a_home_that_is_through_shows_no_lag(opening: Opening, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last entries before a pause are counted, too, in the group that Kafka's tools show for a home."""
+    monkeypatch.setattr(follow, "TOLD_EVERY_S", 0.5)
+    at = doors()
+    log = opening(fresh(at.address), at.sasl)
+    for n in range(5):
+        log.append([Draft("in", "k", n, b"x", str(n))])
+    (end,) = log.health()["entries"][1:]
+    with closing(
+        Consumer(log.settings(**{"group.id": f"{log.place.prefix}-{log.name.partition('/')[0]}"}))
+    ) as shown:
+        journal, offset = TopicPartition(log.place.journal, 0), -1
+        deadline = time.monotonic() + SOON_S
+        while offset < end and time.monotonic() < deadline:
+            time.sleep(0.1)
+            offset = shown.committed([journal], 10)[0].offset
+    assert offset == end >= 5
 
 
 def told(home: Path) -> tuple[int, str]:
