@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from penstock.log.memory import MemoryLog
 from penstock.log.sqlite import SqliteLog
 from penstock.log.upkeep.seal import seal
 from tools.kafka.broker import Cluster, Missing
+from tools.kafka.secure import Doors, lines
 
 ENGINES = ("memory", "sqlite", "sealed", "kafka")
 EXAMPLES = {"memory": 50, "sqlite": 50, "sealed": 20, "kafka": 3}
@@ -40,10 +42,23 @@ _numbers = itertools.count(1)
 def _broker() -> Cluster | str:
     try:
         folder = ending.enter_context(tempfile.TemporaryDirectory(prefix="penstock-kafka-"))
-        cluster = Cluster(Path(folder))
+        found = _doors()
+        cluster = Cluster(Path(folder), more=found.more if isinstance(found, Doors) else None)
         ending.callback(cluster.stop)
-        return cluster.start()
+        cluster.start()
+        if isinstance(found, Doors):
+            found.admit(cluster.address, "log")
     except (Missing, ImportError) as error:
+        return str(error)
+    return cluster
+
+
+@functools.cache
+def _doors() -> Doors | str:
+    try:
+        folder = ending.enter_context(tempfile.TemporaryDirectory(prefix="penstock-doors-"))
+        return Doors(Path(folder) / "doors")
+    except Missing as error:
         return str(error)
 
 
@@ -55,10 +70,29 @@ def kafka() -> str:
     return f"kafka://{found.address}/log{next(_numbers)}"
 
 
+def doors() -> Doors:
+    """The listeners of that broker that ask who comes; skips the test where there can be none."""
+    kafka()
+    found = _doors()
+    if isinstance(found, str):
+        pytest.skip(f"the tests of a Kafka that asks who comes need certificates: {found}")
+    return found
+
+
+def _contract() -> tuple[str, str]:
+    """A fresh log for the contract and its settings, by the door that PENSTOCK_KAFKA_DOOR names, if it does."""
+    url, door = kafka(), os.environ.get("PENSTOCK_KAFKA_DOOR")
+    if not door:
+        return url, ""
+    at = doors()
+    address, settings = {"sasl": (at.address, at.sasl), "tls": (at.mutual, at.tls)}[door]
+    return f"kafka://{address}/{url.rpartition('/')[2]}", lines(settings)
+
+
 @contextmanager
 def handles(engine: str) -> Iterator[Callable[[], Any]]:
     """What opens handles on one fresh log of an engine; on Kafka each has a home of its own."""
-    url = kafka() if engine == "kafka" else ""
+    url, settings = _contract() if engine == "kafka" else ("", "")
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         memory = MemoryLog()
         homes = itertools.count(1)
@@ -71,7 +105,7 @@ def handles(engine: str) -> Iterator[Callable[[], Any]]:
             else:
                 from penstock.log.kafka import KafkaLog, place
 
-                log = KafkaLog(Path(folder) / str(next(homes)), place(url))
+                log = KafkaLog(Path(folder) / str(next(homes)), place(url, settings))
             stack.callback(log.close)
             return log
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import msgspec
@@ -27,6 +29,8 @@ def remember(path: Path, asked: Remembered) -> Remembered:
     """
     kept = _kept(path)
     blobs = str(Path(asked.blobs).resolve()) if asked.blobs else ""
+    # Not resolved: secrets are mounted behind links that come to lead elsewhere.
+    settings = str(Path(asked.settings).absolute()) if asked.settings else ""
     if not kept.log and asked.log and (path / "log.db").exists():
         raise Refused("This home has a log of its own already.", where=str(path), hint="Take another --home.")
     for name, before, now in (("log", kept.log, asked.log), ("blobs", kept.blobs, blobs)):
@@ -34,7 +38,7 @@ def remember(path: Path, asked: Remembered) -> Remembered:
             raise Refused(
                 f"This home follows {before}.", where=str(path), code=name, hint="Take another --home."
             )
-    filled = Remembered(asked.log or kept.log, asked.settings or kept.settings, blobs or kept.blobs)
+    filled = Remembered(asked.log or kept.log, settings or kept.settings, blobs or kept.blobs)
     if filled != kept:
         path.mkdir(parents=True, exist_ok=True)
         (path / "log.json").write_bytes(msgspec.json.format(msgspec.json.encode(filled)))
@@ -59,10 +63,29 @@ def follow(path: Path, asked: Remembered, create: bool) -> SqliteLog:
         raise Refused(
             "A log on Kafka needs confluent-kafka.", code="no_kafka", hint="pip install 'penstock[kafka]'"
         ) from None
+    text, shared = _settings(asked.settings) if asked.settings else ("", False)
+    where = place(asked.log, text)
+    if shared and where.secrets():
+        raise Refused(
+            f"Others on this machine may read or change the log's settings, and {where.secrets()[0]} is in them.",
+            code="log_secret", where=asked.settings,
+            hint="chmod 600 it. A file of root's may be read by its group, as secrets are mounted for a pod.",
+        )  # fmt: skip
+    return KafkaLog(path, where, create=create)
+
+
+def _settings(path: str) -> tuple[str, bool]:
+    """A file of settings, and whether others than its owner and root may read or change it."""
     try:
-        text = Path(asked.settings).read_text() if asked.settings else ""
+        with Path(path).open(encoding="utf-8") as file:
+            found = os.fstat(file.fileno())
+            text = file.read()
+    except UnicodeDecodeError:
+        raise Refused("The file of log settings is not a text.", code="log_settings", where=path) from None
     except OSError:
         raise NotFound(
             "There is no file of log settings there.", hint="Name it with --log-settings."
         ) from None
-    return KafkaLog(path, place(asked.log, text), create=create)
+    trusted = stat.S_IRGRP if found.st_uid == 0 else 0  # who root lets read it
+    shared = stat.S_IMODE(found.st_mode) & (stat.S_IRWXG | stat.S_IRWXO) & ~trusted
+    return text, os.name == "posix" and bool(shared)

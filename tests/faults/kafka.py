@@ -351,7 +351,7 @@ class Harness:
                 time.sleep(chance.uniform(0.2, 0.6))
                 zombie.send_signal(signal.SIGCONT)
                 try:
-                    code: Any = zombie.wait(1.5 if planted else 20)
+                    code: Any = zombie.wait(5 if planted else 20)
                 except subprocess.TimeoutExpired:
                     code = None
                     zombie.kill()

@@ -98,6 +98,15 @@ def run(log: KafkaLog, name: str, folder: Path) -> None:
             print("stage again", file=sys.stderr, flush=True)
 
 
+def unfenced(writing: Any, write: Commit) -> Appended:
+    """A commit that whoever held the stage once may make."""
+    writing._own(write.stage, write.epoch, write.position.n)
+    if write.state is not None:
+        writing.keep(write.stage, write.position.n, write.state)
+    done: Appended = writing.apply(Append(write.outputs))
+    return done
+
+
 def plant(planted: str) -> None:
     """Make the engine wrong."""
     whole, marked = KafkaLog.commit, msgspec.structs.replace
@@ -112,13 +121,6 @@ def plant(planted: str) -> None:
         log.append([marked(draft, id="") for draft in commit.outputs])
         time.sleep(0.05)
         return whole(log, marked(commit, outputs=[]), sync=sync)
-
-    def unfenced(writing: Any, write: Commit) -> Appended:
-        writing._own(write.stage, write.epoch, write.position.n)
-        if write.state is not None:
-            writing.keep(write.stage, write.position.n, write.state)
-        done: Appended = writing.apply(Append(write.outputs))
-        return done
 
     if planted in ("first", "last"):
         KafkaLog.commit = first if planted == "first" else last  # type: ignore[method-assign]

@@ -18,7 +18,7 @@ from penstock.log.crash import Point
 from tests.faults.finding import Finding, Plan
 from tools.kafka.broker import Missing
 
-PARTS = ("crashes", "disk", "full", "power", "blobs", "flips", "kills", "kafka")
+PARTS = ("crashes", "disk", "full", "power", "blobs", "flips", "kills", "kafka", "doors", "contract")
 Target = tuple[str, Callable[[Sequence[Finding]], int], int, bool]
 
 
@@ -44,6 +44,8 @@ FIGURES: dict[str, list[Target]] = {
         ("kafka_stage_kills", provoked("kafka: stage kills"), 50, True),
         ("kafka_broker_kills", provoked("kafka: broker kills"), 20, True),
     ],
+    "doors": [("kafka_door_restarts", provoked("doors: "), 8, True)],
+    "contract": [("kafka_3_9_tests", provoked("Kafka 3.9.1"), 40, False)],
 }
 """Of each part: the figure, how it is found, what it must reach, and whether that shrinks with the scale."""
 

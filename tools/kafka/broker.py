@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
-VERSION = "4.1.0"
+VERSION = os.environ.get("PENSTOCK_KAFKA") or "4.1.0"
 CLUSTER = "cGVuc3RvY2stdGVzdC0wMQ"
 READY_S = 60.0
 FETCH_S = 180.0

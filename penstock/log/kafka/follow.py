@@ -35,7 +35,7 @@ class Follower:
         self._link, self._home = link, home
         self._mark, self._apply, self._woken = mark, apply, woken
         self._closed = threading.Event()
-        self._told_s = 0.0
+        self._told_s, self._told, self._next = 0.0, 0, 0
         self.failed: PenstockError | None = None
         self._thread = threading.Thread(target=self._following, name="penstock-kafka", daemon=True)
         self._thread.start()
@@ -69,6 +69,7 @@ class Follower:
             while not self._closed.is_set():
                 first = consumer.poll(0.1)
                 if first is None:
+                    self._tell(consumer)
                     continue
                 entries = [self._entry(m) for m in (first, *consumer.consume(499, 0)) if not self._trouble(m)]
                 if entries and applied >= 0:
@@ -81,7 +82,8 @@ class Follower:
                     applied = -1
                 if entries:
                     self._apply(entries)
-                    self._tell(consumer, entries[-1][0] + 1)
+                    self._next = entries[-1][0] + 1
+                    self._tell(consumer)
         finally:
             consumer.close()
 
@@ -118,9 +120,9 @@ class Follower:
             raise refused
         return True
 
-    def _tell(self, consumer: Consumer, offset: int) -> None:
+    def _tell(self, consumer: Consumer) -> None:
         """Let Kafka's own tools show how far this home is; nothing depends on it."""
-        if time.monotonic() > self._told_s + TOLD_EVERY_S:
-            self._told_s = time.monotonic()
-            at = TopicPartition(self._link.place.journal, 0, offset)
+        if self._next != self._told and time.monotonic() > self._told_s + TOLD_EVERY_S:
+            self._told_s, self._told = time.monotonic(), self._next
+            at = TopicPartition(self._link.place.journal, 0, self._next)
             consumer.commit(offsets=[at], asynchronous=True)

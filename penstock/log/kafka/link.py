@@ -13,6 +13,7 @@ from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.cimpl import NewTopic
 
 from penstock.log.kafka.place import Place
+from penstock.log.kafka.probe import spoken
 from penstock.record.errors import PenstockError, Refused, Unavailable
 
 T = TypeVar("T")
@@ -43,25 +44,30 @@ class Link:
     def __init__(self, place: Place) -> None:
         self.place = place
         self.spread: dict[str, int] = {}  # partitions by Kafka topic
-        self._trouble: KafkaError | None = None
+        self.trouble: KafkaError | None = None
         self._admin: AdminClient | None = None
 
     def settings(self, **more: Any) -> dict[str, Any]:
         """A client's settings: the place's own, and `more`, which goes first."""
-        ours = {"log_level": 0, "error_cb": self._note, "client.id": self.place.prefix}
+        ours = {"log_level": 0, "error_cb": self.note, "client.id": self.place.prefix}
         return {**ours, **self.place.settings, "bootstrap.servers": self.place.brokers, **more}
 
-    def _note(self, error: KafkaError) -> None:
+    def note(self, error: KafkaError) -> None:
+        """Remember what troubles a client, for whoever waits."""
         if error.code() != KafkaError._ALL_BROKERS_DOWN:  # says less than the trouble before it
-            self._trouble = error
+            self.trouble = error
 
     def client(self, kind: Callable[[dict[str, Any]], T], settings: dict[str, Any]) -> T:
         """A client; raises Refused, and never says a value, when a setting is not one."""
         try:
             return kind(settings)
-        except KafkaException as error:
+        except (
+            KafkaException,
+            TypeError,
+            ValueError,
+        ) as error:  # the latter two: a text where Python wants none
             said = str(error)
-            named = next((key for key in self.place.settings if f'"{key}"' in said), "")
+            named = max((key for key in self.place.settings if key in said), key=len, default="")
             raise Refused(
                 "The log's settings cannot be used.", code="log_settings", where=named,
                 hint="Take the names and values from librdkafka's configuration page.",
@@ -77,28 +83,51 @@ class Link:
         """What brokers answer, asked again while they move leaders or are away; raises Unavailable, or
         Refused when they do not know us."""
         deadline = time.monotonic() + wait_s
-        self._trouble = None
         refusals = 0
+        self.trouble = None
         while True:
             try:
                 return ask()
             except KafkaException as error:
                 self.admin().poll(0)
                 asked: Any = error.args[0]
-                refused = refusal(self._trouble) or refusal(asked)
+                self.trouble = self.trouble or asked
+                refused = self.refused()
                 refusals += refused is not None
                 if refused is not None and refusals > 1:  # a cut connection may look like one, once
                     raise refused from None
+                if refused is None and asked.code() < 0 and (misspoken := self._misspoken()) is not None:
+                    raise misspoken from None
                 if time.monotonic() > deadline:
-                    raise self.away((self._trouble or asked).name()) from None
+                    raise self.away() from None
+                self.trouble = None
                 time.sleep(0.05)
 
-    def away(self, name: str = "") -> Unavailable:
-        """The error of brokers that do not answer."""
-        name = name or (self._trouble.name() if self._trouble else "no answer")
+    def refused(self) -> PenstockError | None:
+        """The refusal that the newest trouble means, if it means one."""
+        return refusal(self.trouble)
+
+    def _misspoken(self) -> Refused | None:
+        """The refusal of settings that speak another way than the brokers' port, which answers."""
+        protocol = self.place.settings.get("security.protocol", "").lower()
+        wanted, heard = "tls" if protocol.endswith("ssl") else "plain", spoken(self.place.brokers)
+        if heard in ("", wanted):
+            return None
+        said = "speak TLS here, but the settings do not" if heard == "tls" else "do not speak TLS here"
+        return Refused(
+            f"The brokers {said}.", code="log_tls", where=self.place.brokers,
+            hint="Set security.protocol in the settings file to what they speak, or name the port that speaks it.",
+        )  # fmt: skip
+
+    def away(self) -> Unavailable:
+        """The error of brokers that do not answer, or not to us."""
+        refused = self.refused()
+        if refused is not None:
+            return Unavailable(refused.what, code=refused.code, where=refused.where, hint=refused.hint)
+        name = self.trouble.name() if self.trouble else "no answer"
         return Unavailable(
             f"The brokers cannot be used: {name}.", code="log_away", where=self.place.brokers,
-            hint="Do they run, and is this their address?",
+            hint="Do they run, is this their address, and do security.protocol and sasl.mechanism fit it?",
         )  # fmt: skip
 
     def make(self, topics: dict[str, int]) -> None:
@@ -183,7 +212,8 @@ def refusal(error: KafkaError | None) -> PenstockError | None:
             "The brokers do not accept our name or password.", code="log_denied",
             hint="Mend sasl.mechanism, sasl.username and sasl.password in the settings file.",
         )  # fmt: skip
-    if code == KafkaError._SSL:
+    hung_up = error is not None and "SSL alert" in error.str()  # by the brokers, who say why
+    if code == KafkaError._SSL or hung_up:
         return Refused(
             "No secure connection: the brokers' certificate is not trusted, or they do not take ours.",
             code="log_tls", hint="Mend ssl.ca.location and its like in the settings file.",

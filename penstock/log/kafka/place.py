@@ -10,6 +10,7 @@ from penstock.record.errors import Refused
 
 PARTITIONS = 4
 _PREFIX = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_SECRET = re.compile(r"password|passphrase|secret|key\.pem|oauthbearer\.config")
 _HINT = "One librdkafka setting a line, such as security.protocol=SASL_SSL."
 
 
@@ -23,6 +24,10 @@ class Place(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     def __repr__(self) -> str:
         """The address: settings may hold a password."""
         return f"Place(kafka://{self.brokers}/{self.prefix}, {len(self.settings)} settings)"
+
+    def secrets(self) -> list[str]:
+        """The names of the settings that nobody else may know."""
+        return sorted(name for name in self.settings if _SECRET.search(name))
 
     def topic(self, name: str) -> str:
         """The Kafka topic of one of ours."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from penstock.log.kafka.link import ATTEMPT_S, MESSAGE_BYTES, Link
+from penstock.log.kafka.link import ATTEMPT_S, MESSAGE_BYTES, Link, refusal
 from penstock.log.kafka.wire import Outgoing
 
 _SETTINGS: dict[str, Any] = {
@@ -37,12 +37,15 @@ class Publisher:
         """Send messages, each until a broker has confirmed it; their offsets. After a failure the producer
         is a new one: what an old one still holds cannot arrive in its name any more."""
         offsets: dict[int, int] = {}
+        refusals = 0
         while len(offsets) < len(messages):
+            self._link.trouble = None
             left = [i for i in range(len(messages)) if i not in offsets]
             offsets.update(self._attempt(messages, left))
             if len(offsets) < len(messages):
                 self._renew()
-                if time.monotonic() > deadline or self._closed.is_set():
+                refusals += self._link.refused() is not None
+                if time.monotonic() > deadline or self._closed.is_set() or refusals > 1:
                     raise self._link.away()
         return [offsets[i] for i in range(len(messages))]
 
@@ -60,11 +63,12 @@ class Publisher:
                 where = topic, part
                 if where not in sent:
                     sent[where], told[where] = [], []
-                    notes[where] = partial(_note, told[where])
+                    notes[where] = partial(self._note, told[where])
                 sent[where].append(i)
                 self._produce(topic, value, key, part, notes[where], timestamp=at_ms, headers=headers)
             self._producer.flush(ATTEMPT_S * 2)
-        except KafkaException:  # of this producer, not of the messages: it has ended itself
+        except (KafkaException, SystemError) as error:
+            self._ended(error)
             return {}
         found: dict[int, int] = {}
         for where, numbers in sent.items():
@@ -82,6 +86,13 @@ class Publisher:
             else:
                 return
 
+    def _ended(self, error: KafkaException | SystemError) -> None:
+        """This producer has ended itself, perhaps while it told of a message."""
+        fatal = error.__cause__ if isinstance(error, SystemError) else error
+        if not isinstance(fatal, KafkaException):
+            raise error
+        self._link.note(fatal.args[0])
+
     def _renew(self) -> None:
         if self._producer is not None:
             with contextlib.suppress(KafkaException):
@@ -93,7 +104,8 @@ class Publisher:
         """Let go of the brokers; nothing is on its way when no write is."""
         self._renew()
 
-
-def _note(offsets: list[int], error: KafkaError | None, message: Message) -> None:
-    at = message.offset()
-    offsets.append(-1 if error is not None or at is None else at)
+    def _note(self, offsets: list[int], error: KafkaError | None, message: Message) -> None:
+        if error is not None and refusal(error) is not None:
+            self._link.note(error)
+        at = message.offset()
+        offsets.append(-1 if error is not None or at is None else at)
