@@ -14,8 +14,9 @@ from typing import Any
 
 import msgspec
 
-from penstock.log import Append, Appended, Commit
+from penstock.log import Append, Appended, Commit, tables
 from penstock.log.kafka import KafkaLog, place
+from penstock.log.tables import Stage
 from penstock.log.writing import Writing
 from penstock.record.errors import Fenced, Unavailable
 from penstock.record.record import Draft, Record
@@ -100,9 +101,11 @@ def run(log: KafkaLog, name: str, folder: Path) -> None:
 
 def unfenced(writing: Any, write: Commit) -> Appended:
     """A commit that whoever held the stage once may make."""
-    writing._own(write.stage, write.epoch, write.position.n)
+    at = tables.fact(writing.db, Stage, write.stage) or Stage()
+    state = at.state if write.state is None else write.position.n
+    tables.put(writing.db, write.stage, Stage(write.epoch, write.position.n, state))
     if write.state is not None:
-        writing.keep(write.stage, write.position.n, write.state)
+        tables.keep(writing.db, write.stage, write.position.n, write.state)
     done: Appended = writing.apply(Append(write.outputs))
     return done
 

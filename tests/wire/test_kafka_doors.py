@@ -178,7 +178,7 @@ def test_a_home_that_is_through_shows_no_lag(opening: Opening, monkeypatch: pyte
     log = opening(fresh(at.address), at.sasl)
     for n in range(5):
         log.append([Draft("in", "k", n, b"x", str(n))])
-    (end,) = log.health()["entries"][1:]
+    (end,) = log.about()["entries"][1:]
     with closing(
         Consumer(log.settings(**{"group.id": f"{log.place.prefix}-{log.name.partition('/')[0]}"}))
     ) as shown:
