@@ -16,7 +16,6 @@ import msgspec
 
 from penstock.log import Append, Appended, Commit, tables
 from penstock.log.kafka import KafkaLog, place
-from penstock.log.tables import Stage
 from penstock.log.writing import Writing
 from penstock.record.errors import Fenced, Unavailable
 from penstock.record.record import Draft, Record
@@ -101,9 +100,9 @@ def run(log: KafkaLog, name: str, folder: Path) -> None:
 
 def unfenced(writing: Any, write: Commit) -> Appended:
     """A commit that whoever held the stage once may make."""
-    at = tables.fact(writing.db, Stage, write.stage) or Stage()
+    at = tables.fact(writing.db, tables.Stage, write.stage) or tables.Stage()
     state = at.state if write.state is None else write.position.n
-    tables.put(writing.db, write.stage, Stage(write.epoch, write.position.n, state))
+    tables.put(writing.db, write.stage, tables.Stage(write.epoch, write.position.n, state))
     if write.state is not None:
         tables.keep(writing.db, write.stage, write.position.n, write.state)
     done: Appended = writing.apply(Append(write.outputs))
