@@ -151,7 +151,8 @@ class Caretaker(threading.Thread):
         since = time.monotonic()
         while not self.stopping.wait(LOOK_S):
             with contextlib.suppress(PenstockError):
-                if worth(self.log) or time.monotonic() - since > AT_LEAST_S:
+                sealable = type(self.log) is SqliteLog and worth(self.log)
+                if sealable or time.monotonic() - since > AT_LEAST_S:
                     since = time.monotonic()
                     self._turn()
 

@@ -20,6 +20,7 @@ from penstock.app.pipeline import File, load
 from penstock.app.processes.seats import LockSeats, Seat, Seats
 from penstock.app.processes.turn import WAIT_S, Turn
 from penstock.app.system import OPEN, Parts, clock_draft, deploy, finish, one_thread, order, own
+from penstock.app.upkeep import Caretaker
 from penstock.app.worker import Stopped, in_process
 from penstock.log.sqlite import SqliteLog
 from penstock.record.decisions import Intent
@@ -94,6 +95,8 @@ class Crew:
             thread = threading.Thread(target=self._loop, args=(turn,), name=f"penstock-{name}", daemon=True)
             thread.start()
             self.threads.append(thread)
+        if self.ticks:
+            Caretaker(self.home.path, self.home.log, self.stopping).start()
         said(self)
         while not stop.wait(0.1) and not self.stopping.is_set():
             pass
