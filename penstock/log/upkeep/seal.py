@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from penstock.log import tables
 from penstock.log.crash import Point, point
-from penstock.log.machine import sync_folder, synced
+from penstock.log.machine import said_of_files, sync_folder, synced
 from penstock.log.segments import FIELDS, file_digest, groups, schema, segment_name
 from penstock.log.sqlite import SqliteLog
 from penstock.log.tables import Segment
@@ -52,7 +52,7 @@ def _due(log: SqliteLog, name: str, records: int, tail: int) -> int:
     """The base that the next segment ends before; 0 while too little lies behind the tail."""
     with log._reading() as db:
         at = topic_of(db, name)
-        begin, spare = at.number * tables.SPAN, at.total - at.ahead - tail
+        begin, spare = at.number * tables.SPAN, at.total - max(at.ahead, at.dropped) - tail
         if spare < records:
             return 0
         n = size = 0
@@ -66,7 +66,8 @@ def _due(log: SqliteLog, name: str, records: int, tail: int) -> int:
 def _seal(log: SqliteLog, name: str, below: int) -> int:
     with log._reading() as db:
         start = topic_of(db, name).sealed
-    made = write(log, name, start, below)
+    with log._disk(), said_of_files():
+        made = write(log, name, start, below)
     compare(log, name, made, start, below)
 
     def enter(writing: Writing) -> None:
@@ -94,18 +95,22 @@ def write(log: SqliteLog, name: str, start: int, below: int) -> Segment:
     n, last, newest_ms = 0, tables.NOWHERE, -(1 << 63)
     folder = log.chain.files.folder
     handle, path = tempfile.mkstemp(dir=folder, prefix=".new-")
-    with os.fdopen(handle, "wb") as file:
-        with parquet.ParquetWriter(file, schema(name), **_HOW) as writer:
-            for group in groups(name, bodies):
-                writer.write_batch(group)
-                n, last = n + len(group), group.column("position")[-1].as_py()
-                newest_ms = max(newest_ms, int(group.column("time_ms").to_numpy().max()))
-        file.flush()
-        point(Point.SEGMENT_WRITTEN)
-        synced(os.fsync, file.fileno())
-    digest, size = file_digest(Path(path)), Path(path).stat().st_size
-    made = Segment(first.base, last, n, first.ahead, size, newest_ms, digest)
-    os.replace(path, log.chain.files.path(name, made))
+    try:
+        with os.fdopen(handle, "wb") as file:
+            with parquet.ParquetWriter(file, schema(name), **_HOW) as writer:
+                for group in groups(name, bodies):
+                    writer.write_batch(group)
+                    n, last = n + len(group), group.column("position")[-1].as_py()
+                    newest_ms = max(newest_ms, int(group.column("time_ms").to_numpy().max()))
+            file.flush()
+            point(Point.SEGMENT_WRITTEN)
+            synced(os.fsync, file.fileno())
+        digest, size = file_digest(Path(path)), Path(path).stat().st_size
+        made = Segment(first.base, last, n, first.ahead, size, newest_ms, digest)
+        os.replace(path, log.chain.files.path(name, made))
+    except BaseException:  # half a file on a full disk would keep it full
+        Path(path).unlink(missing_ok=True)
+        raise
     sync_folder(folder)
     point(Point.SEGMENT_NAMED)
     return made
