@@ -61,6 +61,7 @@ def let_go(log: SqliteLog, name: str) -> None:
 
 def shrink(log: SqliteLog) -> int:
     """Give the file system back the pages that are free; the bytes that the file lost."""
+    _fold(log)
     before, free = log.path.stat().st_size, [1]
 
     def cut(writing: Writing) -> None:
@@ -72,9 +73,14 @@ def shrink(log: SqliteLog) -> int:
         log._transact(cut, sync=False)
         if free[-1] == free[-2]:
             break
+    _fold(log)
+    return before - log.path.stat().st_size
+
+
+def _fold(log: SqliteLog) -> None:
+    """The WAL into the database: only then is its file what the log needs."""
     with log._disk():
         log._reader().execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return before - log.path.stat().st_size
 
 
 def strays(log: SqliteLog) -> list[str]:

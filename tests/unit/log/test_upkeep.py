@@ -92,18 +92,15 @@ def filled(log: SqliteLog, batches: int = 20, each: int = 5, size: int = 50) -> 
 
 def as_records(topic: str, batches: Sequence[Any]) -> list[Record]:
     """Whole columns as the records that they are."""
-    found = []
-    for batch in batches:
-        for row in batch.to_pylist():
-            found.append(Record(topic, **(row | {"headers": dict(row["headers"] or {})})))
-    return found
+    rows = [row for batch in batches for row in batch.to_pylist()]
+    return [Record(topic, **(row | {"headers": dict(row["headers"] or {})})) for row in rows]
 
 
 def test_what_is_sealed_reads_as_before() -> None:
     """A log that is sealed, swept and shrunk at random answers each question as one that never is: appends,
     repeats, retention, records from every place, counts at every place, ids, filters, columns."""
 
-    @settings(max_examples=60)
+    @settings(max_examples=25)
     @given(
         doings=DOINGS,
         where=st.builds(
@@ -189,7 +186,7 @@ def test_retention_inside_a_segment() -> None:
             with pytest.raises(Broken):
                 list(columns(log, "a", Position(n=3)))
             sweep(log)
-            assert [one.base for one in made(log).values()][0] > 0
+            assert min(one.base for one in made(log).values()) > 0
             with log._reading() as db:  # the second segment has some that are in force, so its ids stay
                 assert list(db.execute("SELECT count(*) FROM ident")) == [(80,)]
         again = log.append([Draft("a", "", 1, b"", whole[0].id), Draft("a", "", 1, b"", whole[34].id)])
@@ -224,12 +221,9 @@ def test_a_reader_from_before_a_sweep() -> None:
         first = next(stream).column("position").to_pylist()
         log.drop("a", Position(n=whole[70].position))
         sweep(log)
-        try:
-            rest = [at for batch in stream for at in batch.column("position").to_pylist()]
-        except Broken as told:
-            assert told.where.startswith("a@") and "retention" in told.what
-        else:
-            assert first + rest == [one.position for one in whole]
+        with pytest.raises(Broken, match="retention"):
+            list(stream)
+        assert first == [one.position for one in whole[:20]]
         assert everything(other, ["a"]) == whole[70:]
         other.close()
 
@@ -360,7 +354,7 @@ def test_a_segment_that_is_not_what_was_written() -> None:
                     ask()
                 assert told.value.where == f"a@{one.base}"
             assert [found.where for found in examine(fresh_one)] == [f"a@{one.base}"]
-            assert fresh_one.read(["a"], START, limit=20)[0] == wholes[:20]
+            assert fresh_one.read(["a"], START, stop=Position(n=one.base))[0] == wholes[:20]
             fresh_one.close()
         path.write_bytes(right)
         assert list(examine(log)) == []
