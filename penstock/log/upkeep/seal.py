@@ -69,10 +69,17 @@ def _seal(log: SqliteLog, name: str, below: int) -> int:
     with log._disk(), said_of_files():
         made = write(log, name, start, below)
     compare(log, name, made, start, below)
+    enter(log, name, made)
+    let_go(log, name)
+    return made.n
+
+
+def enter(log: SqliteLog, name: str, made: Segment) -> None:
+    """Let the log know of a segment, in place of the rows that lie in it."""
 
     def enter(writing: Writing) -> None:
         at = writing.topic(name)
-        if at is None or at.sealed != start:
+        if at is None or at.sealed > made.base:
             raise Broken("The batches changed while they were sealed.", where=f"{name}@{made.base}")
         tables.put(writing.db, segment_name(at, made.base), made)
         writing.facts += 1
@@ -80,8 +87,6 @@ def _seal(log: SqliteLog, name: str, below: int) -> int:
         writing.change(name, replace(at, sealed=made.last + 1, ahead=made.ahead + made.n))
 
     log._transact(enter, sync=True)
-    let_go(log, name)
-    return made.n
 
 
 def write(log: SqliteLog, name: str, start: int, below: int) -> Segment:

@@ -90,6 +90,12 @@ def filled(log: SqliteLog, batches: int = 20, each: int = 5, size: int = 50) -> 
         log.append([*drafts, Draft("b", "", n, b"b")], sync=False)
 
 
+def plainly(record: Record, field: str) -> Any:
+    """A field of a record as Arrow gives it."""
+    value = getattr(record, field)
+    return (list(value.items()) or None) if field == "headers" else value
+
+
 def as_records(topic: str, batches: Sequence[Any]) -> list[Record]:
     """Whole columns as the records that they are."""
     rows = [row for batch in batches for row in batch.to_pylist()]
@@ -137,15 +143,9 @@ def test_what_is_sealed_reads_as_before() -> None:
                 assert as_records(topic, list(columns(log, topic))) == whole
                 start = max(span[0], log.first(topic).n)
                 some = columns(log, topic, Position(n=start), Position(n=span[1]), fields)
-                rows = [row for batch in some for row in batch.to_pylist()]
+                rows = [tuple(row.items()) for batch in some for row in batch.to_pylist()]
                 due = [r for r in whole if start <= r.position < span[1]]
-                assert [tuple(row) for row in rows] == [tuple(fields)] * len(due)
-                assert [[row["position"] for row in rows]] * ("position" in fields) == [
-                    [r.position for r in due]
-                ] * ("position" in fields)
-                assert [bytes(row["value"]) for row in rows if "value" in fields] == [
-                    r.value for r in due if "value" in fields
-                ]
+                assert rows == [tuple((field, plainly(r, field)) for field in fields) for r in due]
             again.close()
 
     law()
@@ -202,10 +202,9 @@ def test_shrinking_gives_the_room_back() -> None:
     """After sealing and a drop the file is smaller by what lay there, and says the same."""
     with fresh() as (log,):
         filled(log, 200, 5, 2000)
-        seal(log, records=500, tail=100)
-        before, size = everything(log, TOPICS), log.path.stat().st_size
-        freed = shrink(log)
-        assert freed > 1_000_000 and log.path.stat().st_size == size - freed
+        seal(log, records=300, tail=0)
+        before, freed = everything(log, TOPICS), shrink(log)
+        assert freed > 1_000_000 and log.path.stat().st_size < 600_000
         assert everything(log, TOPICS) == before and list(examine(log)) == []
         assert shrink(log) == 0
 
