@@ -22,6 +22,8 @@ from penstock.log import Checkpoint, Log, tables
 from penstock.log.blob import FolderBlob
 from penstock.log.sqlite import SqliteLog
 from penstock.log.upkeep.doctor import examine
+from penstock.log.upkeep.seal import seal
+from penstock.log.upkeep.sweep import shrink
 from penstock.record.errors import NotFound, PenstockError
 from penstock.record.record import START, Record
 from penstock.stage import Running
@@ -80,6 +82,16 @@ def extend(home: Path, copy: Path) -> None:
     for name in BOTH:
         shutil.copy(home / name, copy / name)
     log.close()
+
+
+def sealed(home: Path, copy: Path) -> list[str]:
+    """A copy of a home where most of its history lies in segments, and the names of its files."""
+    shutil.copytree(home, copy)
+    log = SqliteLog(copy)
+    seal(log, records=20, tail=6)
+    shrink(log)
+    log.close()
+    return sorted(str(one.relative_to(copy)) for one in copy.rglob("*") if one.suffix in {".db", ".parquet"})
 
 
 def truth(home: Path) -> Truth:
@@ -231,13 +243,14 @@ def try_unchecked(case: tuple[str, Truth, list[Truth], list[Damage]]) -> Judged:
 def try_all(case: tuple[str, Truth, list[Truth], list[Damage]]) -> Judged:
     """Each damage on a fresh copy of a home."""
     origin, right, prefixes, damages = case
-    files = {path.name: path.read_bytes() for path in Path(origin).iterdir() if path.is_file()}
+    paths = [path for path in Path(origin).rglob("*") if path.is_file()]
+    files = {str(path.relative_to(origin)): path.read_bytes() for path in paths}
     wrong: list[str] = []
     with tempfile.TemporaryDirectory(prefix="penstock-faults-", dir=_fast()) as folder:
         home = Path(folder) / "home"
         for damage in damages:
             shutil.rmtree(home, ignore_errors=True)
-            home.mkdir()
+            (home / "sealed").mkdir(parents=True)
             for name, data in files.items():
                 (home / name).write_bytes(damage.of(data) if name == damage.file else data)
             try:
@@ -293,7 +306,8 @@ def of_blobs(chance: random.Random) -> tuple[int, list[str]]:
 
 
 def findings(plan: Plan) -> Iterator[Finding]:
-    """Flips and cuts of the database alone, of the database with its WAL, and of blobs."""
+    """Flips and cuts of the database alone, of the database with its WAL, of one whose history is sealed and of
+    its segments, and of blobs."""
     chance = random.Random(plan.seed)
     with tempfile.TemporaryDirectory(prefix="penstock-faults-") as folder:
         built, open_ = Path(folder) / "built", Path(folder) / "open"
@@ -304,10 +318,17 @@ def findings(plan: Plan) -> Iterator[Finding]:
         shutil.copytree(open_, Path(folder) / "whole")
         whole = truth(Path(folder) / "whole")
         steps = _steps(open_, Path(folder))
+        old = Path(folder) / "sealed"
+        names = sealed(built, old)
         size = sum((open_ / name).stat().st_size for name in BOTH)
+        size += sum((old / name).stat().st_size for name in names)
         for word, cut in (("bytes flipped", False), ("truncations", True)):
             began = time.monotonic()
-            homes = (Path(folder) / "closed", ["log.db"], closed, []), (open_, BOTH, whole, steps)
+            homes = (
+                (Path(folder) / "closed", ["log.db"], closed, []),
+                (open_, BOTH, whole, steps),
+                (old, names, closed, []),
+            )
             cases = [
                 (str(home), right, prefixes, damages(home, files, chance, plan.scale, cut=cut))
                 for home, files, right, prefixes in homes
