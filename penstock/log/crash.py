@@ -40,6 +40,7 @@ class Point(IntEnum):
     SEGMENT_WRITTEN = 25  # a segment is written, not synced
     SEGMENT_NAMED = 26  # it has its name, nobody knows of it
     SEALED = 27  # the log knows of a segment, its topic does not
+    STRAY = 28  # no segment has this file's name any more, it is still there
 
 
 reach: Callable[[Point, str], None] | None = None

@@ -116,9 +116,8 @@ def check_library() -> None:
         needed = ".".join(map(str, OLDEST_SQLITE))
         raise Refused(
             f"SQLite {version} may damage a log; {needed} or newer is needed.",
-            code="sqlite_old",
-            hint="Upgrade apsw.",
-        )
+            code="sqlite_old", hint="Upgrade apsw.",
+        )  # fmt: skip
 
 
 def file_system(home: Path) -> str:

@@ -20,7 +20,7 @@ import apsw
 
 from penstock.log import tables
 from penstock.log.tables import Body, Segment, Topic
-from penstock.record.errors import Broken
+from penstock.record.errors import Broken, Unavailable
 from penstock.record.record import NO_HEADERS
 
 GROUP_RECORDS = 4096
@@ -140,7 +140,8 @@ class Files:
                     found = Opened(path) if right else None
                 except FileNotFoundError:
                     raise Gone(where=f"{topic}@{made.base}", hint="`penstock doctor` says more.") from None
-                except _errors():
+                except _errors() as error:
+                    _must_pass(error)
                     found = None
                 if found is None:
                     raise tables.damaged(topic, made.base)
@@ -156,7 +157,8 @@ class Files:
         try:
             with self._lock:  # one reader of a file at a time
                 return found.file.read_row_groups(list(groups), columns=list(fields), use_threads=False)
-        except _errors():
+        except _errors() as error:
+            _must_pass(error)
             raise tables.damaged(topic, found.firsts[groups[0]]) from None
 
 
@@ -165,6 +167,12 @@ def _errors() -> tuple[type[Exception], ...]:
     import pyarrow as pa
 
     return OSError, pa.ArrowException
+
+
+def _must_pass(error: Exception) -> None:
+    """Raise Unavailable where it was the system that did not give the bytes: they may be right."""
+    if isinstance(error, OSError) and error.errno is not None:
+        raise Unavailable(f"A segment cannot be read: {type(error).__name__}.", code="log_io") from error
 
 
 def file_digest(path: Path) -> str:

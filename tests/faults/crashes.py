@@ -14,16 +14,20 @@ from penstock.log.blob import FolderBlob
 from penstock.log.crash import Point
 from penstock.log.sqlite import SqliteLog
 from penstock.log.upkeep.doctor import examine
+from penstock.log.upkeep.seal import seal
+from penstock.log.upkeep.sweep import shrink, strays, sweep
 from penstock.record.errors import PenstockError
 from tests.faults import whole
 from tests.faults.finding import Finding, Plan
 from tests.faults.ledger import INPUTS, Sent, check, finish
+from tests.faults.ledger import digest as digest_of
 from tests.faults.lives import live
 from tests.faults.process import KILLED, Died, Target, run, side_by_side
 
-OF_THE_LOG = [one for one in Point if one < Point.EFFECT]
+OF_THE_LOG = [one for one in Point if one not in {Point.EFFECT, Point.RESULT}]
 SCHEDULES = 1000
 STEPS = 60
+SEALING = [Point.SEGMENT_WRITTEN, Point.SEGMENT_NAMED, Point.SEALED, Point.STRAY]
 COMMITS = [Point.STEP, Point.STEPPED, Point.OWNER, Point.STATE, Point.CLOSED, Point.COMMITTED]
 
 
@@ -40,7 +44,24 @@ def wrong_in(home: Path) -> list[str]:
     except PenstockError as error:
         return [f"the log cannot be used: {error}"]
     wrong += [f"a former owner's step was taken ({epoch})" for _, epoch in sent.said("unfenced")]
-    return wrong + _blobs(home, sent)
+    return wrong + _sealed(home) + _blobs(home, sent)
+
+
+def _sealed(home: Path) -> list[str]:
+    """The next upkeep seals, sweeps and shrinks: nothing is left that no segment names, and nothing differs."""
+    try:
+        log = SqliteLog(home)
+        before = digest_of(log)
+        seal(log, records=5, tail=3)
+        sweep(log)
+        shrink(log)
+        wrong = [f"a stray file is left: {Path(one).name}" for one in strays(log)]
+        wrong += ["the records differ after sealing"] if digest_of(log) != before else []
+        wrong += [f"the file is not whole after sealing: {one}" for one in examine(log)]
+        log.close()
+    except PenstockError as error:
+        return [f"upkeep fails: {error}"]
+    return wrong
 
 
 def _blobs(home: Path, sent: Sent) -> list[str]:
@@ -59,7 +80,7 @@ def at_point(case: tuple[Target, int, str]) -> Died:
     """Die at a target in a fresh home, live on to the end, look."""
     target, seed, planted = case
     with tempfile.TemporaryDirectory(prefix="penstock-faults-") as folder:
-        first = run(live, folder, seed, 4 * STEPS, target, planted)
+        first = run(live, folder, seed, 6 * STEPS, target, planted)
         second = run(live, folder, seed + 1, STEPS // 2, None, planted)
         wrong = wrong_in(Path(folder))
     if second:
@@ -89,7 +110,7 @@ def schedule(case: tuple[int, str]) -> Schedule:
     deaths = 0
     with tempfile.TemporaryDirectory(prefix="penstock-faults-") as folder:
         for _ in range(chance.randrange(1, 5)):
-            points = COMMITS if chance.random() < 0.5 else OF_THE_LOG
+            points = chance.choice([COMMITS, COMMITS, OF_THE_LOG, SEALING])
             target = Target(chance.choice(points), 1 + int(chance.expovariate(1 / 6)))
             code = run(live, folder, chance.randrange(10**9), chance.randrange(5, STEPS), target, planted)
             deaths += code == KILLED
@@ -134,7 +155,7 @@ def _schedules(plan: Plan) -> Finding:
             wrong += 1
             plan.note(f"schedule {seed}: {one.wrong[0]}")
     took = time.monotonic() - began
-    bugs = ("position_first", "position_last", "unfenced")
+    bugs = ("position_first", "position_last", "unfenced", "rows_first")
     found = sum(caught(bug, plan.seed) for bug in bugs)
     return Finding(
         "random schedules", count, wrong, " ".join(bugs), found, len(bugs), time.monotonic() - began,

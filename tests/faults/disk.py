@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from penstock.log.sqlite import SqliteLog
+from penstock.log.upkeep.seal import seal
 from penstock.record.errors import Broken, PenstockError, Unavailable
 from penstock.record.record import START
 from penstock.stage import Running
@@ -81,10 +82,12 @@ class Work:
         word = self.chance.random()
         if word < 0.5:
             self.send(self.chance.choice("pqr"))
-        elif word < 0.9:
+        elif word < 0.88:
             self.running.advance()
-        elif word < 0.95:
+        elif word < 0.93:
             self.begin_anew()
+        elif word < 0.98:
+            seal(self.log, records=self.chance.choice([1, 5]), tail=self.chance.choice([0, 9]))
         else:
             self.log._tidy()
 
@@ -146,6 +149,8 @@ class Work:
         for file in self.home.glob("log.db*"):
             if not file.name.endswith("-shm"):
                 shutil.copy(file, left / file.name)
+        if (self.home / "sealed").exists():
+            shutil.copytree(self.home / "sealed", left / "sealed")
         shutil.copy(self.sent.path, left / "sent") if self.sent.path.exists() else None
         wrong += [f"as a kill would leave it: {one}" for one in wrong_in(left)]
         wrong += [f"as a kill would leave it: {one}" for one in self.ghosts(left)]

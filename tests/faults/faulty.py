@@ -6,10 +6,14 @@ import ctypes
 import errno
 import os
 import sys
+import tempfile
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import apsw
+
+from penstock.log import segments
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _INT, _PTR, _SIZE, _OFF = ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64
@@ -122,6 +126,52 @@ def install() -> None:
                 if hasattr(_libc, name) and name in _known():
                     _intercepted(call, name, returns, takes, failed)
         os.fsync, os.fdatasync = _failing(os.fsync), _failing(os.fdatasync)
+        os.fdopen = _fdopen(os.fdopen)  # type: ignore[assignment]
+        tempfile.mkstemp = _outside("open", tempfile.mkstemp)  # type: ignore[assignment]
+        os.unlink = _outside("unlink", os.unlink)  # type: ignore[assignment]
+        segments.file_digest = _outside("read", segments.file_digest)
+
+
+def _outside(call: str, real: Callable[..., Any]) -> Callable[..., Any]:
+    """A call to the disk that is not SQLite's: what sealing does with its files."""
+
+    def calling(*arguments: Any, **options: Any) -> Any:
+        if disk.fails(call):
+            raise OSError(disk.error, os.strerror(disk.error))
+        return real(*arguments, **options)
+
+    return calling
+
+
+def _fdopen(real: Callable[..., Any]) -> Callable[..., Any]:
+    def opening(handle: int, mode: str = "r", *more: Any, **options: Any) -> Any:
+        file = real(handle, mode, *more, **options)
+        return _Written(file) if Path(f"/proc/self/fd/{handle}").readlink().parent.name == "sealed" else file
+
+    return opening
+
+
+class _Written:
+    """A segment's file on the way to the disk: what fitted is there, the rest fails."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def write(self, data: Any) -> int:
+        """Half of it, when the disk fails."""
+        if disk.fails("write"):
+            self.file.write(bytes(data)[: len(data) // 2])
+            raise OSError(disk.error, os.strerror(disk.error))
+        return int(self.file.write(data))
 
 
 def _known() -> list[str]:

@@ -18,10 +18,12 @@ from typing import Any
 import apsw
 import msgspec
 
-from penstock.log import Checkpoint, Log, tables
+from penstock.log import Checkpoint, Log, segments, tables
 from penstock.log.blob import FolderBlob
 from penstock.log.sqlite import SqliteLog
 from penstock.log.upkeep.doctor import examine
+from penstock.log.upkeep.seal import seal
+from penstock.log.upkeep.sweep import shrink
 from penstock.record.errors import NotFound, PenstockError
 from penstock.record.record import START, Record
 from penstock.stage import Running
@@ -80,6 +82,16 @@ def extend(home: Path, copy: Path) -> None:
     for name in BOTH:
         shutil.copy(home / name, copy / name)
     log.close()
+
+
+def sealed(home: Path, copy: Path) -> list[str]:
+    """A copy of a home where most of its history lies in segments, and the names of its files."""
+    shutil.copytree(home, copy)
+    log = SqliteLog(copy)
+    seal(log, records=20, tail=6)
+    shrink(log)
+    log.close()
+    return sorted(str(one.relative_to(copy)) for one in copy.rglob("*") if one.suffix in {".db", ".parquet"})
 
 
 def truth(home: Path) -> Truth:
@@ -228,16 +240,30 @@ def try_unchecked(case: tuple[str, Truth, list[Truth], list[Damage]]) -> Judged:
         tables.check = check
 
 
+def try_undigested(case: tuple[str, Truth, list[Truth], list[Damage]]) -> Judged:
+    """The same with a bug: neither the digest of a segment's file nor the checksums of its pages are compared."""
+    import pyarrow.parquet as parquet
+
+    whole, opening = segments.file_digest, parquet.ParquetFile
+    segments.file_digest = lambda path: _Equal()  # type: ignore[assignment,return-value]
+    parquet.ParquetFile = lambda path, **_: opening(path)
+    try:
+        return try_all(case)
+    finally:
+        segments.file_digest, parquet.ParquetFile = whole, opening
+
+
 def try_all(case: tuple[str, Truth, list[Truth], list[Damage]]) -> Judged:
     """Each damage on a fresh copy of a home."""
     origin, right, prefixes, damages = case
-    files = {path.name: path.read_bytes() for path in Path(origin).iterdir() if path.is_file()}
+    paths = [path for path in Path(origin).rglob("*") if path.is_file()]
+    files = {str(path.relative_to(origin)): path.read_bytes() for path in paths}
     wrong: list[str] = []
     with tempfile.TemporaryDirectory(prefix="penstock-faults-", dir=_fast()) as folder:
         home = Path(folder) / "home"
         for damage in damages:
             shutil.rmtree(home, ignore_errors=True)
-            home.mkdir()
+            (home / "sealed").mkdir(parents=True)
             for name, data in files.items():
                 (home / name).write_bytes(damage.of(data) if name == damage.file else data)
             try:
@@ -293,7 +319,8 @@ def of_blobs(chance: random.Random) -> tuple[int, list[str]]:
 
 
 def findings(plan: Plan) -> Iterator[Finding]:
-    """Flips and cuts of the database alone, of the database with its WAL, and of blobs."""
+    """Flips and cuts of the database alone, of the database with its WAL, of one whose history is sealed and of
+    its segments, and of blobs."""
     chance = random.Random(plan.seed)
     with tempfile.TemporaryDirectory(prefix="penstock-faults-") as folder:
         built, open_ = Path(folder) / "built", Path(folder) / "open"
@@ -304,15 +331,34 @@ def findings(plan: Plan) -> Iterator[Finding]:
         shutil.copytree(open_, Path(folder) / "whole")
         whole = truth(Path(folder) / "whole")
         steps = _steps(open_, Path(folder))
+        old = Path(folder) / "sealed"
+        names = sealed(Path(folder) / "closed", old)
         size = sum((open_ / name).stat().st_size for name in BOTH)
+        size += sum((old / name).stat().st_size for name in names)
         for word, cut in (("bytes flipped", False), ("truncations", True)):
             began = time.monotonic()
-            homes = (Path(folder) / "closed", ["log.db"], closed, []), (open_, BOTH, whole, steps)
+            homes = (
+                (Path(folder) / "closed", ["log.db"], closed, []),
+                (open_, BOTH, whole, steps),
+                (old, names, closed, []),
+            )
             cases = [
                 (str(home), right, prefixes, damages(home, files, chance, plan.scale, cut=cut))
                 for home, files, right, prefixes in homes
             ]
-            yield _tried_all(plan, word, cases, began, f"files of {size} bytes")
+            bugs = [("checksums_ignored", try_unchecked, *homes[0])]
+            if not cut:  # a file that was cut short has no footer: no digest is needed to see it
+                files = [name for name in names if name.endswith(".parquet")]
+                bugs.append(("digests_ignored", try_undigested, old, files, closed, []))
+            caught = sum(
+                _caught(bug, (str(home), right, prefixes, damages(home, files, chance, 1.0, cut=cut)))
+                for _, bug, home, files, right, prefixes in bugs
+            )
+            tried = _tried_all(plan, word, cases, f"files of {size} bytes")
+            yield msgspec.structs.replace(
+                tried, planted=" ".join(name for name, *_ in bugs), caught=caught, planned=len(bugs),
+                seconds=time.monotonic() - began,
+            )  # fmt: skip
     began = time.monotonic()
     tried, wrong = of_blobs(chance)
     for text in wrong:
@@ -320,7 +366,7 @@ def findings(plan: Plan) -> Iterator[Finding]:
     yield Finding("blobs damaged", tried, len(wrong), seconds=time.monotonic() - began)
 
 
-def _tried_all(plan: Plan, word: str, cases: list[Any], began: float, note: str) -> Finding:
+def _tried_all(plan: Plan, word: str, cases: list[Any], note: str) -> Finding:
     pieces = [
         (home, right, prefixes, some[i : i + AT_ONCE])
         for home, right, prefixes, some in cases
@@ -332,11 +378,14 @@ def _tried_all(plan: Plan, word: str, cases: list[Any], began: float, note: str)
         wrong += len(one.wrong)
         for text in one.wrong:
             plan.note(text)
-    home, right, prefixes, every = cases[0]
-    sample = home, right, prefixes, every[:: max(1, len(every) // AT_ONCE)]
-    unchecked = next(side_by_side(try_unchecked, [sample]))
-    took = time.monotonic() - began
-    return Finding(word, tried, wrong, "checksums_ignored", int(bool(unchecked.wrong)), 1, took, note)
+    return Finding(word, tried, wrong, note=note)
+
+
+def _caught(bug: Any, case: tuple[str, Truth, list[Truth], list[Damage]]) -> bool:
+    """Whether some of the damages show a planted bug."""
+    home, right, prefixes, every = case
+    some = every[:: max(1, len(every) // AT_ONCE)]
+    return bool(next(side_by_side(bug, [(home, right, prefixes, some)])).wrong)
 
 
 def _steps(home: Path, folder: Path) -> list[Truth]:

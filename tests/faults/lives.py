@@ -13,8 +13,12 @@ import msgspec
 
 from penstock.log import Appended, Commit, sqlite
 from penstock.log.blob import FolderBlob
+from penstock.log.crash import Point, point
 from penstock.log.sqlite import SqliteLog
-from penstock.log.tables import Stage, fact
+from penstock.log.tables import SPAN, Stage, fact
+from penstock.log.upkeep import seal as sealing
+from penstock.log.upkeep.sweep import shrink, sweep
+from penstock.log.upkeep.turn import change, topic_of
 from penstock.log.writing import Writing
 from penstock.record.codec import digest
 from penstock.record.errors import Fenced
@@ -26,8 +30,8 @@ from tests.faults.process import Target, die_at
 PRODUCERS = ("p0", "p1", "p2", "p3")
 SCRAP = "scrap"
 WEIGHTS = {
-    "append": 10, "burst": 2, "again": 2, "advance": 10, "save": 1, "take_over": 1, "reopen": 1, "scrap": 1, "blob": 1,
-    "wait": 1,
+    "append": 10, "burst": 2, "again": 2, "advance": 10, "save": 1, "take_over": 1, "reopen": 1, "scrap": 2, "blob": 1,
+    "wait": 1, "seal": 2, "sweep": 1, "shrink": 1,
 }  # fmt: skip
 
 
@@ -103,13 +107,26 @@ class Life:
         """Records that retention drops again."""
         value = self.chance.randbytes(self.chance.randrange(1, 3000))
         self.log.append([Draft(SCRAP, "", n, value, f"{value[:8].hex()}{n}") for n in range(3)])
-        self.log.drop(SCRAP, Position(n=self.log.end().n - 4))
+        if self.chance.random() < 0.5:  # else what retention takes next is sealed by then, perhaps
+            self.log.drop(SCRAP, Position(n=self.log.end().n - 4))
 
     def blob(self) -> None:
         """Bytes into the blob store."""
         data = self.chance.randbytes(self.chance.randrange(1, 5000))
         FolderBlob(self.home / "blobs").put(data)
         self.sent.say("blob", digest(data), len(data))
+
+    def seal(self) -> None:
+        """Old batches into segments, small ones, so that most of the history is sealed."""
+        sealing.seal(self.log, records=self.chance.choice([1, 3, 8]), tail=self.chance.choice([0, 4]))
+
+    def sweep(self) -> None:
+        """What is no longer in force taken away."""
+        sweep(self.log)
+
+    def shrink(self) -> None:
+        """Room given back."""
+        shrink(self.log)
 
     def wait(self) -> None:
         """Give the keeper a turn."""
@@ -150,12 +167,28 @@ def unfenced(self: Writing, write: Commit) -> Appended:
     )
 
 
+def rows_first(log: SqliteLog, name: str, below: int) -> int:
+    """The rows are deleted, then the segment is told of."""
+    with log._reading() as db:
+        at = topic_of(db, name)
+        begin = at.number * SPAN
+        taken = list(
+            db.execute("SELECT place FROM batch WHERE place >= ? AND place < ?", (begin, begin + below))
+        )
+    made = sealing.write(log, name, at.sealed, below)
+    change(log, "DELETE FROM batch WHERE place = ?", taken)
+    point(Point.SEGMENT_NAMED)
+    sealing.enter(log, name, made)
+    return made.n
+
+
 whole, fenced = SqliteLog.commit, Writing._commit
 PLANTED: dict[str, Callable[[], None]] = {
     "": lambda: None,
     "position_first": lambda: setattr(SqliteLog, "commit", position_first),
     "position_last": lambda: setattr(SqliteLog, "commit", position_last),
     "unfenced": lambda: setattr(Writing, "_commit", unfenced),
+    "rows_first": lambda: setattr(sealing, "_seal", rows_first),
 }
 
 

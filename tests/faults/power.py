@@ -7,10 +7,12 @@ that a power cut could leave.
 
 from __future__ import annotations
 
+import os
 import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +21,21 @@ import msgspec
 
 from penstock.log import machine, sqlite
 from penstock.log.sqlite import SqliteLog
+from penstock.log.upkeep import seal as sealing
 from penstock.record.errors import PenstockError
 from penstock.record.record import Draft, Position
 from penstock.stage import Running
 from tests.faults.crashes import wrong_in
 from tests.faults.finding import Finding, Plan
 from tests.faults.ledger import LAZY, LEDGER, Sent, send
+from tests.faults.lives import rows_first
 from tests.faults.process import side_by_side
 
 LOSSES = 1000
 CUTS = 10
 """Power cuts looked at in one run."""
 STEPS = 50
+BUGS = ("synchronous_normal", "segment_not_synced", "folder_not_synced", "rows_first")
 
 
 class Inode:
@@ -127,6 +132,22 @@ class Disk:
         }
         return {name: one.after(chance, sector, keep) for name, one in chosen.items() if one is not None}
 
+    # What lies outside SQLite: segments, written under one name and then given another.
+
+    def sync_whole(self, name: str) -> None:
+        """A file's bytes, as they are, are safe."""
+        self.now(name).safe[:] = Path(name).read_bytes()
+        self.rung()
+
+    def rename(self, name: str, to: str) -> None:
+        """A file has another name. What of its bytes was not synced may be there or not."""
+        inode = (self.names.pop(name, None) or [None])[-1] or Inode()  # none: it was never synced
+        data = Path(name).read_bytes()
+        if inode.safe != data:
+            inode.since = [(0, data)]
+        self.names.setdefault(to, [None]).append(inode)
+        self.rung()
+
 
 class _File(apsw.VFSFile):
     def __init__(self, name: Any, flags: list[int]) -> None:
@@ -177,7 +198,41 @@ def install() -> Disk:
     SqliteLog.vfs = "power"
     sqlite.sync_file = _sync_file
     sqlite.SYNC_EVERY_S, sqlite.WAL_FOLD_BYTES, sqlite.WAL_CUT_BYTES = 3600.0, 100_000, 300_000
+    sealing.synced, sealing.sync_folder = _synced, _sync_folder
     return _vfs.disk
+
+
+def _synced(sync: Callable[[int], None], handle: int) -> None:
+    """The sync of a segment's bytes."""
+    machine.synced(sync, handle)
+    _vfs.disk.sync_whole(str(Path(f"/proc/self/fd/{handle}").readlink()))
+
+
+def _sync_folder(folder: Path) -> None:
+    """The sync of a segment's name."""
+    machine.sync_folder(folder)
+    _vfs.disk.sync_folder(folder)
+
+
+@contextmanager
+def _names() -> Iterator[None]:
+    """Within it, segments that get and lose their names are told of to the disk."""
+    replace, unlink = os.replace, os.unlink
+
+    def replacing(name: str, to: Path) -> None:
+        _vfs.disk.rename(name, str(to))
+        replace(name, to)
+
+    def unlinking(name: str) -> None:
+        unlink(name)
+        if Path(name).parent.name == "sealed":
+            _vfs.disk.forget(name)
+
+    os.replace, os.unlink = replacing, unlinking  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        os.replace, os.unlink = replace, unlink
 
 
 def _sync_file(path: Path) -> None:
@@ -222,19 +277,21 @@ class Run:
         running = self._own(log)
         for _ in range(STEPS):
             word = self.chance.random()
-            if word < 0.5:
+            if word < 0.46:
                 producer = self.chance.choice("pqr")
                 send(log, self.sent, producer, log.last(producer) + 1, sync=self.chance.random() < 0.6)
-            elif word < 0.85:
+            elif word < 0.8:
                 if running.advance() is not None:
                     self.owned = running.epoch, running.position.n
-            elif word < 0.9:
+            elif word < 0.84:
                 log._tidy()
-            elif word < 0.93:
+            elif word < 0.87:
                 log.append([Draft("scrap", "", n, bytes(2000)) for n in range(9)])
                 log.drop("scrap", Position(n=log.end().n - 4))
-            elif word < 0.96:
+            elif word < 0.9:
                 running = self._own(log)
+            elif word < 0.985:
+                sealing.seal(log, records=self.chance.choice([1, 5]), tail=self.chance.choice([0, 9]))
             else:
                 log.close()
                 log = SqliteLog(self.home)
@@ -253,7 +310,9 @@ def look(cut: Cut, home: Path) -> list[str]:
     """Start again on the disk that a cut has left: is all there that was promised?"""
     home.mkdir()
     for name, data in cut.files.items():
-        (home / Path(name).name).write_bytes(data)
+        path = home / ("sealed" if name.endswith(".parquet") else "") / Path(name).name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
     (home / "sent").write_text("\n".join(line for line in cut.sent.split("\n") if line[:4] != "kept"))
     try:
         log = SqliteLog(home)
@@ -279,8 +338,11 @@ def lose(case: tuple[int, str]) -> Lost:
     seed, planted = case
     cuts: list[Cut] = []
     wrong: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="penstock-faults-") as folder, _planted(planted):
-        cuts = Run(Path(folder) / "home", seed).go()[:CUTS]
+    with tempfile.TemporaryDirectory(prefix="penstock-faults-") as folder:
+        run = Run(Path(folder) / "home", seed)
+        with _planted(planted), _names():
+            every = run.go()
+        cuts = random.Random(seed).sample(every, min(CUTS, len(every)))
         SqliteLog.vfs = None
         for n, cut in enumerate(cuts):
             found = look(cut, Path(folder) / f"after{n}")
@@ -296,11 +358,25 @@ class _planted:  # noqa: N801
 
     def __enter__(self) -> None:
         self.was = SqliteLog._locked
+        self.sealing = sealing.synced, sealing.sync_folder, sealing._seal
         if self.name == "synchronous_normal":
             SqliteLog._locked = lambda log, db, run, sync: self.was(log, db, run, False)
+        if self.name == "segment_not_synced":
+            sealing.synced = lambda sync, handle: None
+        if self.name == "folder_not_synced":
+            sealing.sync_folder = lambda folder: None
+        if self.name == "rows_first":
+            sealing._seal = rows_first
 
     def __exit__(self, *error: object) -> None:
         SqliteLog._locked = self.was
+        sealing.synced, sealing.sync_folder, sealing._seal = self.sealing
+
+
+def _caught(seed: int, bug: str) -> bool:
+    """Whether some runs show a planted bug."""
+    runs = ([(seed + n, bug) for n in range(some, some + 4)] for some in range(0, 40, 4))
+    return any(one.wrong for cases in runs for one in side_by_side(lose, cases))
 
 
 def findings(plan: Plan) -> Iterator[Finding]:
@@ -313,6 +389,6 @@ def findings(plan: Plan) -> Iterator[Finding]:
         wrong += len(one.wrong)
         for text in one.wrong:
             plan.note(f"power, run {seed}, {text}")
-    bug = "synchronous_normal"
-    caught = any(one.wrong for one in side_by_side(lose, [(plan.seed + n, bug) for n in range(6)]))
-    yield Finding("power loss", losses, wrong, bug, int(caught), 1, time.monotonic() - began)
+    caught = sum(_caught(plan.seed, bug) for bug in BUGS)
+    took = time.monotonic() - began
+    yield Finding("power loss", losses, wrong, " ".join(BUGS), caught, len(BUGS), took)

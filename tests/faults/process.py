@@ -21,7 +21,13 @@ T = TypeVar("T")
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["tests.faults.lives", "tests.crash.player", "penstock.app.system", "penstock.log.sqlite"]
+    [
+        "tests.faults.lives",
+        "tests.crash.player",
+        "penstock.app.system",
+        "penstock.log.sqlite",
+        "pyarrow.parquet",
+    ]
 )
 
 

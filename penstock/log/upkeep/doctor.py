@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import apsw
 
 from penstock.log import tables
+from penstock.log.chain import begun
 from penstock.log.machine import file_system
 from penstock.log.segments import segments
 from penstock.log.sqlite import SqliteLog
-from penstock.log.tables import Body, Stage, Topic
+from penstock.log.tables import Body, Segment, Stage, Topic
 from penstock.record.errors import Broken, PenstockError
 
 PIECE = 200
@@ -66,78 +67,96 @@ def examine(log: SqliteLog, told: Callable[[int], None] = lambda records: None) 
 
 
 class _Topic:
-    """A topic on its way through the doctor's hands."""
+    """A topic on its way through the doctor's hands. Retention and sealing may go on meanwhile: each look begins
+    where the one before ended, in whatever the records lie by then."""
 
     def __init__(self, log: SqliteLog, name: str, told: Callable[[int], None]) -> None:
         self.log, self.name, self.told = log, name, told
         self.records = self.ids = 0
+        self.seen = self.first = tables.NOWHERE  # the last position that was looked at; where the topic began
         self.ahead: int | None = None  # how many records should lie ahead of the next link; none after damage
+        self.damaged = False
         self.found: list[Problem] = []
 
     def examine(self) -> Iterator[Problem]:
         """Its problems, in order."""
-        yield from self._sealed()
-        seen = tables.NOWHERE
         while True:
             with self.log._reading() as db:
                 at = self._at(db)
-                bases = tables.bases(db, at, max(seen, at.first), at.last + 1)
-                piece = [base for base in islice(bases, PIECE) if base > seen]
-                for base in piece:
-                    self._batch(db, at, base)
-                if not piece:
+                start = self._start(at)
+                left = segments(db, at, start, at.sealed) if start < at.sealed else iter(())
+                made = next((one for one in left if one.last >= start), None)
+                piece = [] if made else self._rows(db, at, start)
+                if not made and not piece:
                     self._whole(db, at)
+            if made:
+                self._segment(made, start)
             yield from self.found
             self.found.clear()
             self.told(self.records)
-            if not piece:
+            if not made and not piece:
                 return
-            seen = piece[-1]
 
     def _at(self, db: apsw.Connection) -> Topic:
         return tables.fact(db, Topic, self.name) or Topic(0)
 
+    def _start(self, at: Topic) -> int:
+        """Where to look next. What retention has dropped since is not missed."""
+        start = max(self.seen + 1, at.first)
+        if at.first > self.first:
+            if at.first > self.seen:
+                self.ahead = begun(at, at.first)
+            self.first = at.first
+        return start
+
     def _problem(self, place: int, what: str) -> None:
+        self.damaged = True
         self.found.append(Problem(f"{self.name}@{place}", what))
 
-    def _sealed(self) -> Iterator[Problem]:
-        files = self.log.chain.files
-        with self.log._reading() as db:
-            at = self._at(db)
-            made = list(segments(db, at, at.first, at.sealed))
-        for one in made:
-            try:
-                self._next(one.base, one.ahead, one.n)
-                files.verify(self.name, one)
-                for base, group in files.groups(self.name, one, 0, one.last + 1):
-                    body = files.body(self.name, one, group)
-                    with self.log._reading() as db:
-                        self._ids(db, self._at(db), base, body)
-            except Broken as error:
-                self._problem(one.base, error.what)
-            yield from self.found
-            self.found.clear()
-            self.told(self.records)
+    def _rows(self, db: apsw.Connection, at: Topic, start: int) -> list[int]:
+        """Look at some batches."""
+        bases = (base for base in tables.bases(db, at, start, at.last + 1) if base > self.seen)
+        piece = list(islice(bases, PIECE))
+        for base in piece:
+            self._batch(db, at, base, start)
+        return piece
 
-    def _batch(self, db: apsw.Connection, at: Topic, base: int) -> None:
+    def _segment(self, made: Segment, start: int) -> None:
+        files = self.log.chain.files
+        try:
+            self._next(made.base, made.ahead, made.n, start)
+            files.verify(self.name, made)
+            for base, group in files.groups(self.name, made, start, made.last + 1):
+                body = files.body(self.name, made, group)
+                with self.log._reading() as db:
+                    self._ids(db, self._at(db), base, body, start)
+        except Broken as error:
+            with self.log._reading() as db:
+                if made.last >= self._at(db).first:  # it was not dropped meanwhile
+                    self._problem(made.base, error.what)
+        self.seen = made.last
+
+    def _batch(self, db: apsw.Connection, at: Topic, base: int, start: int) -> None:
+        self.seen = base
         try:
             ahead, body = tables.batch(db, at, self.name, base)
         except PenstockError as error:
             self._problem(base, error.what)
             self.ahead = None
         else:
-            self._next(base, ahead, len(body.keys))
-            self._ids(db, at, base, body)
+            self._next(base, ahead, len(body.keys), start)
+            self._ids(db, at, base, body, start)
+            self.seen = body.last(base)
 
-    def _next(self, base: int, ahead: int, n: int) -> None:
-        if self.ahead is not None and ahead != self.ahead:
+    def _next(self, base: int, ahead: int, n: int, start: int) -> None:
+        if self.ahead is not None and ahead != self.ahead and base >= start:
             self._problem(base, f"{abs(ahead - self.ahead)} records that should lie before it do not.")
         self.ahead = ahead + n
         self.records += n
 
-    def _ids(self, db: apsw.Connection, at: Topic, base: int, body: Body) -> None:
+    def _ids(self, db: apsw.Connection, at: Topic, base: int, body: Body, start: int) -> None:
         for place, id in zip(body.places(base), body.ids or (), strict=False):
-            if id and place >= at.first:
+            if id and place >= max(start, at.first):
                 self.ids += 1
                 if tables.place_of(db, at, id) != place:
                     self._problem(place, "The id of this record is not known, or is another's.")
@@ -147,5 +166,5 @@ class _Topic:
             self._problem(at.last, "The newest records are missing.")
         known = "SELECT count(*) FROM ident WHERE topic = ? AND position >= ?"
         ids = (tables.row(db, known, (at.number, at.first)) or (0,))[0]
-        if ids > self.ids and self.ahead is not None:
+        if ids > self.ids and not self.damaged:
             self._problem(at.first, f"{ids - self.ids} ids are known of no record.")

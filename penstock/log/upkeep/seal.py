@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from penstock.log import tables
 from penstock.log.crash import Point, point
-from penstock.log.machine import sync_folder, synced
+from penstock.log.machine import said_of_files, sync_folder, synced
 from penstock.log.segments import FIELDS, file_digest, groups, schema, segment_name
 from penstock.log.sqlite import SqliteLog
 from penstock.log.tables import Segment, Topic
@@ -84,12 +84,20 @@ def _due(log: SqliteLog, name: str, records: int, tail: int) -> int:
 
 def _seal(log: SqliteLog, name: str, below: int) -> int:
     start = sealed_below(log, name)
-    made = write(log, name, start, below)
+    with log._disk(), said_of_files():
+        made = write(log, name, start, below)
     compare(log, name, made, start, below)
+    enter(log, name, made)
+    let_go(log, name)
+    return made.n
+
+
+def enter(log: SqliteLog, name: str, made: Segment) -> None:
+    """Let the log know of a segment, in place of the rows that lie in it."""
 
     def enter(writing: Writing) -> None:
         at = writing.topic(name)
-        if at is None or at.sealed != start:
+        if at is None or at.sealed > made.base:
             raise Broken("The batches changed while they were sealed.", where=f"{name}@{made.base}")
         tables.put(writing.db, segment_name(at, made.base), made)
         writing.facts += 1
@@ -97,8 +105,6 @@ def _seal(log: SqliteLog, name: str, below: int) -> int:
         writing.change(name, replace(at, sealed=made.last + 1, ahead=made.ahead + made.n))
 
     log._transact(enter, sync=True)
-    let_go(log, name)
-    return made.n
 
 
 def write(log: SqliteLog, name: str, start: int, below: int) -> Segment:
@@ -112,18 +118,22 @@ def write(log: SqliteLog, name: str, start: int, below: int) -> Segment:
     n, last, newest_ms = 0, tables.NOWHERE, -(1 << 63)
     folder = log.chain.files.folder
     handle, path = tempfile.mkstemp(dir=folder, prefix=".new-")
-    with os.fdopen(handle, "wb") as file:
-        with parquet.ParquetWriter(file, schema(name), **_HOW) as writer:
-            for group in groups(name, bodies):
-                writer.write_batch(group)
-                n, last = n + len(group), group.column("position")[-1].as_py()
-                newest_ms = max(newest_ms, int(group.column("time_ms").to_numpy().max()))
-        file.flush()
-        point(Point.SEGMENT_WRITTEN)
-        synced(os.fsync, file.fileno())
-    digest, size = file_digest(Path(path)), Path(path).stat().st_size
-    made = Segment(first.base, last, n, first.ahead, size, newest_ms, digest)
-    os.replace(path, log.chain.files.path(name, made))
+    try:
+        with os.fdopen(handle, "wb") as file:
+            with parquet.ParquetWriter(file, schema(name), **_HOW) as writer:
+                for group in groups(name, bodies):
+                    writer.write_batch(group)
+                    n, last = n + len(group), group.column("position")[-1].as_py()
+                    newest_ms = max(newest_ms, int(group.column("time_ms").to_numpy().max()))
+            file.flush()
+            point(Point.SEGMENT_WRITTEN)
+            synced(os.fsync, file.fileno())
+        digest, size = file_digest(Path(path)), Path(path).stat().st_size
+        made = Segment(first.base, last, n, first.ahead, size, newest_ms, digest)
+        os.replace(path, log.chain.files.path(name, made))
+    except BaseException:  # half a file on a full disk would keep it full
+        Path(path).unlink(missing_ok=True)
+        raise
     sync_folder(folder)
     point(Point.SEGMENT_NAMED)
     return made

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from penstock.log import tables
-from penstock.log.machine import said
+from penstock.log.crash import Point, point
+from penstock.log.machine import said_of_files
 from penstock.log.segments import segment_name, segments
 from penstock.log.sqlite import SqliteLog
 from penstock.log.tables import Body, Segment
@@ -27,7 +28,9 @@ def sweep(log: SqliteLog) -> None:
 
 
 def sweep_alone(log: SqliteLog) -> None:
-    """The same for who is alone already."""
+    """The same for who is alone already. A file is a stray only as far as all that the log knew is known."""
+    with log._reading() as db:
+        tables.must_hold(db)
     for name in log.topics():
         let_go(log, name)
         with log._reading() as db:
@@ -42,7 +45,9 @@ def sweep_alone(log: SqliteLog) -> None:
                 _forget(log, at.number, _bodies(log, name, made))
             _remove(log, segment_name(at, made.base))
     for path in strays(log):
-        os.unlink(path)
+        point(Point.STRAY)
+        with said_of_files():
+            os.unlink(path)
 
 
 def let_go(log: SqliteLog, name: str) -> None:
@@ -56,6 +61,7 @@ def let_go(log: SqliteLog, name: str) -> None:
 
 def shrink(log: SqliteLog) -> int:
     """Give the file system back the pages that are free; the bytes that the file lost."""
+    _fold(log)
     before, free = log.path.stat().st_size, [1]
 
     def cut(writing: Writing) -> None:
@@ -67,9 +73,14 @@ def shrink(log: SqliteLog) -> int:
         log._transact(cut, sync=False)
         if free[-1] == free[-2]:
             break
-    with said():
-        log._reader().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    _fold(log)
     return before - log.path.stat().st_size
+
+
+def _fold(log: SqliteLog) -> None:
+    """The WAL into the database: only then is its file what the log needs."""
+    with log._disk():
+        log._reader().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def strays(log: SqliteLog) -> list[str]:

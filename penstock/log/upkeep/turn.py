@@ -14,7 +14,7 @@ import apsw
 
 from penstock.log import tables
 from penstock.log.chain import Part
-from penstock.log.machine import make_folder
+from penstock.log.machine import make_folder, said_of_files
 from penstock.log.sqlite import SqliteLog
 from penstock.log.tables import Topic
 from penstock.log.writing import Writing
@@ -28,8 +28,9 @@ PIECE = 200
 def alone(log: SqliteLog, *, wait: bool) -> Iterator[bool]:
     """Be the one who is at it, as far as that can be had; says whether it could."""
     folder = log.chain.files.folder
-    make_folder(folder)
-    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    with log._disk(), said_of_files():
+        make_folder(folder)
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         mine = True
         try:
