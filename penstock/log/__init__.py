@@ -122,12 +122,14 @@ class Log(Protocol):
         limit: int = 1024,
         stop: Position | None = None,
         where: Where | None = None,
+        passing: bool = False,
     ) -> tuple[list[Record], Position]:
         """At most `limit` records of the topics from `start` on, below `stop` (default: the end), in the
         log's order, and the position up to which nothing that was asked for was left out.
 
         Raises Broken when the log does not reach `start` (it went backwards), or when retention has
-        dropped records at or above a `start` that is not START."""
+        dropped records at or above a `start` that is not START; `passing` reads on all the same, as who
+        began at START may."""
 
     def find(self, topic: str, id: str) -> Record | None:
         """The record with this id on a topic."""

@@ -63,7 +63,7 @@ class Sealed:
         files, topic, made = self._chain.files, self.topic, self.made
         for base, group in files.groups(topic, made, start, below):
             key = made.digest, group
-            one = self._chain.kept(key) or Part(topic, base, 0, files.body(topic, made, group))
+            one = self._chain.kept.get(key) or Part(topic, base, 0, files.body(topic, made, group))
             self._chain.keep({key: one})
             yield one
 
@@ -77,7 +77,7 @@ class Chain:
 
     def __init__(self, home: Path) -> None:
         self.files = Files(home / "sealed")
-        self._kept: OrderedDict[Hashable, Part] = OrderedDict()
+        self.kept: OrderedDict[Hashable, Part] = OrderedDict()
         self._records = 0
         self._lock = threading.Lock()
 
@@ -89,9 +89,10 @@ class Chain:
         below: int,
         limit: int,
         where: Where | None = None,
+        passing: bool = False,
     ) -> tuple[list[Record], int]:
         """At most `limit` records in [start, below), in order, and the position that they reach."""
-        streams = [self._along(db, topic, start, below) for topic in set(topics)]
+        streams = [self._along(db, topic, start, below, passing) for topic in set(topics)]
         wanted = where.test() if where else None
         found: list[Record] = []
         reach = below
@@ -129,7 +130,7 @@ class Chain:
                 yield Sealed(self, name, made)
         for base in tables.bases(db, at, start, below):
             key = at.number, base
-            one = self.kept(key)
+            one = self.kept.get(key)
             if one is None:
                 one = Part(name, base, *tables.batch(db, at, name, base))
                 if keep:
@@ -137,13 +138,13 @@ class Chain:
             yield one
 
     def _along(
-        self, db: Connection, name: str, start: int, below: int
+        self, db: Connection, name: str, start: int, below: int, passing: bool
     ) -> Iterator[tuple[int, Sequence[Record]]]:
         """The records of a topic in [start, below), in pieces: where each begins, or earlier."""
         at = tables.fact(db, Topic, name)
         if at is None:
             return
-        must_reach(name, at, start)
+        must_reach(name, at, 0 if passing else start)
         start = max(start, at.first)
         ahead = begun(at, start)
         for link in self.links(db, name, at, start, below):
@@ -187,19 +188,15 @@ class Chain:
                         return one
         raise tables.damaged(name, place)
 
-    def kept(self, key: Hashable) -> Part | None:
-        """A part that was kept."""
-        return self._kept.get(key)
-
     def keep(self, parts: dict[Hashable, Part]) -> None:
         """Keep parts; the oldest go."""
         with self._lock:
             for key, one in parts.items():
-                if key not in self._kept:
-                    self._kept[key] = one
+                if key not in self.kept:
+                    self.kept[key] = one
                     self._records += one.n
-            while self._records > CACHED_RECORDS and len(self._kept) > 1:
-                self._records -= self._kept.popitem(last=False)[1].n
+            while self._records > CACHED_RECORDS and len(self.kept) > 1:
+                self._records -= self.kept.popitem(last=False)[1].n
 
 
 def must_reach(name: str, at: Topic, start: int) -> None:

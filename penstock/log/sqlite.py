@@ -146,6 +146,7 @@ class SqliteLog:
         limit: int = 1024,
         stop: Position | None = None,
         where: Where | None = None,
+        passing: bool = False,
     ) -> tuple[list[Record], Position]:
         """See the port. The end is taken in the snapshot that the records are read from."""
         if stop is None:
@@ -161,7 +162,7 @@ class SqliteLog:
             if start.n >= below:
                 return [], start
             fresh = self._maybe_new(topics, start.n, end)
-            found, reach = self.chain.merged(db, fresh, start.n, below, limit, where)
+            found, reach = self.chain.merged(db, fresh, start.n, below, limit, where, passing)
             if reach == end and where is None:
                 self._note_newest(fresh, found, start.n, end)
             return found, Position(n=reach)

@@ -115,7 +115,7 @@ def every(log: Log, topics: Sequence[str], where: Where | None = None) -> Iterat
     """All records of some topics, in the log's order, a batch of them in memory at a time."""
     position = START
     while True:
-        records, position = log.read(topics, position, limit=4096, where=where)
+        records, position = log.read(topics, position, limit=4096, where=where, passing=True)
         if not records:
             return
         yield from records
@@ -131,11 +131,12 @@ def folded(
     limit: int = 1024,
 ) -> Iterator[tuple[list[Record], Position]]:
     """What the stage of this name folds or has folded, batch by batch: without the records that it has
-    buried, whatever today's code makes of them, and with each that came back where it did."""
+    buried, whatever today's code makes of them, and with each that came back where it did. From START on,
+    what retention took is passed over."""
     mine = every(log, [DEAD], Where(keys=frozenset([name]))) if AGAIN in topics else ()
-    dead = {read(letter, DeadLetter).o for letter in mine}
+    dead, passing = {read(letter, DeadLetter).o for letter in mine}, start == START
     while True:
-        records, start = log.read(topics, start, stop=stop, limit=limit)
+        records, start = log.read(topics, start, stop=stop, limit=limit, passing=passing)
         yield [one for one in returned(log, name, topics, records) if one.o not in dead], start
         if not records:
             return

@@ -80,7 +80,7 @@ def at_point(case: tuple[Target, int, str]) -> Died:
     """Die at a target in a fresh home, live on to the end, look."""
     target, seed, planted = case
     with tempfile.TemporaryDirectory(prefix="penstock-faults-") as folder:
-        first = run(live, folder, seed, 6 * STEPS, target, planted)
+        first = run(live, folder, seed, 9 * STEPS, target, planted)
         second = run(live, folder, seed + 1, STEPS // 2, None, planted)
         wrong = wrong_in(Path(folder))
     if second:

@@ -129,7 +129,7 @@ def everything(log: Log, topics: Sequence[str], stop: Position | None = None) ->
     found: list[Record] = []
     position = START
     while True:
-        records, position = log.read(topics, position, limit=1000, stop=stop)
+        records, position = log.read(topics, position, limit=1000, stop=stop, passing=True)
         if not records:
             return found
         found += records

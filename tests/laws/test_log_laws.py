@@ -265,6 +265,18 @@ def test_retention_forgets_what_it_says(log: Any) -> None:
     assert log.append([draft("a", 7)]).end.n == 8 and len(everything(log, ["a"])) == 1
 
 
+def test_who_began_at_the_start_passes_over_what_is_gone(log: Any) -> None:
+    """Read on, a few at a time, over a topic that begins later than others; else one is told."""
+    log.append([draft("a", n) for n in range(4)])
+    log.append([draft("b", n) for n in range(4)])
+    assert log.drop("b", Position(n=7)) == 3
+    some, position = log.read(["a", "b"], START, limit=2)
+    with pytest.raises(Broken):
+        log.read(["a", "b"], position)
+    more, end = log.read(["a", "b"], position, passing=True)
+    assert [one.position for one in [*some, *more]] == [0, 1, 2, 3, 7] and end == log.end()
+
+
 def test_lag_is_what_is_left(log: Any) -> None:
     """The count of a topic from a position on."""
     for n in range(3):

@@ -123,6 +123,7 @@ class FaultyLog:
         limit: int = 1024,
         stop: Position | None = None,
         where: Where | None = None,
+        passing: bool = False,
     ) -> tuple[list[Record], Position]:
         """See the port. Short: fewer records than there are; stale: only those below an earlier end."""
         self._reach()
@@ -131,7 +132,7 @@ class FaultyLog:
             limit = self.faults.chance.randrange(1, min(limit, 40) + 1)
         if stop is None and self.faults.strikes("stale"):
             stop = Position(n=self.faults.chance.randrange(self._seen.n, self.log.end().n + 1))
-        found, position = self.log.read(topics, start, limit=limit, stop=stop, where=where)
+        found, position = self.log.read(topics, start, limit=limit, stop=stop, where=where, passing=passing)
         self._past(position)
         return found, position
 

@@ -137,10 +137,11 @@ class KafkaLog(SqliteLog):
         limit: int = 1024,
         stop: Position | None = None,
         where: Where | None = None,
+        passing: bool = False,
     ) -> tuple[list[Record], Position]:
         """See the port."""
         self._must_follow()
-        return super().read(topics, start, limit=limit, stop=stop, where=where)
+        return super().read(topics, start, limit=limit, stop=stop, where=where, passing=passing)
 
     def wait(self, position: Position, timeout_s: float) -> bool:
         """See the port."""
