@@ -359,7 +359,7 @@ def test_a_segment_that_is_not_what_was_written() -> None:
         assert list(examine(log)) == []
         opened = SqliteLog(log.path.parent)
         opened.read(["a"], Position(n=one.base), limit=1)
-        opened.chain._kept.clear()
+        opened.chain.kept.clear()
         with path.open("r+b") as file:  # under a handle that has it open, page checksums tell
             file.seek(500)
             file.write(middle)
