@@ -138,6 +138,5 @@ def file_system(home: Path) -> str:
 
 def check_home(home: Path) -> None:
     """Raise Refused for a file system that SQLite cannot share memory on."""
-    kind = file_system(home)
-    if kind.startswith(NOT_LOCAL):
+    if (kind := file_system(home)).startswith(NOT_LOCAL):
         raise Refused(f"A log cannot lie on {kind}: SQLite needs a local file system.", code="not_local")

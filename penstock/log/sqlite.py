@@ -93,7 +93,8 @@ class SqliteLog:
             if create:
                 self._make()
             found = tables.row(self._writer, "PRAGMA user_version")
-            if found != (tables.FORMAT,):
+            if found != (tables.FORMAT,):  # nothing of it is touched, its WAL included
+                self._writer.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
                 raise Refused("This log was written in another format.", where=str(home), code="format")
         with self._reading() as db:
             tables.must_hold(db)
