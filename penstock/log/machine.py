@@ -69,11 +69,15 @@ def fsync_failed() -> Broken:
 def sync_file(path: Path) -> None:
     """Sync a file that may be gone; raises Broken when the disk does not take it."""
     with contextlib.suppress(FileNotFoundError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            synced(os.fdatasync, handle)
-        finally:
-            os.close(handle)
+        _sync(path, os.fdatasync)
+
+
+def _sync(path: Path, sync: Callable[[int], None]) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        synced(sync, handle)
+    finally:
+        os.close(handle)
 
 
 def synced(sync: Callable[[int], None], handle: int) -> None:
@@ -94,11 +98,7 @@ def make_folder(folder: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """A new name is durable once its folder is."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        synced(os.fsync, handle)
-    finally:
-        os.close(handle)
+    _sync(folder, os.fsync)
 
 
 @contextlib.contextmanager
@@ -114,13 +114,25 @@ def said_of_files() -> Iterator[None]:
         raise Unavailable(f"A file cannot be used: {type(error).__name__}.", code="log_io") from error
 
 
+def must_lie(path: Path, inode: int) -> None:
+    """Raise Broken where a file that is open lies no longer under its name: what it takes would be lost."""
+    with contextlib.suppress(FileNotFoundError):
+        if os.stat(path).st_ino == inode:
+            return
+    raise went_back("The log's file was replaced.")
+
+
+def went_back(what: str) -> Broken:
+    """The error of who followed a log that is not the one of before."""
+    return Broken(what, code="log_backwards", hint="Was an older copy put back? Followers must start anew.")
+
+
 def check_library() -> None:
     """Raise Refused for an SQLite that may damage a log."""
     version = apsw.sqlite_lib_version()
     if tuple(int(part) for part in version.split(".")) < OLDEST_SQLITE:
-        needed = ".".join(map(str, OLDEST_SQLITE))
         raise Refused(
-            f"SQLite {version} may damage a log; {needed} or newer is needed.",
+            f"SQLite {version} may damage a log; {'.'.join(map(str, OLDEST_SQLITE))} or newer is needed.",
             code="sqlite_old", hint="Upgrade apsw.",
         )  # fmt: skip
 
@@ -128,15 +140,15 @@ def check_library() -> None:
 def file_system(home: Path) -> str:
     """The type of the file system that a folder lies on; "unknown" where /proc is missing."""
     try:
-        lines = Path("/proc/mounts").read_text().splitlines()
+        mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
     except OSError:
         return "unknown"
-    mounts = [line.split()[1:3] for line in lines]
     over = [(len(at), kind) for at, kind in mounts if home.resolve().is_relative_to(at)]
     return max(over)[1] if over else "unknown"
 
 
 def check_home(home: Path) -> None:
-    """Raise Refused for a file system that SQLite cannot share memory on."""
+    """Raise Refused for a library or a file system that a log cannot lie on."""
+    check_library()
     if (kind := file_system(home)).startswith(NOT_LOCAL):
         raise Refused(f"A log cannot lie on {kind}: SQLite needs a local file system.", code="not_local")
