@@ -9,16 +9,12 @@ import msgspec
 
 from penstock.app.home import open_home
 from penstock.cli import show
-from penstock.log.sqlite import SqliteLog
 from penstock.log.upkeep.backup import backup as copy
-from penstock.record.errors import Refused
 
 
 def backup(given: argparse.Namespace) -> int:
     """Copy a running home."""
     home = open_home(Path(given.home))
-    if type(home.log) is not SqliteLog:
-        raise Refused("This home's records lie on Kafka.", code="not_here", hint="Back them up there.")
     total = sum(home.log.count(topic) for topic in home.log.topics())
     try:
         with show.bar("read", quiet=given.json) as progress:

@@ -52,7 +52,7 @@ def _sealed(home: Path) -> list[str]:
     try:
         log = SqliteLog(home)
         before = digest_of(log)
-        seal(log, records=5, tail=3)
+        seal(log, records=30, tail=3)
         sweep(log)
         shrink(log)
         wrong = [f"a stray file is left: {Path(one).name}" for one in strays(log)]

@@ -38,6 +38,8 @@ def backup(
 ) -> Copied:
     """Copy a home to a folder that is not there yet. Writers go on meanwhile, sealing and retention's sweep wait.
     `told` hears how many records of the copy were read; raises Broken where something is not whole."""
+    if type(log) is not SqliteLog:
+        raise Refused("This home's records lie on Kafka.", code="not_here", hint="Back them up there.")
     if out.exists():
         raise Refused("There is something already.", where=str(out), code="exists", hint="Name a new folder.")
     part = out.with_name(f".{out.name}.part")
