@@ -7,6 +7,7 @@ from typing import Any
 
 from penstock.cli import ask, run
 from penstock.cli.dead import dead
+from penstock.cli.keep import backup
 from penstock.cli.simulate import simulate
 
 
@@ -14,6 +15,7 @@ def declare(verbs: Any) -> None:
     """Declare every verb."""
     _running(verbs)
     _asking(verbs)
+    _keeping(verbs)
     _burying(verbs)
     _deciding(verbs)
     _proving(verbs)
@@ -182,6 +184,14 @@ def _asking(verbs: Any) -> None:
         )
     )
     trace.add_argument("prediction", metavar="PREDICTION", help="a prediction's id, or a request's")
+
+
+def _keeping(verbs: Any) -> None:
+    parser = _homed(_verb(
+        verbs, "backup", backup, "Copy a home, running or not: log, segments and blobs of one moment, read through.",
+        "penstock backup --out /mnt/backups/monday",
+    ))  # fmt: skip
+    parser.add_argument("--out", required=True, metavar="DIR", help="a folder that is not there yet")
 
 
 def _burying(verbs: Any) -> None:

@@ -51,7 +51,7 @@ class FolderBlob:
         with said_of_files():
             make_folder(self.folder)
             make_folder(path.parent)
-            if not _holds(path, data):
+            if not path.exists() or path.read_bytes() != data:  # one that was damaged is written again
                 _write(path, data)
             point(Point.BLOB_NAMED)
             sync_folder(path.parent)  # one that was there may have come without this
@@ -72,11 +72,6 @@ class FolderBlob:
     def has(self, digest: str) -> bool:
         """See the port."""
         return self._path(digest).exists()
-
-
-def _holds(path: Path, data: bytes) -> bool:
-    """Whether a blob's file is there, whole: one that was damaged is written again."""
-    return path.exists() and path.read_bytes() == data
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -109,13 +109,25 @@ def said_of_files() -> Iterator[None]:
         raise Unavailable(f"A file cannot be used: {type(error).__name__}.", code="log_io") from error
 
 
+def must_lie(path: Path, inode: int) -> None:
+    """Raise Broken where a file that is open lies no longer under its name: what it takes would be lost."""
+    with contextlib.suppress(FileNotFoundError):
+        if os.stat(path).st_ino == inode:
+            return
+    raise went_back("The log's file was replaced.")
+
+
+def went_back(what: str) -> Broken:
+    """The error of who followed a log that is not the one of before."""
+    return Broken(what, code="log_backwards", hint="Was an older copy put back? Followers must start anew.")
+
+
 def check_library() -> None:
     """Raise Refused for an SQLite that may damage a log."""
     version = apsw.sqlite_lib_version()
     if tuple(int(part) for part in version.split(".")) < OLDEST_SQLITE:
-        needed = ".".join(map(str, OLDEST_SQLITE))
         raise Refused(
-            f"SQLite {version} may damage a log; {needed} or newer is needed.",
+            f"SQLite {version} may damage a log; {'.'.join(map(str, OLDEST_SQLITE))} or newer is needed.",
             code="sqlite_old", hint="Upgrade apsw.",
         )  # fmt: skip
 
@@ -123,16 +135,15 @@ def check_library() -> None:
 def file_system(home: Path) -> str:
     """The type of the file system that a folder lies on; "unknown" where /proc is missing."""
     try:
-        lines = Path("/proc/mounts").read_text().splitlines()
+        mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
     except OSError:
         return "unknown"
-    mounts = [line.split()[1:3] for line in lines]
     over = [(len(at), kind) for at, kind in mounts if home.resolve().is_relative_to(at)]
     return max(over)[1] if over else "unknown"
 
 
 def check_home(home: Path) -> None:
-    """Raise Refused for a file system that SQLite cannot share memory on."""
-    kind = file_system(home)
-    if kind.startswith(NOT_LOCAL):
+    """Raise Refused for a library or a file system that a log cannot lie on."""
+    check_library()
+    if (kind := file_system(home)).startswith(NOT_LOCAL):
         raise Refused(f"A log cannot lie on {kind}: SQLite needs a local file system.", code="not_local")

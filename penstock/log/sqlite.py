@@ -22,13 +22,14 @@ from penstock.log.chain import Chain, Part
 from penstock.log.crash import Point, point
 from penstock.log.machine import (
     check_home,
-    check_library,
     fsync_failed,
     make_folder,
+    must_lie,
     of_sync,
     patience,
     said,
     sync_file,
+    went_back,
 )
 from penstock.log.segments import Gone
 from penstock.log.tables import NOWHERE, Producer, Stage, Topic
@@ -67,10 +68,9 @@ class SqliteLog:
         self.path = home / "log.db"
         if not create and not self.path.exists():
             raise NotFound(f"There is no log in {home}.", hint="`penstock up FILE` makes one.")
-        check_library()
+        check_home(home)
         if create:
             make_folder(home)
-        check_home(home)
         self._local = threading.local()
         self._connections: list[apsw.Connection] = []
         self.chain = Chain(home)
@@ -89,12 +89,13 @@ class SqliteLog:
         self._keeper: threading.Thread | None = None
         with said():
             self._writer = self._connect()
+            self._inode = os.stat(self.path).st_ino
             self._writer.set_wal_hook(self._note_wal)
             self._full = True
             if create:
                 self._make()
-            found = tables.row(self._writer, "PRAGMA user_version")
-            if found != (tables.FORMAT,):
+            if tables.row(self._writer, "PRAGMA user_version") != (tables.FORMAT,):  # then nothing is touched
+                self._writer.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
                 raise Refused("This log was written in another format.", where=str(home), code="format")
         with self._reading() as db:
             tables.must_hold(db)
@@ -398,6 +399,7 @@ class SqliteLog:
         """SQLite's errors in the words of the house; after a failed sync, only that one."""
         if self._ended:
             raise fsync_failed()
+        must_lie(self.path, self._inode)
         try:
             with said():
                 yield
@@ -465,7 +467,4 @@ class SqliteLog:
 
 
 def _backwards(position: int, end: int) -> Broken:
-    return Broken(
-        f"The log ends at {end}, before position {position} that was read earlier: it went backwards.",
-        code="log_backwards", hint="Was an older copy put back? Views and servers that followed must start anew.",
-    )  # fmt: skip
+    return went_back(f"The log ends at {end}, before position {position} that was read: it went backwards.")

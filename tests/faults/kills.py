@@ -17,6 +17,8 @@ import msgspec
 from penstock.log import crash, sqlite
 from penstock.log.crash import Point
 from penstock.log.sqlite import SqliteLog
+from penstock.log.upkeep.seal import seal
+from penstock.log.upkeep.sweep import shrink
 from penstock.record.errors import Fenced
 from penstock.record.record import Record
 from penstock.stage import Emitted, Running
@@ -30,7 +32,7 @@ KILLS = 200
 BETWEEN_CHECKS = 20
 ZOMBIES = 20
 FENCED = 7
-ROLES = ("p0", "p1", "stage")
+ROLES = ("p0", "p1", "stage", "upkeep")
 STOPS = (Point.STEP, Point.BEGIN, Point.STEPPED)
 """Where an owner may fall asleep: within a transaction it would hold the lock that its successor needs."""
 
@@ -56,6 +58,16 @@ def fold(home: str, name: str, seed: int, planted: str) -> None:
             log.wait(running.position, 0.05)
 
 
+def keep(home: str, name: str, seed: int, planted: str) -> None:
+    """Seal small segments and give room back, until killed."""
+    chance, log = random.Random(seed), SqliteLog(Path(home))
+    while True:
+        seal(log, records=chance.choice([5, 50]), tail=chance.choice([0, 20]))
+        if chance.random() < 0.2:
+            shrink(log)
+        time.sleep(0.005)
+
+
 def rounds(chance: random.Random, kills: int, planted: str = "") -> Iterator[list[str]]:
     """After each few kills, what is wrong in the home."""
     with tempfile.TemporaryDirectory(prefix="penstock-faults-") as folder:
@@ -77,7 +89,7 @@ def rounds(chance: random.Random, kills: int, planted: str = "") -> Iterator[lis
 def _staff(folder: str, at_work: dict[str, BaseProcess], chance: random.Random, planted: str) -> None:
     for role in ROLES:
         if role not in at_work:
-            function = fold if role == "stage" else produce
+            function = {"stage": fold, "upkeep": keep}.get(role, produce)
             at_work[role] = start(function, folder, role, chance.randrange(10**9), planted)
 
 

@@ -30,7 +30,7 @@ from tests.faults.process import Target, die_at
 PRODUCERS = ("p0", "p1", "p2", "p3")
 SCRAP = "scrap"
 WEIGHTS = {
-    "append": 10, "burst": 2, "again": 2, "advance": 10, "save": 1, "take_over": 1, "reopen": 1, "scrap": 2, "blob": 1,
+    "append": 10, "burst": 2, "again": 2, "advance": 10, "save": 1, "take_over": 1, "reopen": 1, "scrap": 3, "blob": 1,
     "wait": 1, "seal": 2, "sweep": 1, "shrink": 1,
 }  # fmt: skip
 
@@ -106,7 +106,7 @@ class Life:
     def scrap(self) -> None:
         """Records that retention drops again."""
         value = self.chance.randbytes(self.chance.randrange(1, 3000))
-        self.log.append([Draft(SCRAP, "", n, value, f"{value[:8].hex()}{n}") for n in range(3)])
+        self.log.append([Draft(SCRAP, "", n, value, f"{value[:8].hex()}{n}") for n in range(6)])
         if self.chance.random() < 0.5:  # else what retention takes next is sealed by then, perhaps
             self.log.drop(SCRAP, Position(n=self.log.end().n - 4))
 
@@ -118,7 +118,7 @@ class Life:
 
     def seal(self) -> None:
         """Old batches into segments, small ones, so that most of the history is sealed."""
-        sealing.seal(self.log, records=self.chance.choice([1, 3, 8]), tail=self.chance.choice([0, 4]))
+        sealing.seal(self.log, records=self.chance.choice([5, 40]), tail=self.chance.choice([0, 4]))
 
     def sweep(self) -> None:
         """What is no longer in force taken away."""
