@@ -143,12 +143,11 @@ class Writing:
 
     def _new(self, name: str) -> Topic:
         found = tables.row(self.db, "SELECT count(*) FROM fact WHERE kind = 'topic'") or (0,)
-        made = Topic(found[0] + 1)
+        made = self._topics[name] = Topic(found[0] + 1)
         if made.number * SPAN >= 1 << 62:
             raise Broken("A log takes at most 16,383 topics.", where=name, code="too_many")
         self.facts += 1
         tables.put(self.db, name, made)
-        self._topics[name] = made
         return made
 
     def _identify(
