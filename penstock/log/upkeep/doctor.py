@@ -32,13 +32,15 @@ class Problem(NamedTuple):
 def health(log: SqliteLog) -> dict[str, Any]:
     """What `penstock doctor` shows first. Sizes in bytes."""
     wal, end = Path(f"{log.path}-wal"), log.end().n
+    with log._reading() as db:  # not of the files: a sweep may take one away
+        sealed = sum(one.size for one in tables.facts(db, Segment).values())
     return {
         "sqlite": apsw.sqlite_lib_version(),
         "file_system": file_system(log.path.parent),
         "free_bytes": shutil.disk_usage(log.path.parent).free,
         "log_bytes": log.path.stat().st_size,
         "wal_bytes": wal.stat().st_size if wal.exists() else 0,
-        "sealed_bytes": sum(one.stat().st_size for one in log.chain.files.folder.glob("*.parquet")),
+        "sealed_bytes": sealed,
         "end": end,
         "records": {topic: log.count(topic) for topic in log.topics()},
         "behind": {name: max(0, end - at.position.n) for name, at in log.stages().items()},
