@@ -2,11 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-<<<<<<< HEAD
-.PHONY: demo test lint format size lock clean flights flights-kafka figures docs bench bench-log bench-slow kafka simulate faults
-=======
-.PHONY: demo demo-kafka test lint format size lock clean flights flights-kafka figures docs bench bench-log kafka simulate faults
->>>>>>> w-kafka2
+.PHONY: demo demo-kafka test lint format size lock clean flights flights-kafka figures docs bench bench-log bench-slow kafka simulate faults
 
 demo: .venv/run.stamp
 	$(BIN)/penstock demo $(ARGS)
@@ -41,16 +37,8 @@ bench: .venv/dev.stamp
 bench-log: .venv/dev.stamp
 	$(BIN)/python bench/log.py $(ARGS)
 
-<<<<<<< HEAD
-# What a producer and a stage that is much slower hold in memory, with a declared bound and without.
-bench-slow: .venv/dev.stamp
-	$(BIN)/python bench/slow.py $(ARGS)
-
-# A plain Kafka broker on loopback, for developers: Java 17 and, the first time, Maven.
-=======
 # A plain Kafka broker on loopback, for developers: Java 17 and, the first time, Maven. PENSTOCK_KAFKA=3.9.1
 # before any target takes that version, for the tests and the faults as well.
->>>>>>> w-kafka2
 kafka: .venv/dev.stamp
 	$(BIN)/python tools/kafka/broker.py $(ARGS)
 

@@ -32,8 +32,9 @@ class Problem(NamedTuple):
 def health(log: SqliteLog) -> dict[str, Any]:
     """What `penstock doctor` shows first. Sizes in bytes."""
     wal, end = Path(f"{log.path}-wal"), log.end().n
-    with log._reading() as db:
+    with log._reading() as db:  # sizes not of the files: a sweep may take one away
         free, page = (tables.row(db, f"PRAGMA {name}") or (0,) for name in ("freelist_count", "page_size"))
+        sealed = sum(one.size for one in tables.facts(db, Segment).values())
     return {
         "sqlite": apsw.sqlite_lib_version(),
         "file_system": file_system(log.path.parent),
@@ -41,7 +42,7 @@ def health(log: SqliteLog) -> dict[str, Any]:
         "log_bytes": log.path.stat().st_size,
         "spare_bytes": free[0] * page[0],
         "wal_bytes": wal.stat().st_size if wal.exists() else 0,
-        "sealed_bytes": sum(one.stat().st_size for one in log.chain.files.folder.glob("*.parquet")),
+        "sealed_bytes": sealed,
         "end": end,
         "records": {topic: log.count(topic) for topic in log.topics()},
         "behind": {name: max(0, end - at.position.n) for name, at in log.stages().items()},
