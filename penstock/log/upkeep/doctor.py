@@ -68,7 +68,7 @@ class _Topic:
     def __init__(self, log: SqliteLog, name: str, told: Callable[[int], None]) -> None:
         self.log, self.name, self.told = log, name, told
         self.records = self.ids = 0
-        self.ahead: int | None = None  # how many records should lie ahead of the next link; none after damage
+        self.ahead: int | None = 0  # at least so many records lie ahead of the next link; none after damage
         self.found: list[Problem] = []
 
     def examine(self) -> Iterator[Problem]:
@@ -104,7 +104,7 @@ class _Topic:
             made = list(segments(db, at, at.first, at.sealed))
         for one in made:
             try:
-                self._next(one.base, one.ahead, one.n)
+                self._next(at, one.base, one.ahead, one.n)
                 files.verify(self.name, one)
                 for base, group in files.groups(self.name, one, 0, one.last + 1):
                     body = files.body(self.name, one, group)
@@ -123,12 +123,13 @@ class _Topic:
             self._problem(base, error.what)
             self.ahead = None
         else:
-            self._next(base, ahead, len(body.keys))
+            self._next(at, base, ahead, len(body.keys))
             self._ids(db, at, base, body)
 
-    def _next(self, base: int, ahead: int, n: int) -> None:
-        if self.ahead is not None and ahead != self.ahead:
-            self._problem(base, f"{abs(ahead - self.ahead)} records that should lie before it do not.")
+    def _next(self, at: Topic, base: int, ahead: int, n: int) -> None:
+        due = None if self.ahead is None else max(self.ahead, at.dropped)
+        if due is not None and ahead != due and base >= at.first:
+            self._problem(base, f"{abs(ahead - due)} records that should lie before it do not.")
         self.ahead = ahead + n
         self.records += n
 
@@ -140,7 +141,7 @@ class _Topic:
                     self._problem(place, "The id of this record is not known, or is another's.")
 
     def _whole(self, db: apsw.Connection, at: Topic) -> None:
-        if self.ahead is not None and self.ahead != at.total:
+        if self.ahead is not None and max(self.ahead, at.dropped) != at.total:
             self._problem(at.last, "The newest records are missing.")
         known = "SELECT count(*) FROM ident WHERE topic = ? AND position >= ?"
         ids = (tables.row(db, known, (at.number, at.first)) or (0,))[0]
