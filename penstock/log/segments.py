@@ -160,7 +160,7 @@ class Files:
                     right = file_digest(path) == made.digest
                     found = Opened(path) if right else None
                 except FileNotFoundError:
-                    raise Gone(where=f"{topic}@{made.base}", hint="`penstock doctor` says more.") from None
+                    raise Gone(where=f"{topic}@{made.base}", hint="`penstock repair` says more.") from None
                 except _errors():
                     found = None
                 if found is None:

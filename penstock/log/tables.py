@@ -262,7 +262,7 @@ def keep(db: apsw.Connection, name: str, position: int, state: bytes) -> None:
     db.execute("INSERT OR REPLACE INTO state VALUES(?, ?, ?)", row)
 
 
-DOCTOR = "`penstock doctor` says more."
+DOCTOR = "`penstock doctor` and `penstock repair` say more."
 
 
 def row(db: apsw.Connection, sql: str, values: tuple[Any, ...] = ()) -> tuple[Any, ...] | None:
