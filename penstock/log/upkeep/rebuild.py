@@ -99,7 +99,7 @@ def _end(salvage: Salvage, lost: Sequence[Lost], reach: dict[str, int]) -> int:
     end = salvage.known(End).get("")
     if end is not None:
         return max(end.n, least)
-    sure = salvage.end_seen and not any(one.last == NOWHERE for one in lost)
+    sure = salvage.unnamed() == 0 and not any(one.last == NOWHERE for one in lost)
     return least if sure else least + LEAP
 
 
@@ -131,11 +131,10 @@ def _forgotten(salvage: Salvage) -> Iterator[str]:
     """What cannot be told again."""
     for name in salvage.missing(Producer):
         yield f"producer {name}: how far it was; what it repeats without ids would be taken for new"
-    end = salvage.known(End).get("")
-    if end is None and not salvage.end_seen:
-        yield "What else lay beside the log's end, stages, producers, topics, is not known."
     unnamed = salvage.unnamed()
-    if unnamed > 0:
+    if unnamed is None:
+        yield "What else lay beside the log's end, stages, producers, topics, is not known."
+    elif unnamed:
         yield f"{unnamed} stages, producers or topics, whose names cannot be read."
 
 

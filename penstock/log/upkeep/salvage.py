@@ -65,6 +65,7 @@ class Salvage:
         self.damaged: set[tuple[str, str]] = set()  # what other facts say that they are
         self._batches: defaultdict[int, list[Cell]] = defaultdict(list)  # by place; copies lie on free pages
         self._states: list[Cell] = []
+        self._end: End | None = None
         self.damaged_files: set[Path] = set()
         for number in range(2, pages.count + 1):
             for cell in pages.cells(number):
@@ -99,6 +100,8 @@ class Salvage:
                     known[name] = found
                 return
         self.damaged.add((word, name))
+        if (word, name) == ("end", ""):
+            self._end = unpack(data, End)  # its number of facts is taken for right if it is just that
 
     # Topics and their names.
 
@@ -213,18 +216,17 @@ class Salvage:
                 found.append((topic, made))
         return found
 
-    @property
-    def end_seen(self) -> bool:
-        """Whether the log's end lies where it should, right or wrong: what lay beside it is there, too."""
-        return bool(self.known(End)) or ("end", "") in self.damaged
-
-    def unnamed(self) -> int:
-        """How many facts are gone without a trace of their names."""
-        end = self.known(End).get("")
+    def unnamed(self) -> int | None:
+        """How many facts are gone without a trace of their names; None where nothing credible counts them."""
+        known = self.known(End).get("")
+        end = known or self._end
+        if end is None:
+            return None
         there = sum(map(len, self.facts.values())) + len(self.topics.keys() - self.known(Topic).keys())
-        there += len(self.forgotten_stages) + len(self.missing(Producer))
+        there += len(self.forgotten_stages) + len(self.missing(Producer)) + (known is None)
         there += max(len(self.refound), len(self.missing(Segment)))
-        return end.facts + 1 - there if end else 0
+        gone = end.facts + 1 - there
+        return max(0, gone) if known or gone == 0 else None
 
     @cached_property
     def _doubtful(self) -> bool:

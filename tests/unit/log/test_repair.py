@@ -485,6 +485,15 @@ def test_a_producer_is_not_forgotten_silently(homes: dict[str, Path], tmp_path: 
     assert "p1" in found.forgotten[0]
 
 
+def test_an_end_that_cannot_count_vouches_for_nothing(homes: dict[str, Path], tmp_path: Path) -> None:
+    """Where the end is damaged and a producer is gone without a trace, nobody says that nothing is lost."""
+    home = tmp_path / "home"
+    shutil.copytree(homes["closed"], home)
+    change(home, "UPDATE fact SET crc = 0 WHERE kind = 'end'")
+    change(home, "DELETE FROM fact WHERE name = 'p1'")
+    assert repair(home, NOW_MS).forgotten
+
+
 def test_a_damaged_segment_keeps_its_right_groups(tmp_path: Path) -> None:
     """One byte of a sealed file costs the group of rows that it lies in, and no more."""
     log = SqliteLog(tmp_path)
