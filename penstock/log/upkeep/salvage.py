@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from penstock.log import tables
 from penstock.log.segments import Files, described, file_digest, segment_name
 from penstock.log.tables import KINDS, NOWHERE, SPAN, Body, End, Fact, Producer, Segment, Stage, Topic
+from penstock.log.upkeep.apart import left
 from penstock.log.upkeep.pages import BATCH, FACT, IDENT, STATE, Cell, Pages
 from penstock.record.codec import unpack
 from penstock.record.errors import Broken
@@ -241,7 +242,8 @@ class Salvage:
         if sum(one.n for one in rows) == made.n:
             yield from rows
             return
-        for before, base, body in self.files.left(made, self.files.path(name, made)):
+        path = self.files.path(name, made)
+        for before, base, body in left(made, path) if path.exists() else ():
             yield Piece(base, body.last(base), len(body.keys), made.ahead + before, body, made)
 
     def _rows(self, name: str, at: Topic, start: int, below: int) -> Iterator[Piece]:

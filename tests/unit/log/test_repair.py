@@ -20,6 +20,7 @@ import pytest
 from penstock.log import Checkpoint, tables
 from penstock.log.sqlite import SqliteLog
 from penstock.log.tables import Body
+from penstock.log.upkeep import apart
 from penstock.log.upkeep import repair as repairing
 from penstock.log.upkeep.columns import columns
 from penstock.log.upkeep.doctor import examine
@@ -514,6 +515,21 @@ def test_a_damaged_segment_keeps_its_right_groups(tmp_path: Path) -> None:
     assert list(examine(log)) == []
     log.close()
     assert (tmp_path / done.kept / "sealed" / path.name).read_bytes() == data
+
+
+def test_a_file_that_ends_its_reader_costs_only_itself(
+    homes: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What reads a damaged file may end its process, which is one of its own: the repair goes on without it."""
+    home = tmp_path / "home"
+    shutil.copytree(homes["sealed"], home)
+    path = min((home / "sealed").glob("ledger.lines.*"))
+    data = path.read_bytes()
+    path.write_bytes(data[:-30] + bytes([data[-30] ^ 7]) + data[-29:])
+    monkeypatch.setattr(apart, "__name__", "penstock.none")  # no such program: it ends at once
+    done = repair(home, NOW_MS, accept_loss=True)
+    assert sum(one.n for one in done.lost) >= 8
+    assert repairing.look(home) == []
 
 
 def test_a_log_in_use_is_not_repaired(damaged: Path) -> None:
