@@ -8,6 +8,7 @@ from typing import Any
 from penstock.cli import ask, run
 from penstock.cli.dead import dead
 from penstock.cli.keep import backup
+from penstock.cli.repair import repair
 from penstock.cli.simulate import simulate
 
 
@@ -167,6 +168,14 @@ def _asking(verbs: Any) -> None:
     ))  # fmt: skip
     upkeep.add_argument(
         "--dry-run", action="store_true", help="say what retention would take; change nothing"
+    )
+    mended = _homed(_verb(
+        verbs, "repair", repair, "Say what a repair of a damaged log would do; do it when asked to.",
+        "penstock repair --yes",
+    ))  # fmt: skip
+    mended.add_argument("--yes", action="store_true", help="do it, if nothing is lost by it")
+    mended.add_argument(
+        "--accept-loss", action="store_true", help="do it, and let go of what cannot be read any more"
     )
     report = _homed(_verb(
         verbs, "report", ask.report, "Write the gate's report of a version as one HTML page.",

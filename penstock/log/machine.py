@@ -49,7 +49,7 @@ def said() -> Iterator[None]:
         raise Unavailable(f"The log's file cannot be used: {type(error).__name__}.", code="log_io") from error
     except (apsw.Error, UnicodeDecodeError) as error:  # what SQLite reads is not what was written
         raise Broken(
-            "The log's file is damaged.", where="log.db", hint="`penstock doctor` says more."
+            "The log's file is damaged.", where="log.db", hint="`penstock repair` says more."
         ) from error
 
 

@@ -12,6 +12,7 @@ import threading
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -129,6 +130,26 @@ class Files:
         if rows != made.n or found.firsts[0] != made.base or found.lasts[-1] != made.last:
             raise tables.damaged(topic, made.base)
 
+    def left(self, made: Segment, path: Path) -> Iterator[tuple[int, int, Body]]:
+        """What a damaged file still holds: (how many of its records lie before, first position, records) of the
+        groups of rows whose pages are right by their own checksums, whose positions and number fit."""
+        try:
+            found = Opened(path)
+        except _odd():
+            return
+        if sum(found.rows) != made.n:
+            return
+        for i, n in enumerate(found.rows):
+            try:
+                table = found.file.read_row_groups([i], columns=list(FIELDS))
+                body, base = _body(table), int(table.column(0)[0].as_py())
+            except _odd():
+                continue
+            places = list(body.places(base))
+            ordered = all(a < b for a, b in pairwise([made.base - 1, *places, made.last + 1]))
+            if len(places) == n and ordered and [places[0], places[-1]] == [found.firsts[i], found.lasts[i]]:
+                yield sum(found.rows[:i]), base, body
+
     def opened(self, topic: str, made: Segment) -> Opened:
         """A segment's file, verified when this handle had not opened it."""
         with self._lock:
@@ -139,7 +160,7 @@ class Files:
                     right = file_digest(path) == made.digest
                     found = Opened(path) if right else None
                 except FileNotFoundError:
-                    raise Gone(where=f"{topic}@{made.base}", hint="`penstock doctor` says more.") from None
+                    raise Gone(where=f"{topic}@{made.base}", hint="`penstock repair` says more.") from None
                 except _errors() as error:
                     _must_pass(error)
                     found = None
@@ -173,6 +194,20 @@ def _must_pass(error: Exception) -> None:
     """Raise Unavailable where it was the system that did not give the bytes: they may be right."""
     if isinstance(error, OSError) and error.errno is not None:
         raise Unavailable(f"A segment cannot be read: {type(error).__name__}.", code="log_io") from error
+
+
+def _odd() -> tuple[type[Exception], ...]:
+    """What making sense of a file may raise whose digest is wrong."""
+    return *_errors(), ValueError, TypeError, AttributeError, LookupError, OverflowError, MemoryError
+
+
+def described(path: Path, digest: str) -> tuple[str, Segment]:
+    """The topic of a file that is right, and the segment that it is, but for how many records lie ahead."""
+    found = Opened(path)
+    topic = found.file.schema_arrow.metadata[b"topic"].decode()
+    newest_ms = int(found.file.read(["time_ms"]).column(0).to_numpy().max())
+    n, size = sum(found.rows), path.stat().st_size
+    return topic, Segment(found.firsts[0], found.lasts[-1], n, tables.NOWHERE, size, newest_ms, digest)
 
 
 def file_digest(path: Path) -> str:

@@ -245,7 +245,8 @@ def damaged(topic: str, base: int) -> Broken:
 def place_of(db: apsw.Connection, topic: Topic, id: str) -> int:
     """Where the record with this id lies; -1 for nowhere."""
     found = row(db, "SELECT position FROM ident WHERE topic = ? AND id = ?", (topic.number, id))
-    return found[0] if found and found[0] >= topic.first else NOWHERE
+    # A damaged page may give something else.
+    return found[0] if found and isinstance(found[0], int) and found[0] >= topic.first else NOWHERE
 
 
 def checkpoint(db: apsw.Connection, name: str) -> Checkpoint:
@@ -265,7 +266,7 @@ def keep(db: apsw.Connection, name: str, position: int, state: bytes) -> None:
     db.execute("INSERT OR REPLACE INTO state VALUES(?, ?, ?)", row)
 
 
-DOCTOR = "`penstock doctor` says more."
+DOCTOR = "`penstock doctor` and `penstock repair` say more."
 
 
 def row(db: apsw.Connection, sql: str, values: tuple[Any, ...] = ()) -> tuple[Any, ...] | None:

@@ -163,7 +163,7 @@ class _Topic:
                     self._problem(place, "The id of this record is not known, or is another's.")
 
     def _whole(self, db: apsw.Connection, at: Topic) -> None:
-        if self.ahead is not None and self.ahead != at.total:
+        if self.ahead is not None and max(self.ahead, at.dropped) != at.total:
             self._problem(at.last, "The newest records are missing.")
         known = "SELECT count(*) FROM ident WHERE topic = ? AND position >= ?"
         ids = (tables.row(db, known, (at.number, at.first)) or (0,))[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from msgspec.structs import replace
 from penstock.log import tables
 from penstock.log.crash import Point, point
 from penstock.log.machine import said_of_files, sync_folder, synced
-from penstock.log.segments import FIELDS, file_digest, groups, schema, segment_name
+from penstock.log.segments import FIELDS, Files, file_digest, groups, schema, segment_name
 from penstock.log.sqlite import SqliteLog
-from penstock.log.tables import Segment, Topic
+from penstock.log.tables import Body, Segment, Topic
 from penstock.log.upkeep.sweep import let_go, sweep_alone
 from penstock.log.upkeep.turn import alone, rows, topic_of
 from penstock.log.writing import Writing
@@ -110,31 +110,36 @@ def enter(log: SqliteLog, name: str, made: Segment) -> None:
 def write(log: SqliteLog, name: str, start: int, below: int) -> Segment:
     """Write the batches that begin in [start, below), at least one, to a file that is on the disk under its
     name when this returns."""
-    import pyarrow.parquet as parquet
-
     parts = rows(log, name, start, below)
     first = next(parts)
-    bodies = ((one.base, one.body) for one in chain([first], parts))
-    n, last, newest_ms = 0, tables.NOWHERE, -(1 << 63)
-    folder = log.chain.files.folder
-    handle, path = tempfile.mkstemp(dir=folder, prefix=".new-")
+    return store(log.chain.files, name, first.ahead, ((one.base, one.body) for one in chain([first], parts)))
+
+
+def store(files: Files, name: str, ahead: int, bodies: Iterable[tuple[int, Body]]) -> Segment:
+    """The same of records that are at hand, at least one; `ahead` lie before them."""
+    import pyarrow.parquet as parquet
+
+    first, n, last, newest_ms = tables.NOWHERE, 0, tables.NOWHERE, -(1 << 63)
+    handle, path = tempfile.mkstemp(dir=files.folder, prefix=".new-")
     try:
         with os.fdopen(handle, "wb") as file:
             with parquet.ParquetWriter(file, schema(name), **_HOW) as writer:
                 for group in groups(name, bodies):
                     writer.write_batch(group)
-                    n, last = n + len(group), group.column("position")[-1].as_py()
+                    places = group.column("position")
+                    first = places[0].as_py() if not n else first
+                    n, last = n + len(group), places[-1].as_py()
                     newest_ms = max(newest_ms, int(group.column("time_ms").to_numpy().max()))
             file.flush()
             point(Point.SEGMENT_WRITTEN)
             synced(os.fsync, file.fileno())
         digest, size = file_digest(Path(path)), Path(path).stat().st_size
-        made = Segment(first.base, last, n, first.ahead, size, newest_ms, digest)
-        os.replace(path, log.chain.files.path(name, made))
+        made = Segment(first, last, n, ahead, size, newest_ms, digest)
+        os.replace(path, files.path(name, made))
     except BaseException:  # half a file on a full disk would keep it full
         Path(path).unlink(missing_ok=True)
         raise
-    sync_folder(folder)
+    sync_folder(files.folder)
     point(Point.SEGMENT_NAMED)
     return made
 

@@ -19,7 +19,15 @@ from penstock.record.record import START
 from penstock.release.registry import registry
 
 PIPELINE = Path(__file__).parents[2] / "crash" / "pipeline.py"
-READING = (["status"], ["models"], ["doctor"], ["verify"], ["report", "agree@v1"], ["rebuild", "agree@v1"])
+READING = (
+    ["status"],
+    ["models"],
+    ["doctor"],
+    ["repair"],
+    ["verify"],
+    ["report", "agree@v1"],
+    ["rebuild", "agree@v1"],
+)
 
 
 def _verbs() -> dict[str, argparse.ArgumentParser]:
