@@ -19,14 +19,14 @@ import msgspec
 from penstock.app.home import Home, inputs_of
 from penstock.app.keep import Keep, keep_of, needed_ms
 from penstock.app.pipeline import File, looking
-from penstock.dataset.kept import RETENTION, Retained
+from penstock.dataset.kept import Retained
 from penstock.log import Log
 from penstock.log.sqlite import SqliteLog
 from penstock.log.upkeep.doctor import health
 from penstock.log.upkeep.retain import oldest
 from penstock.log.upkeep.seal import seal, worth
 from penstock.log.upkeep.sweep import shrink, sweep
-from penstock.record.decisions import TICKS, Tick, draft, read
+from penstock.record.decisions import RETENTION, TICKS, Tick, draft, read
 from penstock.record.errors import PenstockError
 from penstock.record.record import Position, Record
 from penstock.release.registry import registry

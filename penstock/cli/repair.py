@@ -9,8 +9,9 @@ from pathlib import Path
 from penstock.app.home import wall_ms
 from penstock.app.place import Remembered, remember
 from penstock.cli import show
-from penstock.log.upkeep.rebuild import REPAIRS, Repair
+from penstock.log.upkeep.rebuild import Repair
 from penstock.log.upkeep.repair import repair as mend
+from penstock.record.decisions import REPAIRS
 from penstock.record.errors import Refused
 
 

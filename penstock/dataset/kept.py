@@ -8,11 +8,10 @@ import msgspec
 
 from penstock.feature import FeatureSet
 from penstock.log import Log
-from penstock.record.decisions import read
+from penstock.record.decisions import RETENTION, read
 from penstock.record.record import Position
 from penstock.stage import every
 
-RETENTION = "retention"
 NEVER = -sys.maxsize
 
 

@@ -28,23 +28,12 @@ DELIVERIES = "deliveries"
 REFUSED = "refused"
 DEAD = "dead"
 AGAIN = "again"
-SHARED = frozenset(
-    (
-        TICKS,
-        INTENTS,
-        FAILURES,
-        VERSIONS,
-        VERDICTS,
-        RELEASES,
-        ALERTS,
-        DECISIONS,
-        DEPLOYMENTS,
-        DELIVERIES,
-        REFUSED,
-        DEAD,
-        AGAIN,
-    )
-)
+RETENTION = "retention"
+REPAIRS = "repairs"
+SHARED = frozenset((
+    TICKS, INTENTS, FAILURES, VERSIONS, VERDICTS, RELEASES, ALERTS, DECISIONS, DEPLOYMENTS, DELIVERIES, REFUSED,
+    DEAD, AGAIN, RETENTION, REPAIRS,
+))  # fmt: skip
 
 
 def predictions(model: str) -> str:

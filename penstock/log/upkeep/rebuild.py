@@ -23,10 +23,10 @@ from penstock.log.upkeep.seal import store
 from penstock.log.upkeep.turn import PIECE
 from penstock.log.writing import Writing
 from penstock.record.codec import digest, pack
+from penstock.record.decisions import REPAIRS
 from penstock.record.errors import Broken
 from penstock.record.record import Draft
 
-REPAIRS = "repairs"
 NEW = "repair.new"
 """The folder beside the log in which the new one is made."""
 LEAP = 1 << 24

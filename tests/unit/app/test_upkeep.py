@@ -13,11 +13,11 @@ from penstock.app.home import Books, Home, open_home
 from penstock.app.pipeline import File, load, load_text
 from penstock.app.upkeep import due, newest, turn
 from penstock.app.worker import rebuild
-from penstock.dataset.kept import RETENTION, Retained, cuts, horizon_ms
+from penstock.dataset.kept import Retained, cuts, horizon_ms
 from penstock.dataset.rows import rows
 from penstock.log.upkeep.doctor import examine, health
 from penstock.log.upkeep.seal import seal
-from penstock.record.decisions import TICKS, read
+from penstock.record.decisions import RETENTION, TICKS, read
 from penstock.record.errors import DefinitionError
 from penstock.record.record import START
 from penstock.release.registry import registry

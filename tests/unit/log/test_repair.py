@@ -25,11 +25,12 @@ from penstock.log.upkeep import repair as repairing
 from penstock.log.upkeep.columns import columns
 from penstock.log.upkeep.doctor import examine
 from penstock.log.upkeep.pages import Pages
-from penstock.log.upkeep.rebuild import REPAIRS, Repair
+from penstock.log.upkeep.rebuild import Repair
 from penstock.log.upkeep.repair import repair
 from penstock.log.upkeep.salvage import Lost, Piece, Salvage
 from penstock.log.upkeep.seal import seal
 from penstock.record.codec import unpack
+from penstock.record.decisions import REPAIRS
 from penstock.record.errors import PenstockError, Refused, Unavailable
 from penstock.record.record import START, Draft, Position, Record
 from penstock.stage import Running, restore
