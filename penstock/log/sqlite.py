@@ -455,15 +455,20 @@ class SqliteLog:
                 with contextlib.suppress(FileNotFoundError):
                     sync_file(Path(f"{self.path}-wal"))
                 point(Point.SYNCED)
-                for mode, size in (("PASSIVE", WAL_FOLD_BYTES), ("RESTART", WAL_TURN_BYTES)):
-                    if self._wal_bytes > size:
-                        db = self._reader()
-                        db.set_busy_handler(None)  # it can wait for the next turn
-                        point(Point.FOLD)
-                        db.execute(f"PRAGMA wal_checkpoint({mode})")
-                        point(Point.FOLDED)
+                if self._wal_bytes > WAL_FOLD_BYTES:
+                    self._fold("PASSIVE")
+                if self._wal_bytes > WAL_TURN_BYTES:
+                    with self._writing:  # a busy writer would hardly ever let it in
+                        self._fold("RESTART")
         except (OSError, PenstockError):
             self._unsynced.set()
+
+    def _fold(self, mode: str) -> None:
+        db = self._reader()
+        db.set_busy_handler(None)  # it can wait for the next turn
+        point(Point.FOLD)
+        db.execute(f"PRAGMA wal_checkpoint({mode})")
+        point(Point.FOLDED)
 
 
 def _backwards(position: int, end: int) -> Broken:
