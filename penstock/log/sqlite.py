@@ -42,8 +42,8 @@ T = TypeVar("T")
 PAGE_BYTES = 4096
 SYNC_EVERY_S = 0.1
 POLL_S = 0.1
-WAL_FOLD_BYTES = 4 << 20
-WAL_TURN_BYTES = 16 << 20
+WAL_FOLD_BYTES = 2 << 20
+WAL_TURN_BYTES = 4 << 20
 """From this size on writers wait, if need be, until the WAL is folded and begins anew: a file that is
 written over syncs in half the time of one that grows."""
 WAL_CUT_BYTES = 64 << 20
