@@ -71,7 +71,7 @@ class Looking(SqliteLog):
     def __init__(self, home: Path) -> None:
         try:
             super().__init__(home, create=False)
-        except BaseException:
+        except BaseException:  # a handle that is half open would keep its files
             self.close()
             raise
 
