@@ -91,7 +91,7 @@ class Series:
             if self.head >= SLACK_EVENTS:
                 self._cut(self.head)
             return
-        units = list(self.units(at + 1))
+        units = list(self.units(at + 1)) if self.sums is not None else []
         for part in (self.times, self.positions, self.values):
             if part is not None:
                 del part[at]
@@ -100,12 +100,10 @@ class Series:
 
     def find(self, time_ms: int, position: int) -> int:
         """The place of an event; -1 for none."""
-        at = bisect_left(self.times, time_ms, self.head)
-        while at < len(self.times) and self.times[at] == time_ms:
-            if self.positions[at] == position:
-                return at
-            at += 1
-        return -1
+        low = bisect_left(self.times, time_ms, self.head)
+        high = bisect_right(self.times, time_ms, low)
+        at = bisect_left(self.positions, position, low, high)
+        return at if at < high and self.positions[at] == position else -1
 
     def push_out(self, time_ms: int, position: int, cap: int) -> None:
         """Note an arrival, and let go of what is beyond the newest `cap` arrivals."""
@@ -149,15 +147,15 @@ class Series:
             total += units * units
         return total
 
-    def trim(self, floor_ms: int, *, keep_newest: bool, exact: bool) -> None:
+    def trim(self, floor_ms: int, *, keep_newest: bool, tally: bool, exact: bool) -> None:
         """Forget what no read can see any more: events at or before `floor_ms`, but the newest of them if wanted.
-        Not `exact`: a few of them may stay."""
+        `tally`: what they came to is remembered. Not `exact`: a few of them may stay."""
         cut = bisect_right(self.times, floor_ms, self.head)
         if keep_newest and cut > self.head:
             cut -= 1
         if not exact:
             cut -= cut % BLOCK
-        if cut > self.head:
+        if tally and cut > self.head:
             self.gone += cut - self.head
             if self.sums is not None:
                 self.total += self.sums[cut] - self.sums[self.head]
