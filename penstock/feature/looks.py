@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from operator import gt, lt
 from typing import Any
 
 from penstock.feature.hops import Hops
@@ -91,8 +91,7 @@ def look_of(one: Aggregate, *, forgotten: bool = False) -> Look:
     if one.kind == "last_k":
         k = one.k
         return lambda s, lows, high, t: [s.values[high - k] if high - low >= k else None for low in lows]
-    ends: dict[str, Look] = {"first": _oldest, "last": _newest, "distinct": _kinds, "since": _ago}
-    return ends[one.kind] if one.kind in ends else _extreme(min if one.kind == "min" else max)
+    return _LOOKS[one.kind]
 
 
 def _moment(one: Aggregate) -> Look:
@@ -103,7 +102,7 @@ def _moment(one: Aggregate) -> Look:
     if one.kind == "rate":
         return lambda s, lows, high, t: [total(high - low, 0, 0) for low in lows]
     if one.kind == "std":
-        return partial(_spread, total)
+        return _spread(total, None if one.exact else q)
 
     def added(s: Series, lows: Sequence[int], high: int, t: int) -> list[Value]:
         sums: Any = s.sums
@@ -117,12 +116,24 @@ def _moment(one: Aggregate) -> Look:
     return added
 
 
-def _spread(total: Total, s: Series, lows: Sequence[int], high: int, t: int) -> list[Value]:
-    sums: Any = s.sums
-    top, square, squared = sums[high], s.squared(high), s.squared
-    return [
-        total(high - low, top - sums[low], square - squared(low)) if high > low + 1 else None for low in lows
-    ]
+def _spread(total: Total, q: float | None) -> Look:
+    root = math.sqrt
+
+    def look(s: Series, lows: Sequence[int], high: int, t: int) -> list[Value]:
+        sums: Any = s.sums
+        top, square, squared = sums[high], s.squared(high), s.squared
+        made: list[Value] = []
+        for low in lows:
+            n, added = high - low, top - sums[low]
+            if n < 2:
+                made.append(None)
+            elif q is None:
+                made.append(total(n, added, square - squared(low)))
+            else:
+                made.append(root((n * (square - squared(low)) - added * added) / (n * (n - 1))) * q)
+        return made
+
+    return look
 
 
 def _over_all(one: Aggregate) -> Look:
@@ -147,7 +158,7 @@ def plain(value: Any) -> Value:
     return 0.0 if value == 0 and type(value) is float else value
 
 
-def _extreme(best: Callable[..., Any]) -> Look:
+def _extreme(best: Callable[..., Any], better: Callable[[Any, Any], bool]) -> Look:
     """The least or the greatest. A window holds the shorter ones, so each event is looked at once."""
 
     def look(s: Series, lows: Sequence[int], high: int, t: int) -> list[Value]:
@@ -155,7 +166,8 @@ def _extreme(best: Callable[..., Any]) -> Look:
         for low in lows:
             if low < high:
                 part = best(values[low:high])
-                found = plain(part) if found is None else plain(best(found, part))
+                if found is None or better(part, found):
+                    found = plain(part)
                 high = low
             made.append(found)
         return made
@@ -185,6 +197,12 @@ def _kinds(s: Series, lows: Sequence[int], high: int, t: int) -> list[Value]:
         high = low
         made.append(len(seen))
     return made
+
+
+_LOOKS: dict[str, Look] = {
+    "min": _extreme(min, lt), "max": _extreme(max, gt),
+    "first": _oldest, "last": _newest, "distinct": _kinds, "since": _ago,
+}  # fmt: skip
 
 
 # Where old events are held as hops.
