@@ -14,6 +14,7 @@ from typing import Any
 
 from penstock.feature.hops import Hops
 from penstock.feature.language import SUMS, Aggregate
+from penstock.feature.plan import mixed
 from penstock.feature.series import Series
 from penstock.record.decisions import Value
 
@@ -91,7 +92,10 @@ def look_of(one: Aggregate, *, forgotten: bool = False) -> Look:
     if one.kind == "last_k":
         k = one.k
         return lambda s, lows, high, t: [s.values[high - k] if high - low >= k else None for low in lows]
-    return _LOOKS[one.kind]
+    look = _LOOKS[one.kind]
+    if one.kind in ("min", "max") and mixed(one):
+        return lambda s, lows, high, t: [None if v is None else float(v) for v in look(s, lows, high, t)]
+    return look
 
 
 def _moment(one: Aggregate) -> Look:
@@ -212,7 +216,10 @@ def hop_look_of(one: Aggregate) -> HopLook:
     """How an aggregate reads the hops from a place on together with the events at [low, high)."""
     if one.kind in MOMENTS:
         return _hop_moment(one)
-    return _HOPS[one.kind]
+    look = _HOPS[one.kind]
+    if one.kind in ("min", "max") and mixed(one):
+        return lambda *read: None if (value := look(*read)) is None else float(value)
+    return look
 
 
 def _hop_moment(one: Aggregate) -> HopLook:
