@@ -20,6 +20,7 @@ from penstock.log import Blob, Log
 from penstock.log.blob import FolderBlob
 from penstock.log.sqlite import SqliteLog
 from penstock.monitor.board import ALARMS
+from penstock.predict.consistency import consistency_inputs
 from penstock.predict.stage import predict_inputs, share_name
 from penstock.predict.trace import Trace, trace
 from penstock.predict.verify import Progress, Verified, verify
@@ -83,12 +84,14 @@ def inputs_of(file: File, blobs: Blob) -> dict[str, Sequence[str]]:
     for plan in file.plans.values():
         sets = {plan.features.digest: plan.features}
         inputs[f"predict.{plan.name}"] = predict_inputs(plan.name, plan.pipeline.request, sets)
+        if plan.pipeline.consistency:
+            inputs[f"consistency.{plan.name}"] = consistency_inputs(plan.name, plan.pipeline.request, sets)
     return inputs
 
 
 def pressure(file: File, home: Home, bounds: Bounds) -> Pressure:
-    """The bounds that producers into a home meet."""
-    inputs = inputs_of(file, home.blobs)
+    """The bounds that producers into a home meet. What only compares holds nobody back."""
+    inputs = {n: t for n, t in inputs_of(file, home.blobs).items() if not n.startswith("consistency.")}
     return Pressure(bounds, lambda: lags(home.log, inputs), lambda: disk_of(home.path))
 
 

@@ -18,6 +18,7 @@ import threadpoolctl
 
 from penstock.app.pipeline import File, Plan, load_text
 from penstock.app.train import Order
+from penstock.dataset.kept import horizon_ms
 from penstock.dataset.outcome import outcome_stage
 from penstock.dataset.rows import past
 from penstock.feature import FeatureSet, Fold
@@ -27,9 +28,11 @@ from penstock.log.crash import Point, point
 from penstock.model.pack import Model, Predict, load
 from penstock.model.schedule import train_stage
 from penstock.monitor.stage import monitor_stage
+from penstock.predict.consistency import Checking, Lookups, consistency_stage
 from penstock.predict.stage import Means, predict_stage
 from penstock.record.decisions import (
     AGAIN,
+    DEAD,
     DECISIONS,
     DEPLOYMENTS,
     FAILURES,
@@ -37,6 +40,7 @@ from penstock.record.decisions import (
     REFUSED,
     TICKS,
     VERSIONS,
+    DeadLetter,
     Decision,
     Deployment,
     Failure,
@@ -56,7 +60,7 @@ from penstock.record.record import Draft, Position, Record, output_id
 from penstock.release.registry import registry
 from penstock.release.route import Ref
 from penstock.release.stage import release_stage
-from penstock.stage import AnyStage, Running, View, folded, restore, stage
+from penstock.stage import AnyStage, Running, Stage, View, folded, restore, stage
 
 Clock = Callable[[], float]
 Trainer = Callable[[Order], Version | Failure]
@@ -93,6 +97,21 @@ def _pending(state: Open, record: Record) -> tuple[Open, list[Draft]]:
 
 
 OPEN = stage("open", (INTENTS, VERSIONS, FAILURES), Open, _pending)
+
+
+class Buried(msgspec.Struct):
+    """Where the records stand that a stage has buried."""
+
+    places: set[int] = set()
+
+
+def _buried(name: str) -> Stage[Buried]:
+    def step(state: Buried, record: Record) -> tuple[Buried, list[Draft]]:
+        if record.key == name:
+            state.places.add(read(record, DeadLetter).o)
+        return state, []
+
+    return stage(f"buried.{name}", (DEAD,), Buried, step)
 
 
 class Models:
@@ -175,6 +194,18 @@ class Parts:
             share=share,
         )
 
+    def consistency(self, plan: Plan, sets: dict[str, FeatureSet]) -> Stage[Checking]:
+        """The stage that folds a model's features again, and compares."""
+        name = f"predict.{plan.name}"
+        buried = View(_buried(name), self.log)
+        lookups = Lookups(
+            partial(self._past, name),
+            partial(self._refill, name),
+            partial(horizon_ms, self.log),
+            lambda: buried.read().places,
+        )
+        return consistency_stage(plan.name, plan.pipeline.request, sets, lookups, plan.pipeline.consistency)
+
     def posts(self, shares: int, *, sync: bool = True) -> dict[str, list[AnyStage]]:
         """Every stage of the file by name, in the order of the loop, as its shares."""
         answering = {
@@ -182,7 +213,8 @@ class Parts:
             for plan in self.file.plans.values()
         }
         rest = [msgspec.structs.replace(one, sync=sync) for one in folds(self.file, self.blobs)]
-        return answering | {one.name: [one] for one in rest}
+        checking = [self.consistency(plan, self.sets[plan.name]) for plan in checked(self.file)]
+        return answering | {one.name: [one] for one in [*rest, *checking]}
 
     def _past(self, name: str, features: FeatureSet, record: Record) -> list[Value]:
         return past(self.log, name, features, [record])[0][1]
@@ -265,11 +297,14 @@ class System:
         return moved
 
     def fold(self) -> bool:
-        """Run every stage after the predictions. Says whether anything was new."""
+        """Run every stage after the predictions; what only compares takes one batch, so that a long one to
+        catch up keeps nobody waiting. Says whether anything was new."""
         moved = False
         for running in self.folding:
             while running.advance() is not None:
                 moved = True
+                if running.stage.name.startswith("consistency."):
+                    break
         return moved
 
     def champion(self, model: str) -> Ref | None:
@@ -312,7 +347,7 @@ def own(one: AnyStage, log: Log) -> Running[Any]:
     divisions: dict[int, list[str]] = {}
     for name in known:
         family, _, part = name.partition("/")
-        if family == one.said_as and name != one.name:
+        if family == one.name.partition("/")[0] and name != one.name:
             divisions.setdefault(int(part.partition("of")[2] or 1), []).append(name)
     whole = [names for n, names in divisions.items() if len(names) == n]
     least = [min(names, key=lambda name: known[name].position.n) for names in whole]
@@ -359,6 +394,11 @@ def folds(file: File, blobs: Blob) -> list[AnyStage]:
         gate_stage({p.name: p.pipeline.gate for p in plans}, blobs.get),
         *(release_stage(p.name, p.pipeline.release) for p in plans),
     ]
+
+
+def checked(file: File) -> list[Plan]:
+    """The plans whose features are folded again."""
+    return [plan for plan in file.plans.values() if plan.pipeline.consistency]
 
 
 def served(log: Log, plan: Plan, place: int) -> Prediction | None:

@@ -28,7 +28,7 @@ from penstock.feature import (
     sum,
 )
 from penstock.feature import fold as fold_module
-from penstock.predict.verify import same
+from penstock.predict.refold import same
 from penstock.record.codec import moment
 from penstock.record.event import Event, key, source
 from penstock.record.record import Record
