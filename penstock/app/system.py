@@ -16,23 +16,18 @@ from typing import Any
 import msgspec
 import threadpoolctl
 
+from penstock.app.consistency import KIND, checked, checking, long_ago, refill
 from penstock.app.pipeline import File, Plan, load_text
 from penstock.app.train import Order
-from penstock.dataset.kept import horizon_ms
 from penstock.dataset.outcome import outcome_stage
-from penstock.dataset.rows import past
-from penstock.feature import FeatureSet, Fold
 from penstock.gate.stage import gate_stage
 from penstock.log import Blob, Checkpoint, Commit, Log
 from penstock.log.crash import Point, point
 from penstock.model.pack import Model, Predict, load
 from penstock.model.schedule import train_stage
 from penstock.monitor.stage import monitor_stage
-from penstock.predict.consistency import Checking, Lookups, consistency_stage
 from penstock.predict.stage import Means, predict_stage
 from penstock.record.decisions import (
-    AGAIN,
-    DEAD,
     DECISIONS,
     DEPLOYMENTS,
     FAILURES,
@@ -40,7 +35,6 @@ from penstock.record.decisions import (
     REFUSED,
     TICKS,
     VERSIONS,
-    DeadLetter,
     Decision,
     Deployment,
     Failure,
@@ -48,19 +42,18 @@ from penstock.record.decisions import (
     Prediction,
     Refusal,
     Tick,
-    Value,
     Version,
     draft,
     predictions,
     read,
 )
-from penstock.record.errors import NotFound, Poison, Refused, Unavailable
+from penstock.record.errors import NotFound, Refused, Unavailable
 from penstock.record.event import unknown
 from penstock.record.record import Draft, Position, Record, output_id
 from penstock.release.registry import registry
 from penstock.release.route import Ref
 from penstock.release.stage import release_stage
-from penstock.stage import AnyStage, Running, Stage, View, folded, restore, stage
+from penstock.stage import AnyStage, Running, View, restore, stage
 
 Clock = Callable[[], float]
 Trainer = Callable[[Order], Version | Failure]
@@ -97,21 +90,6 @@ def _pending(state: Open, record: Record) -> tuple[Open, list[Draft]]:
 
 
 OPEN = stage("open", (INTENTS, VERSIONS, FAILURES), Open, _pending)
-
-
-class Buried(msgspec.Struct):
-    """Where the records stand that a stage has buried."""
-
-    places: set[int] = set()
-
-
-def _buried(name: str) -> Stage[Buried]:
-    def step(state: Buried, record: Record) -> tuple[Buried, list[Draft]]:
-        if record.key == name:
-            state.places.add(read(record, DeadLetter).o)
-        return state, []
-
-    return stage(f"buried.{name}", (DEAD,), Buried, step)
 
 
 class Models:
@@ -180,8 +158,8 @@ class Parts:
         means = Means(
             self.models.know,
             self.models.get,
-            partial(self._past, name),
-            partial(self._refill, name),
+            partial(long_ago, self.log, name),
+            partial(refill, self.log, name),
             self.clock,
         )
         pipeline = plan.pipeline
@@ -194,18 +172,6 @@ class Parts:
             share=share,
         )
 
-    def consistency(self, plan: Plan, sets: dict[str, FeatureSet]) -> Stage[Checking]:
-        """The stage that folds a model's features again, and compares."""
-        name = f"predict.{plan.name}"
-        buried = View(_buried(name), self.log)
-        lookups = Lookups(
-            partial(self._past, name),
-            partial(self._refill, name),
-            partial(horizon_ms, self.log),
-            lambda: buried.read().places,
-        )
-        return consistency_stage(plan.name, plan.pipeline.request, sets, lookups, plan.pipeline.consistency)
-
     def posts(self, shares: int, *, sync: bool = True) -> dict[str, list[AnyStage]]:
         """Every stage of the file by name, in the order of the loop, as its shares."""
         answering = {
@@ -213,23 +179,8 @@ class Parts:
             for plan in self.file.plans.values()
         }
         rest = [msgspec.structs.replace(one, sync=sync) for one in folds(self.file, self.blobs)]
-        checking = [self.consistency(plan, self.sets[plan.name]) for plan in checked(self.file)]
-        return answering | {one.name: [one] for one in [*rest, *checking]}
-
-    def _past(self, name: str, features: FeatureSet, record: Record) -> list[Value]:
-        return past(self.log, name, features, [record])[0][1]
-
-    def _refill(self, name: str, features: FeatureSet, stop: int) -> Fold:
-        fold = Fold(features)
-        topics = (*features.topics, TICKS, AGAIN)
-        for records, _ in folded(self.log, name, topics, stop=Position(n=stop)):
-            for record in records:
-                if record.topic == TICKS:
-                    fold.tick(read(record, Tick).t_ms)
-                    continue
-                with contextlib.suppress(Poison):
-                    fold.add(record)
-        return fold
+        again = [checking(self.log, plan, self.sets[plan.name]) for plan in checked(self.file)]
+        return answering | {one.name: [one] for one in [*rest, *again]}
 
 
 class System:
@@ -303,7 +254,7 @@ class System:
         for running in self.folding:
             while running.advance() is not None:
                 moved = True
-                if running.stage.name.startswith("consistency."):
+                if running.stage.name.startswith(f"{KIND}."):
                     break
         return moved
 
@@ -394,11 +345,6 @@ def folds(file: File, blobs: Blob) -> list[AnyStage]:
         gate_stage({p.name: p.pipeline.gate for p in plans}, blobs.get),
         *(release_stage(p.name, p.pipeline.release) for p in plans),
     ]
-
-
-def checked(file: File) -> list[Plan]:
-    """The plans whose features are folded again."""
-    return [plan for plan in file.plans.values() if plan.pipeline.consistency]
 
 
 def served(log: Log, plan: Plan, place: int) -> Prediction | None:

@@ -64,7 +64,7 @@ class Differences(msgspec.Struct):
     left_null: int = 0
     right_null: int = 0
     mismatch: int = 0
-    sizes: dict[int, int] = {}
+    sizes: dict[str, int] = {}
     largest: float = 0.0
 
     @property
@@ -294,7 +294,8 @@ def _differ(into: Differences, served: Value, folded: Value) -> None:
         if isinstance(served, (int, float)) and isinstance(folded, (int, float)):
             size = abs(served - folded)
             if math.isfinite(size):
-                into.sizes[_cell(size)] = into.sizes.get(_cell(size), 0) + 1
+                cell = str(_cell(size))
+                into.sizes[cell] = into.sizes.get(cell, 0) + 1
                 into.largest = max(into.largest, float(size))
 
 
@@ -309,8 +310,8 @@ def _cell(size: float) -> int:
 def quantile(one: Differences, share: float) -> float | None:
     """A quantile of the absolute differences, at most an eighth too high; None where no numbers differed."""
     total, below = sum(one.sizes.values()), 0
-    for cell in sorted(one.sizes):
-        below += one.sizes[cell]
+    for cell in sorted(map(int, one.sizes)):
+        below += one.sizes[str(cell)]
         if below >= share * total:
             exponent, step = divmod(cell, _FINE)
             return (
