@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from penstock.cli import ask, run
+from penstock.cli.consistency import consistency
 from penstock.cli.dead import dead
 from penstock.cli.keep import backup
 from penstock.cli.repair import repair
@@ -251,6 +252,15 @@ def _proving(verbs: Any) -> None:
         )
     )
     verify.add_argument("--model", default="", metavar="MODEL")
+    compared = _homed(_verb(
+        verbs, "consistency", consistency, "Tell what of the served features was folded again, and what was unequal.",
+        "penstock consistency .penstock --model fraud",
+    ))  # fmt: skip
+    compared.add_argument(
+        "where", metavar="FILE|HOME", nargs="?", default=".penstock",
+        help="a home, or a pipeline file with --home (default: .penstock)",
+    )  # fmt: skip
+    compared.add_argument("--model", default="", metavar="MODEL")
     rebuild = _homed(_verb(
         verbs, "rebuild", ask.rebuild, "Train a version again from the log; say whether its digest is the same.",
         "penstock rebuild fraud@v3",
