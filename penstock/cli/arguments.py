@@ -8,6 +8,7 @@ from typing import Any
 from penstock.cli import ask, run
 from penstock.cli.consistency import consistency
 from penstock.cli.dead import dead
+from penstock.cli.graph import graph
 from penstock.cli.keep import backup
 from penstock.cli.repair import repair
 from penstock.cli.simulate import simulate
@@ -148,6 +149,14 @@ def _running(verbs: Any) -> None:
 
 
 def _asking(verbs: Any) -> None:
+    drawn = _verb(
+        verbs, "graph", graph, "Show a file's topics, features and stages: who reads and who writes what.",
+        "penstock graph pipeline.py --svg pipeline.svg",
+    )  # fmt: skip
+    drawn.add_argument("file", metavar="FILE")
+    drawn.add_argument("--model", default="", metavar="MODEL")
+    drawn.add_argument("--svg", default="", metavar="FILE.svg", help="write the picture there, too")
+    drawn.add_argument("--json", action="store_true", help="print JSON for a machine to read")
     _homed(
         _verb(
             verbs,
