@@ -4,12 +4,12 @@ What a pipeline file needs is imported from here; everything else has its own ro
 """
 
 from penstock.app.pipeline import Pipeline, label
-from penstock.feature import count, distinct, feature, first, last, max, mean, min, since, std, sum
+from penstock.feature import count, distinct, feature, first, last, max, mean, min, since, source, std, sum
 from penstock.gate import better, not_worse
 from penstock.model.fit import Data
 from penstock.model.schedule import every
 from penstock.monitor.rules import dead, drift, errors, loss, missing, rate
-from penstock.record.event import Event, key, pii, source
+from penstock.record.event import Event, key, pii
 from penstock.release.stage import steps
 
 __version__ = "0.1.0"

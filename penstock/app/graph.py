@@ -17,6 +17,7 @@ from penstock.record.decisions import (
     FAILURES,
     INTENTS,
     RELEASES,
+    RETRACTIONS,
     TICKS,
     VERDICTS,
     VERSIONS,
@@ -25,7 +26,7 @@ from penstock.record.decisions import (
     profiles,
 )
 
-ASIDE = (TICKS, AGAIN, DEAD)
+ASIDE = (TICKS, AGAIN, RETRACTIONS, DEAD)
 """What nearly every stage has to do with is told in its box, and not drawn."""
 FOLDING = ("predict", "consistency", "training")
 ORDER = ("predict", "outcome", "consistency", "monitor", "train", "training", "gate", "release")
@@ -73,8 +74,11 @@ def diagrams(file: File) -> list[Diagram]:
 def _diagram(plan: Plan, inputs: dict[str, Sequence[str]]) -> Diagram:
     writes = written(plan.name)
     reads = {name.partition(".")[0]: (name, topics) for name, topics in inputs.items() if name in _mine(plan)}
-    events = {plan.pipeline.request.topic, *plan.features.topics}
-    reads["training"] = ("training", (INTENTS, outcomes(plan.name), *sorted(events)))
+    events = {plan.pipeline.request.topic, *plan.features.sources}
+    reads["training"] = (
+        "training",
+        (INTENTS, outcomes(plan.name), *sorted(events | set(plan.features.topics))),
+    )
     parts = tuple(
         Part(reads[kind][0], tuple(reads[kind][1]), writes[kind], kind in FOLDING)
         for kind in ORDER

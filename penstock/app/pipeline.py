@@ -14,7 +14,7 @@ import msgspec
 
 from penstock.app.keep import Looking, check_keep
 from penstock.dataset.outcome import Label
-from penstock.feature import FeatureSet
+from penstock.feature import Column, FeatureSet
 from penstock.feature import compile as compile_features
 from penstock.gate import Gate
 from penstock.model.fit import Data
@@ -24,7 +24,7 @@ from penstock.monitor.rules import Rule, check_rules
 from penstock.record.codec import digest, span
 from penstock.record.decisions import SHARED
 from penstock.record.errors import DefinitionError, NotFound, PenstockError
-from penstock.record.event import TOPIC_NAME, Column, Event, Source, unknown
+from penstock.record.event import TOPIC_NAME, Event, Source, unknown
 from penstock.release.stage import Steps, steps
 
 DEFAULT_STEPS = steps()

@@ -92,15 +92,15 @@ class Refold:
             if keep:
                 self._keep(at, record, dict.fromkeys(self.sets, opened(record, Vector).values))
             return
-        using = [(d, one) for d, one in at.folds.items() if asked or record.topic in self.sets[d].topics]
+        using = [(d, one) for d, one in at.folds.items() if asked or self.sets[d].reads(record.topic)]
         events = [(d, one, one.event(record)) for d, one in using]  # all are read before any is folded
+        due = [(one, one.fit(record, event)) for d, one, event in events if self.sets[d].reads(record.topic)]
         if asked and keep:
             inside = [one for one in events if record.time_ms >= at.since[one[0]]]
             found = {d: self._read(d, one, record, event) for d, one, event in inside}
             self._keep(at, record, {d: values for d, values in found.items() if values is not None})
-        for digest, one, event in events:
-            if record.topic in self.sets[digest].topics:
-                one.add(record, event)
+        for one, fitting in due:
+            one.fold(record, fitting)
 
     def _read(self, digest: str, fold: Fold, record: Record, event: Event) -> list[Value] | None:
         """The values of one request; none at all where a function of the user's raises, as it did then;

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from penstock.feature import FeatureSet, Fold, compile, count, last, mean, std
+from penstock.feature import FeatureSet, Fold, compile, count, last, mean, source, std
 from penstock.feature import max as greatest
 from penstock.feature import min as least
 from penstock.feature import sum as total
@@ -41,7 +41,7 @@ from penstock.record.decisions import (
     read,
 )
 from penstock.record.errors import Refused
-from penstock.record.event import Event, key, pii, source
+from penstock.record.event import Event, key, pii
 from penstock.record.record import Draft, Record
 from penstock.stage import Emitted, Running, Stage, every
 

@@ -45,7 +45,7 @@ def test_what_is_read_is_what_the_stages_read() -> None:
         "refused",
         "agree.profiles",
     }
-    assert set(one.outside) == {"ask", "yes", "agree.vectors", "ticks", "again", "decisions"}
+    assert set(one.outside) == {"ask", "yes", "agree.vectors", "ticks", "again", "retractions", "decisions"}
     assert [part.name for part in one.parts if part.features] == [
         "predict.agree",
         "consistency.agree",
