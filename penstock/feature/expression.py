@@ -7,6 +7,7 @@ null. `&`, `|`, `~` know three values: true, false and null.
 from __future__ import annotations
 
 import sys
+import types
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
@@ -214,7 +215,7 @@ def row(function: Callable[..., Any]) -> Callable[..., Op]:
 
 
 def _op(op: str, *args: Any) -> Op:
-    return Op(op=op, args=args, line=sys._getframe(2).f_lineno)
+    return Op(op=op, args=args, line=here())
 
 
 def leaves(one: Any) -> Iterator[Expression]:
@@ -224,6 +225,18 @@ def leaves(one: Any) -> Iterator[Expression]:
             yield from leaves(arg)
     elif isinstance(one, Expression):
         yield one
+
+
+def here() -> int:
+    """The line of the pipeline file that a definition is made at: the innermost one that is not of this package's
+    own machinery."""
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(_MACHINERY):
+        frame = frame.f_back
+    return frame.f_lineno if frame is not None else 0
+
+
+_MACHINERY = ("penstock.feature", "penstock.app")
 
 
 def at_line(line: int) -> str:

@@ -5,13 +5,12 @@ Some of them are named like Python's own functions, as the field names them; not
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypedDict, Unpack
 
 import msgspec
 
-from penstock.feature.expression import Column, Expression, Note, at_line, leaves
+from penstock.feature.expression import Column, Expression, Note, at_line, here, leaves
 from penstock.record.codec import span
 from penstock.record.decisions import Value
 from penstock.record.errors import DefinitionError
@@ -143,7 +142,7 @@ def count(of: Source | Expression, **options: Unpack[Options]) -> Any:
 
 def rate(of: Source | Expression, *, per: str = "1s", **options: Unpack[Options]) -> Any:
     """How many events a second of the window, or in what `per` says."""
-    return _made("rate", of, options, per_ms=_span(per, at_line(sys._getframe(1).f_lineno)))
+    return _made("rate", of, options, per_ms=_span(per, at_line(here())))
 
 
 def sum(of: Expression, **options: Unpack[Sums]) -> Any:
@@ -186,12 +185,9 @@ def last(of: Expression, *, max_age: str = "", **options: Unpack[Options]) -> An
 def last_k(of: Expression, k: int, **options: Unpack[Options]) -> Any:
     """The newest `k` values of a column: a family of `k` features, `NAME_1` the newest."""
     if not 0 < k <= MOST_K:
-        where = at_line(sys._getframe(1).f_lineno)
+        where = at_line(here())
         raise DefinitionError(f"last_k() takes 1 to {MOST_K} values.", code="arguments", where=where)
-    members: dict[str, Aggregate | Family] = {}
-    for i in range(1, k + 1):  # a comprehension would be another frame, and the line is two frames up
-        members[str(i)] = _made("last_k", of, options, k=i)
-    return Family(members)
+    return Family({str(i): _made("last_k", of, options, k=i) for i in range(1, k + 1)})
 
 
 def distinct(of: Expression, **options: Unpack[Options]) -> Any:
@@ -206,7 +202,7 @@ def since(of: Source | Expression, **options: Unpack[Options]) -> Any:
 
 def _made(kind: Kind, of: Any, options: Any, **more: Any) -> Any:
     """An aggregate, or the family of its windows and categories."""
-    line = sys._getframe(2).f_lineno
+    line = here()
     where = at_line(line)
     _check_names(kind, options, where)
     source, value = _of(kind, of, where)
