@@ -192,7 +192,7 @@ class Table:
         return [self._row(entity) for entity in entities]
 
     def _row(self, entity: Any) -> list[Any]:
-        series = self.series.get(entity) or Series(self.shape)
+        series = self.series.get(entity, Series(self.shape))  # one without events is there, too: it has sums
         times, positions, values, units = series.rows()
         whole_units = [str(n) for n in units] if self.exact and units is not None else units
         sums = str(series.total), str(series.square)
