@@ -8,6 +8,7 @@ from typing import Any
 from penstock.cli import ask, run
 from penstock.cli.consistency import consistency
 from penstock.cli.dead import dead
+from penstock.cli.features import features
 from penstock.cli.graph import graph
 from penstock.cli.keep import backup
 from penstock.cli.repair import repair
@@ -149,6 +150,15 @@ def _running(verbs: Any) -> None:
 
 
 def _asking(verbs: Any) -> None:
+    defined = _homed(_verb(
+        verbs, "features", features, "List a file's features, or tell what differs between two sets of them.",
+        "penstock features diff pipeline.py new.py",
+    ))  # fmt: skip
+    defined.add_argument(
+        "what", metavar="FILE | diff A B", nargs="+",
+        help="a pipeline file, a home, or the first digits of a feature set's digest in --home",
+    )  # fmt: skip
+    defined.add_argument("--model", default="", metavar="MODEL")
     drawn = _verb(
         verbs, "graph", graph, "Show a file's topics, features and stages: who reads and who writes what.",
         "penstock graph pipeline.py --svg pipeline.svg",
