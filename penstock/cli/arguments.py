@@ -6,7 +6,10 @@ import argparse
 from typing import Any
 
 from penstock.cli import ask, run
+from penstock.cli.consistency import consistency
 from penstock.cli.dead import dead
+from penstock.cli.features import features
+from penstock.cli.graph import graph
 from penstock.cli.keep import backup
 from penstock.cli.repair import repair
 from penstock.cli.simulate import simulate
@@ -103,7 +106,7 @@ def _running(verbs: Any) -> None:
     )  # fmt: skip
     some.add_argument(
         "stages", nargs="+", metavar="STAGE",
-        help="predict, outcome, monitor, train, gate, release, tick, predict.MODEL..., or all",
+        help="predict, outcome, monitor, train, gate, release, consistency, tick, predict.MODEL..., or all",
     )  # fmt: skip
     some.add_argument("--file", required=True, metavar="FILE")
     _homed(some, json=False)
@@ -147,6 +150,23 @@ def _running(verbs: Any) -> None:
 
 
 def _asking(verbs: Any) -> None:
+    defined = _homed(_verb(
+        verbs, "features", features, "List a file's features, or tell what differs between two sets of them.",
+        "penstock features diff pipeline.py new.py",
+    ))  # fmt: skip
+    defined.add_argument(
+        "what", metavar="FILE | diff A B", nargs="+",
+        help="a pipeline file, a home, or the first digits of a feature set's digest in --home",
+    )  # fmt: skip
+    defined.add_argument("--model", default="", metavar="MODEL")
+    drawn = _verb(
+        verbs, "graph", graph, "Show a file's topics, features and stages: who reads and who writes what.",
+        "penstock graph pipeline.py --svg pipeline.svg",
+    )  # fmt: skip
+    drawn.add_argument("file", metavar="FILE")
+    drawn.add_argument("--model", default="", metavar="MODEL")
+    drawn.add_argument("--svg", default="", metavar="FILE.svg", help="write the picture there, too")
+    drawn.add_argument("--json", action="store_true", help="print JSON for a machine to read")
     _homed(
         _verb(
             verbs,
@@ -251,6 +271,15 @@ def _proving(verbs: Any) -> None:
         )
     )
     verify.add_argument("--model", default="", metavar="MODEL")
+    compared = _homed(_verb(
+        verbs, "consistency", consistency, "Tell what of the served features was folded again, and what was unequal.",
+        "penstock consistency .penstock --model fraud",
+    ))  # fmt: skip
+    compared.add_argument(
+        "where", metavar="FILE|HOME", nargs="?", default=".penstock",
+        help="a home, or a pipeline file with --home (default: .penstock)",
+    )  # fmt: skip
+    compared.add_argument("--model", default="", metavar="MODEL")
     rebuild = _homed(_verb(
         verbs, "rebuild", ask.rebuild, "Train a version again from the log; say whether its digest is the same.",
         "penstock rebuild fraud@v3",

@@ -209,7 +209,7 @@ class Fold:
             kind = f"of {needs}" if node.inputs else "column"
             return Seen(name, value, kind, self.features.request.topic, "", 0, 0, -1, -1)
         entity, table = slots[node.inputs[0]], self.tables[node.series]
-        series = table.series.get(entity) or Series(table.shape)
+        series = table.series.get(entity, Series(table.shape))
         low, high = self._whole.places(node, series, t_ms)
         if one.kind in ("last", "since"):
             low = max(low, high - 1)
