@@ -1,0 +1,196 @@
+"""app: look-ups: a set's values for entities at (t, O), from a live state that follows the log, or from the log itself.
+
+The live state is folded and read under one lock by whoever asks: an answer stands at one O, which it tells, and
+at the time of asking that is the log's end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+
+import msgspec
+
+from penstock.dataset.asof import Standing, as_of, must_reach
+from penstock.feature import FeatureSet, Fold, Past
+from penstock.feature.lookup import Choice, Entity, Values
+from penstock.log import Log
+from penstock.predict.stage import Saved
+from penstock.record.codec import millis, unpack
+from penstock.record.decisions import AGAIN, DEAD, TICKS, DeadLetter, read
+from penstock.record.errors import Refused, Unavailable
+from penstock.record.event import LATEST_MS
+from penstock.record.record import START, Position
+from penstock.stage import folded
+
+CHOICES = 64
+"""Selections of features whose checks are kept."""
+
+
+class Late(Unavailable):
+    """The values were not ready in time; ask again."""
+
+    code = "deadline"
+
+
+class _Rebuild(Exception):
+    """The stage has buried what this state has folded: begin again, without it."""
+
+
+class Lookup:
+    """A feature set's values for entities, as of now or as of then. Any thread may ask.
+
+    `stage` is the name of the stage that folds the same set (`predict.MODEL`): what it buries is left out
+    here, too, and its checkpoint is where this begins. `now_ms` says which time is meant where none is given;
+    without it the newest tick.
+    """
+
+    def __init__(
+        self, features: FeatureSet, log: Log, stage: str, now_ms: Callable[[], int] | None = None
+    ) -> None:
+        self.features, self.log, self.stage, self.now_ms = features, log, stage, now_ms
+        self.digest, self.names = features.digest, features.names
+        self._topics = (*features.topics, TICKS, AGAIN, DEAD)
+        self._choices: dict[tuple[str, ...], Choice] = {(): Choice(features)}
+        self._lock = threading.Lock()
+        self._standing: Standing | None = None
+        self._base = self._position = START
+
+    def get(
+        self,
+        entity: Entity,
+        t: datetime | int | None = None,
+        *,
+        o: Position | int | None = None,
+        names: Sequence[str] = (),
+    ) -> Values:
+        """The values for one entity: see `get_many`."""
+        return self.get_many([entity], t, o=o, names=names)[0]
+
+    def get_many(
+        self,
+        entities: Iterable[Entity],
+        t: datetime | int | None = None,
+        *,
+        o: Position | int | None = None,
+        names: Sequence[str] = (),
+        strict: bool = True,
+        until_s: float = float("inf"),
+    ) -> list[Values]:
+        """The values of the set (or of `names` of it) for each entity, all at one (t, O), in order.
+
+        O is the log's end as of now, or `o`: then, and where `t` lies too far back for the live state, the
+        answer is read from the log. Raises Refused where an entity does not fit, and Unavailable at
+        `until_s` of the monotonic clock: what was folded by then is kept.
+        """
+        choice = self._choice(tuple(names))
+        asked = [choice.entity(one, strict=strict) for one in entities]
+        t_ms = None if t is None else _millis(t)
+        at = o if isinstance(o, Position) or o is None else Position(n=o)
+        if at is None:
+            with self._current(until_s) as standing:
+                t_ms, at = self._meant(standing, t_ms), self._position
+                with contextlib.suppress(Past):
+                    return self._values(choice, standing, asked, t_ms, at)
+        then = as_of(self.log, self.stage, self.features, at, asked, lambda: _in_time(until_s))
+        t_ms = self._meant(then, t_ms)
+        must_reach(self.log, self.features, t_ms)
+        return self._values(choice, then, asked, t_ms, at)
+
+    def follow(self) -> Position:
+        """Fold what is new, so that whoever asks next need not; how far it is then."""
+        with self._current(float("inf")):
+            return self._position
+
+    def _choice(self, names: tuple[str, ...]) -> Choice:
+        found = self._choices.get(names)
+        if found is None:
+            found = Choice(self.features, names)
+            if len(self._choices) < CHOICES:
+                self._choices[names] = found
+        return found
+
+    def _meant(self, standing: Standing, t_ms: int | None) -> int:
+        """The time that is asked for."""
+        if t_ms is None:
+            t_ms = standing.newest_ms() if self.now_ms is None else self.now_ms()
+        if t_ms is None:
+            raise Refused("Nothing on the log says what time it is.", code="no_time", hint="Give t.")
+        if abs(t_ms) > LATEST_MS:
+            raise Refused("This time is too far away.", code="wrong_type")
+        return t_ms
+
+    def _values(
+        self, choice: Choice, standing: Standing, asked: Sequence[msgspec.Struct], t_ms: int, at: Position
+    ) -> list[Values]:
+        fold, age_ms, digest, names = standing.fold, standing.age_ms(t_ms), self.digest, choice.names
+        return [Values(names, choice.read(fold, one, t_ms), t_ms, at, age_ms, digest) for one in asked]
+
+    # Following the log.
+
+    @contextlib.contextmanager
+    def _current(self, until_s: float) -> Iterator[Standing]:
+        """The live state at the log's end, to oneself."""
+        left_s = until_s - time.monotonic()
+        if not self._lock.acquire(timeout=min(max(0.0, left_s), threading.TIMEOUT_MAX)):
+            raise Late
+        try:
+            end = self.log.end()
+            while self._standing is None or self._position.n < end.n:
+                try:
+                    self._fold(end, until_s)
+                except _Rebuild:
+                    continue
+            yield self._standing
+        finally:
+            self._lock.release()
+
+    def _fold(self, end: Position, until_s: float) -> None:
+        """Fold up to `end`, from the checkpoint of the stage or from the log's start where nothing is folded yet."""
+        if self._standing is None:
+            self._standing, self._base = _begun(self.log, self.stage, self.features)
+            self._position = self._base
+        standing, begun = self._standing, self._position
+        for records, position in folded(self.log, self.stage, self._topics, begun, stop=end):
+            try:
+                for record in records:
+                    if record.topic == DEAD:
+                        self._check(read(record, DeadLetter), standing, begun)
+                    else:
+                        standing.take(record)
+            except BaseException:  # half a batch is in it
+                self._standing = None
+                raise
+            self._position = position
+            _in_time(until_s)
+
+    def _check(self, letter: DeadLetter, standing: Standing, begun: Position) -> None:
+        """A letter of a record that was read before it was buried: it must have been poison here, too."""
+        mine = letter.stage == self.stage and self._base.n <= letter.o < begun.n
+        if mine and letter.o not in standing.poison:
+            raise _Rebuild
+
+
+def _begun(log: Log, stage: str, features: FeatureSet) -> tuple[Standing, Position]:
+    """The state in the newest checkpoint of a stage's shares that has folded this set, or an empty one."""
+    shares = [(one.position.n, name) for name, one in log.stages().items() if name.partition("/")[0] == stage]
+    for _, name in sorted(shares, reverse=True):
+        found = log.load(name)
+        saved = unpack(found.state, Saved).folds.get(features.digest) if found.state else None
+        if saved is not None:
+            fold = Fold.load(features, saved)
+            if fold.now_ms > -LATEST_MS:  # else it knows of events only, and not until when
+                return Standing(fold, fold.now_ms), found.state_position
+    return Standing(Fold(features)), START
+
+
+def _millis(t: datetime | int) -> int:
+    return millis(t) if isinstance(t, datetime) else t
+
+
+def _in_time(until_s: float) -> None:
+    if time.monotonic() > until_s:
+        raise Late

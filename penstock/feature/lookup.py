@@ -1,0 +1,134 @@
+"""feature: a look-up: the values of a set for entities alone, without a request on the log."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from penstock.feature.fold import SLACK_MS, Fold, Past
+from penstock.feature.plan import FeatureSet
+from penstock.record.decisions import Value
+from penstock.record.errors import PenstockError, Refused
+from penstock.record.event import unknown
+from penstock.record.poison import code_of, reason
+from penstock.record.record import Position
+
+Entity = Mapping[str, Any] | str
+"""Whose values: the columns of the request that tell it, or the text of the only one that is needed."""
+
+
+class Values(msgspec.Struct, frozen=True, gc=False):
+    """What a feature set is for one entity at (t, O). `digest` says by which definitions.
+
+    Every record below `o` is in it and none from there on. `age_ms` is how far the newest tick below `o`
+    lies behind `t_ms`, 0 where it does not: until that tick the log has told what time it is, and what
+    happened since then may still be under way. Where there is no tick below `o` the newest event counts;
+    None: there is nothing at all.
+    """
+
+    names: tuple[str, ...]
+    values: list[Value]
+    t_ms: int
+    o: Position
+    age_ms: int | None
+    digest: str
+
+
+class Choice:
+    """Some features of a set, in the order asked for (none named: all), and the request's columns they need."""
+
+    def __init__(self, features: FeatureSet, names: Iterable[str] = ()) -> None:
+        self.features, self.names = features, tuple(names) or features.names
+        places = dict(zip(features.names, features.outputs, strict=True))
+        strange = next((name for name in self.names if name not in places), "")
+        if strange:
+            known = unknown(strange[:64], places, "a feature of this set")
+            raise Refused(known, code="unknown_feature")
+        self.outputs = tuple(places[name] for name in self.names)
+        self.nodes = tuple(sorted(_behind(features, self.outputs)))
+        self.needs = tuple(_columns(features, self.nodes))
+        self._columns = frozenset(features.request.columns)
+        self._type = _optional(features)
+
+    def entity(self, given: Entity, *, strict: bool = True) -> msgspec.Struct:
+        """An entity's columns, checked; raises Refused naming the column, never its value. Not `strict`:
+        texts are read as what the column's type says."""
+        if isinstance(given, str):
+            given = {self._only(): given}
+        strange = next((name for name in given if name not in self._columns), None)
+        topic = self.features.request.topic
+        if strange is not None:
+            what = unknown(str(strange)[:64], self._columns, f"a column of the request {topic}")
+            raise Refused(what, code="unknown_column")
+        absent = next((name for name in self.needs if name not in given), "")
+        if absent:
+            raise self._absent(absent, given)
+        try:
+            return msgspec.convert(given, self._type, strict=strict)
+        except msgspec.ValidationError as error:
+            raise Refused(f"The entity does not fit {topic}: {reason(error)}.", code=code_of(error)) from None
+
+    def _only(self) -> str:
+        if len(self.needs) == 1:
+            return self.needs[0]
+        named = ", ".join(f'"{name}"' for name in self.needs) or "none"
+        raise Refused(
+            f"These features need several columns of the request ({named}).",
+            code="which_column", hint='Name them: {"COLUMN": VALUE, ...}.',
+        )  # fmt: skip
+
+    def _absent(self, absent: str, given: Mapping[str, Any]) -> Refused:
+        """Which feature needs what is not given, and which ones can be had without it."""
+        able = [name for name in self.names if set(Choice(self.features, [name]).needs) <= given.keys()]
+        needing = next(name for name in self.names if absent in Choice(self.features, [name]).needs)
+        mend = f"ask for these features only: {', '.join(able)}." if able else "name another entity."
+        return Refused(
+            f'"{needing}" needs the column "{absent}", which is not given.',
+            code="missing_column", hint=f"Give it, or {mend}",
+        )  # fmt: skip
+
+    def read(self, fold: Fold, entity: msgspec.Struct, t_ms: int) -> list[Value]:
+        """The values at `t_ms`; raises Past as the fold does, Refused where a function of the file's fails."""
+        if fold.prune and t_ms < fold.now_ms - SLACK_MS:
+            raise Past
+        slots: list[Any] = [None] * len(self.features.nodes)
+        steps: Any = fold._steps
+        place = -1
+        try:
+            for place in self.nodes:
+                slots[place] = steps[place](entity, slots, t_ms)
+        except PenstockError:
+            raise
+        except Exception:  # a feature's function is the user's code, whatever it raises
+            name = self.features.nodes[place].name
+            raise Refused(f'The function of "{name}" fails on this.', code="feature_failed") from None
+        return [slots[place] for place in self.outputs]
+
+
+def _behind(features: FeatureSet, outputs: Iterable[int]) -> set[int]:
+    """The nodes that some outputs are made of."""
+    found: set[int] = set()
+    waiting = list(outputs)
+    while waiting:
+        place = waiting.pop()
+        if place not in found:
+            found.add(place)
+            waiting += features.nodes[place].inputs
+    return found
+
+
+def _columns(features: FeatureSet, nodes: Iterable[int]) -> Iterable[str]:
+    needed = {features.nodes[place].column for place in nodes} - {""}
+    return (name for name in features.request.columns if name in needed)
+
+
+def _optional(features: FeatureSet) -> type[msgspec.Struct]:
+    """The request's type with every column left out or null, if one likes: an entity without a name has no history."""
+    hints = typing.get_type_hints(features.request.schema, include_extras=True)
+    fields = [
+        (name, hints[name] | None | msgspec.UnsetType, msgspec.UNSET) for name in features.request.columns
+    ]
+    return msgspec.defstruct("Entity", fields, kw_only=True, frozen=True, gc=False)
