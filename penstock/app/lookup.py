@@ -14,18 +14,24 @@ from datetime import datetime
 
 import msgspec
 
+from penstock.app.pipeline import File
 from penstock.dataset.asof import Standing, as_of, must_reach
 from penstock.feature import FeatureSet, Fold, Past
-from penstock.feature.lookup import Choice, Entity, Values
+from penstock.feature.lookup import Choice, Entity, Looked, Values
 from penstock.log import Log
 from penstock.predict.stage import Saved
 from penstock.record.codec import millis, unpack
 from penstock.record.decisions import AGAIN, DEAD, TICKS, DeadLetter, read
-from penstock.record.errors import Refused, Unavailable
-from penstock.record.event import LATEST_MS
+from penstock.record.errors import NotFound, Refused, Unavailable
+from penstock.record.event import LATEST_MS, unknown
 from penstock.record.record import START, Position
 from penstock.stage import folded
 
+FOREVER = float("inf")
+DIGEST_AT_LEAST = 6
+
+Sets = dict[str, tuple[str, FeatureSet]]
+"""By digest: a model, and a feature set that it uses or has used."""
 CHOICES = 64
 """Selections of features whose checks are kept."""
 
@@ -34,6 +40,14 @@ class Late(Unavailable):
     """The values were not ready in time; ask again."""
 
     code = "deadline"
+
+
+class Question(msgspec.Struct, frozen=True):
+    """A look-up that was checked: which features, of whom, when (None: now)."""
+
+    choice: Choice
+    entities: list[msgspec.Struct]
+    t_ms: int | None
 
 
 class _Rebuild(Exception):
@@ -67,8 +81,8 @@ class Lookup:
         o: Position | int | None = None,
         names: Sequence[str] = (),
     ) -> Values:
-        """The values for one entity: see `get_many`."""
-        return self.get_many([entity], t, o=o, names=names)[0]
+        """The values of the set (or of `names` of it) for one entity: see `look`."""
+        return self.look([entity], t, o=o, names=names).each()[0]
 
     def get_many(
         self,
@@ -77,32 +91,66 @@ class Lookup:
         *,
         o: Position | int | None = None,
         names: Sequence[str] = (),
-        strict: bool = True,
-        until_s: float = float("inf"),
     ) -> list[Values]:
-        """The values of the set (or of `names` of it) for each entity, all at one (t, O), in order.
+        """The values for each entity, all at one (t, O), in order, repeats too: see `look`."""
+        return self.look(entities, t, o=o, names=names).each()
 
-        O is the log's end as of now, or `o`: then, and where `t` lies too far back for the live state, the
-        answer is read from the log. Raises Refused where an entity does not fit, and Unavailable at
-        `until_s` of the monotonic clock: what was folded by then is kept.
+    def look(
+        self,
+        entities: Iterable[Entity],
+        t: datetime | int | None = None,
+        *,
+        o: Position | int | None = None,
+        names: Sequence[str] = (),
+        strict: bool = True,
+        until_s: float = FOREVER,
+    ) -> Looked:
+        """The values for entities at (t, O). O is the log's end as of now, or `o`: then, and where `t` lies
+        too far back for the live state, the answer is read from the log.
+
+        Raises Refused where an entity does not fit, where retention took what it would see, or a function of
+        the file's fails; Late at `until_s` of the monotonic clock, and what the live state folded is kept.
         """
+        question = self.question(entities, t, names, strict=strict)
+        found = self.live(question, until_s) if o is None else None
+        return found or self.past(question, o, until_s)
+
+    def question(
+        self,
+        entities: Iterable[Entity],
+        t: datetime | int | None = None,
+        names: Sequence[str] = (),
+        *,
+        strict: bool = True,
+    ) -> Question:
+        """What is asked, checked."""
         choice = self._choice(tuple(names))
-        asked = [choice.entity(one, strict=strict) for one in entities]
-        t_ms = None if t is None else _millis(t)
-        at = o if isinstance(o, Position) or o is None else Position(n=o)
-        if at is None:
-            with self._current(until_s) as standing:
-                t_ms, at = self._meant(standing, t_ms), self._position
-                with contextlib.suppress(Past):
-                    return self._values(choice, standing, asked, t_ms, at)
-        then = as_of(self.log, self.stage, self.features, at, asked, lambda: _in_time(until_s))
-        t_ms = self._meant(then, t_ms)
+        t_ms = millis(t) if isinstance(t, datetime) else t
+        if t_ms is not None and abs(t_ms) > LATEST_MS:
+            raise Refused("This time is too far away.", code="wrong_type")
+        return Question(choice, [choice.entity(one, strict=strict) for one in entities], t_ms)
+
+    def live(self, question: Question, until_s: float = FOREVER) -> Looked | None:
+        """The answer of the live state; None where the time lies too far back for it."""
+        with self._current(until_s) as standing:
+            try:
+                return self._answer(question, standing, self._meant(question, standing), self._position)
+            except Past:
+                return None
+
+    def past(self, question: Question, o: Position | int | None, until_s: float = FOREVER) -> Looked:
+        """The answer of the log: one sweep over it."""
+        at = self.log.end() if o is None else o if isinstance(o, Position) else Position(n=o)
+        then = as_of(
+            self.log, self.stage, self.features, at, question.entities, lambda: _in_time(until_s)
+        )  # fmt: skip
+        t_ms = self._meant(question, then)
         must_reach(self.log, self.features, t_ms)
-        return self._values(choice, then, asked, t_ms, at)
+        return self._answer(question, then, t_ms, at)
 
     def follow(self) -> Position:
         """Fold what is new, so that whoever asks next need not; how far it is then."""
-        with self._current(float("inf")):
+        with self._current(FOREVER):
             return self._position
 
     def _choice(self, names: tuple[str, ...]) -> Choice:
@@ -113,21 +161,19 @@ class Lookup:
                 self._choices[names] = found
         return found
 
-    def _meant(self, standing: Standing, t_ms: int | None) -> int:
+    def _meant(self, question: Question, standing: Standing) -> int:
         """The time that is asked for."""
+        t_ms = question.t_ms
         if t_ms is None:
             t_ms = standing.newest_ms() if self.now_ms is None else self.now_ms()
         if t_ms is None:
             raise Refused("Nothing on the log says what time it is.", code="no_time", hint="Give t.")
-        if abs(t_ms) > LATEST_MS:
-            raise Refused("This time is too far away.", code="wrong_type")
         return t_ms
 
-    def _values(
-        self, choice: Choice, standing: Standing, asked: Sequence[msgspec.Struct], t_ms: int, at: Position
-    ) -> list[Values]:
-        fold, age_ms, digest, names = standing.fold, standing.age_ms(t_ms), self.digest, choice.names
-        return [Values(names, choice.read(fold, one, t_ms), t_ms, at, age_ms, digest) for one in asked]
+    def _answer(self, question: Question, standing: Standing, t_ms: int, o: Position) -> Looked:
+        choice, fold = question.choice, standing.fold
+        rows = [choice.read(fold, one, t_ms) for one in question.entities]
+        return Looked(choice.names, rows, t_ms, o, standing.age_ms(t_ms), self.digest)
 
     # Following the log.
 
@@ -174,6 +220,40 @@ class Lookup:
             raise _Rebuild
 
 
+class Lookups:
+    """Look-ups by model or digest, each begun when it is first asked for. A model's name means the set that the
+    file declares now."""
+
+    def __init__(self, sets: Sets, file: File, log: Log, now_ms: Callable[[], int] | None = None) -> None:
+        self.sets, self.log, self.now_ms = sets, log, now_ms
+        self.current = {name: plan.features.digest for name, plan in file.plans.items()}
+        self._lookups: dict[str, Lookup] = {}
+        self._lock = threading.Lock()
+
+    def of(self, name: str) -> Lookup:
+        """The look-up of a model's set, or of the one whose digest begins so; raises NotFound, or Refused where
+        several do."""
+        digest = self.current.get(name) or self._digest(name)
+        with self._lock:
+            if digest not in self._lookups:
+                model, features = self.sets[digest]
+                self._lookups[digest] = Lookup(features, self.log, f"predict.{model}", self.now_ms)
+            return self._lookups[digest]
+
+    def _digest(self, name: str) -> str:
+        found = [one for one in self.sets if one.startswith(name)] if len(name) >= DIGEST_AT_LEAST else []
+        if len(found) > 1:
+            raise Refused("Several feature sets have a digest that begins so.", code="ambiguous")
+        if not found:
+            raise NotFound(unknown(name[:64], self.current, "a model of this file, or how a digest begins"))
+        return found[0]
+
+    def begun(self) -> list[Lookup]:
+        """Those that were asked for."""
+        with self._lock:
+            return list(self._lookups.values())
+
+
 def _begun(log: Log, stage: str, features: FeatureSet) -> tuple[Standing, Position]:
     """The state in the newest checkpoint of a stage's shares that has folded this set, or an empty one."""
     shares = [(one.position.n, name) for name, one in log.stages().items() if name.partition("/")[0] == stage]
@@ -185,10 +265,6 @@ def _begun(log: Log, stage: str, features: FeatureSet) -> tuple[Standing, Positi
             if fold.now_ms > -LATEST_MS:  # else it knows of events only, and not until when
                 return Standing(fold, fold.now_ms), found.state_position
     return Standing(Fold(features)), START
-
-
-def _millis(t: datetime | int) -> int:
-    return millis(t) if isinstance(t, datetime) else t
 
 
 def _in_time(until_s: float) -> None:

@@ -37,6 +37,21 @@ class Values(msgspec.Struct, frozen=True, gc=False):
     digest: str
 
 
+class Looked(msgspec.Struct, frozen=True):
+    """The same of many entities: a row each, in the order asked for."""
+
+    names: tuple[str, ...]
+    rows: list[list[Value]]
+    t_ms: int
+    o: Position
+    age_ms: int | None
+    digest: str
+
+    def each(self) -> list[Values]:
+        """The values of each entity by itself."""
+        return [Values(self.names, row, self.t_ms, self.o, self.age_ms, self.digest) for row in self.rows]
+
+
 class Choice:
     """Some features of a set, in the order asked for (none named: all), and the request's columns they need."""
 
@@ -47,6 +62,8 @@ class Choice:
         if strange:
             known = unknown(strange[:64], places, "a feature of this set")
             raise Refused(known, code="unknown_feature")
+        if len(set(self.names)) < len(self.names):
+            raise Refused("A feature is asked for twice.", code="feature_twice")
         self.outputs = tuple(places[name] for name in self.names)
         self.nodes = tuple(sorted(_behind(features, self.outputs)))
         self.needs = tuple(_columns(features, self.nodes))
