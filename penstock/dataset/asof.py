@@ -33,12 +33,13 @@ class Standing:
             self.fold.tick(t_ms)
             self.tick_ms = t_ms if self.tick_ms is None else max(self.tick_ms, t_ms)
             return
-        if self.event_ms is None or record.time_ms > self.event_ms:
-            self.event_ms = record.time_ms
         try:
             self.fold.add(record)
         except Poison:
             self.poison.add(record.o)
+            return
+        if self.event_ms is None or record.time_ms > self.event_ms:
+            self.event_ms = record.time_ms
 
     def newest_ms(self) -> int | None:
         """Until when it knows; None: it has seen nothing."""
