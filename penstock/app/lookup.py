@@ -17,7 +17,7 @@ import msgspec
 from penstock.app.pipeline import File
 from penstock.dataset.asof import Standing, as_of, must_reach
 from penstock.feature import FeatureSet, Fold, Past
-from penstock.feature.lookup import Choice, Entity, Looked, Values
+from penstock.feature.lookup import Choice, Columns, Entity, Looked, Values
 from penstock.log import Log
 from penstock.predict.stage import Saved
 from penstock.record.codec import millis, unpack
@@ -33,7 +33,7 @@ DIGEST_AT_LEAST = 6
 Sets = dict[str, tuple[str, FeatureSet]]
 """By digest: a model, and a feature set that it uses or has used."""
 CHOICES = 64
-"""Selections of features whose checks are kept."""
+"""Selections of features whose plans are kept."""
 
 
 class Late(Unavailable):
@@ -46,7 +46,7 @@ class Question(msgspec.Struct, frozen=True):
     """A look-up that was checked: which features, of whom, when (None: now)."""
 
     choice: Choice
-    entities: list[msgspec.Struct]
+    entities: list[Columns]
     t_ms: int | None
 
 
@@ -156,8 +156,9 @@ class Lookup:
     def _choice(self, names: tuple[str, ...]) -> Choice:
         found = self._choices.get(names)
         if found is None:
-            found = Choice(self.features, names)
-            if len(self._choices) < CHOICES:
+            often = len(self._choices) < CHOICES
+            found = Choice(self.features, names, often=often)
+            if often:
                 self._choices[names] = found
         return found
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-
-import msgspec
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from penstock.dataset.kept import horizon_ms
 from penstock.feature import FeatureSet, Fold
+from penstock.feature.lookup import Columns
 from penstock.log import Log
 from penstock.record.decisions import AGAIN, TICKS, Tick, read
 from penstock.record.errors import Poison, Refused
@@ -56,7 +55,7 @@ def as_of(
     name: str,
     features: FeatureSet,
     o: Position,
-    entities: Iterable[msgspec.Struct],
+    entities: Iterable[Columns],
     going: Callable[[], None] = lambda: None,
 ) -> Standing:
     """What stage `name` had folded at `o`, as far as `entities` see it: one sweep over the log, in memory what
@@ -80,15 +79,12 @@ def must_reach(log: Log, features: FeatureSet, t_ms: int) -> None:
         raise Refused("Retention has taken events that this looks back to.", code="log_passed")
 
 
-def keys_of(features: FeatureSet, entities: Iterable[msgspec.Struct]) -> Keys:
+def keys_of(features: FeatureSet, entities: Sequence[Columns]) -> Keys:
     """The keys of the events that entities see, where a topic is read by its key alone."""
-    asked: dict[str, set[str]] = {}
+    keys: dict[str, set[str]] = {}
+    by_others = {one.topic for one in features.series if one.entity != features.sources[one.topic].key}
     for node in features.nodes:
-        if node.aggregate is not None:
-            topic, column = node.aggregate.source.topic, features.series[node.series].entity
-            asked.setdefault(topic, set()).add(node.entity if column == node.aggregate.source.key else "")
-    return {
-        topic: frozenset(str(getattr(one, column)) for column in columns for one in entities)
-        for topic, columns in asked.items()
-        if "" not in columns
-    }
+        if node.aggregate is not None and (topic := node.aggregate.source.topic) not in by_others:
+            asked = [str(one[node.entity]) for one in entities if node.entity in one]
+            keys.setdefault(topic, set()).update(asked)
+    return {topic: frozenset(some) for topic, some in keys.items()}

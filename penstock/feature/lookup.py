@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.feature.fold import SLACK_MS, Fold, Past
+from penstock.feature.fold import Fold
 from penstock.feature.plan import FeatureSet
 from penstock.record.decisions import Value
 from penstock.record.errors import PenstockError, Refused
@@ -18,6 +18,10 @@ from penstock.record.record import Position
 
 Entity = Mapping[str, Any] | str
 """Whose values: the columns of the request that tell it, or the text of the only one that is needed."""
+
+
+Columns = dict[str, Any]
+"""What was given of a request, checked: the columns that are needed."""
 
 
 class Values(msgspec.Struct, frozen=True, gc=False):
@@ -53,9 +57,10 @@ class Looked(msgspec.Struct, frozen=True):
 
 
 class Choice:
-    """Some features of a set, in the order asked for (none named: all), and the request's columns they need."""
+    """Some features of a set, in the order asked for (none named: all), and the request's columns they need.
+    Not `often`: a fold keeps no plan for just these, of which there may be many."""
 
-    def __init__(self, features: FeatureSet, names: Iterable[str] = ()) -> None:
+    def __init__(self, features: FeatureSet, names: Iterable[str] = (), *, often: bool = True) -> None:
         self.features, self.names = features, tuple(names) or features.names
         places = dict(zip(features.names, features.outputs, strict=True))
         strange = next((name for name in self.names if name not in places), "")
@@ -67,12 +72,14 @@ class Choice:
         self.outputs = tuple(places[name] for name in self.names)
         self.nodes = tuple(sorted(_behind(features, self.outputs)))
         self.needs = tuple(_columns(features, self.nodes))
+        self.often = often
+        self._names = () if self.names == features.names else self.names
         self._columns = frozenset(features.request.columns)
         self._type = _optional(features)
 
-    def entity(self, given: Entity, *, strict: bool = True) -> msgspec.Struct:
-        """An entity's columns, checked; raises Refused naming the column, never its value. Not `strict`:
-        texts are read as what the column's type says."""
+    def entity(self, given: Entity, *, strict: bool = True) -> Columns:
+        """The columns that are needed of an entity, checked; raises Refused naming the column, never its value.
+        Not `strict`: texts are read as what the column's type says."""
         if isinstance(given, str):
             given = {self._only(): given}
         strange = next((name for name in given if name not in self._columns), None)
@@ -84,9 +91,10 @@ class Choice:
         if absent:
             raise self._absent(absent, given)
         try:
-            return msgspec.convert(given, self._type, strict=strict)
+            checked = msgspec.convert(given, self._type, strict=strict)
         except msgspec.ValidationError as error:
             raise Refused(f"The entity does not fit {topic}: {reason(error)}.", code=code_of(error)) from None
+        return {name: getattr(checked, name) for name in self.needs}
 
     def _only(self) -> str:
         if len(self.needs) == 1:
@@ -107,22 +115,27 @@ class Choice:
             code="missing_column", hint=f"Give it, or {mend}",
         )  # fmt: skip
 
-    def read(self, fold: Fold, entity: msgspec.Struct, t_ms: int) -> list[Value]:
+    def read(self, fold: Fold, columns: Columns, t_ms: int) -> list[Value]:
         """The values at `t_ms`; raises Past as the fold does, Refused where a function of the file's fails."""
-        if fold.prune and t_ms < fold.now_ms - SLACK_MS:
-            raise Past
-        slots: list[Any] = [None] * len(self.features.nodes)
-        steps: Any = fold._steps
-        place = -1
         try:
-            for place in self.nodes:
-                slots[place] = steps[place](entity, slots, t_ms)
+            if self.often:
+                return fold.get(columns, t_ms, self._names)
+            return [fold.get(columns, t_ms, (name,))[0] for name in self.names]
         except PenstockError:
             raise
         except Exception:  # a feature's function is the user's code, whatever it raises
-            name = self.features.nodes[place].name
-            raise Refused(f'The function of "{name}" fails on this.', code="feature_failed") from None
-        return [slots[place] for place in self.outputs]
+            raise Refused(
+                f'The function of "{self._failing(fold, columns, t_ms)}" fails on this.',
+                code="feature_failed",
+            ) from None
+
+    def _failing(self, fold: Fold, columns: Columns, t_ms: int) -> str:
+        for name in self.names:
+            try:
+                fold.get(columns, t_ms, (name,))
+            except Exception:  # this one
+                return name
+        return ""
 
 
 def _behind(features: FeatureSet, outputs: Iterable[int]) -> set[int]:

@@ -16,13 +16,13 @@ from penstock.app.lookup import Lookup
 from penstock.dataset import asof
 from penstock.dataset.asof import Standing
 from penstock.dataset.rows import past
-from penstock.feature import Fold, compile, count, feature, last, mean, since, sum
+from penstock.feature import Fold, compile, count, feature, last, mean, since, source, sum
 from penstock.log.memory import MemoryLog
 from penstock.log.sqlite import SqliteLog
 from penstock.predict.stage import Means, Predicting, predict_stage
 from penstock.predict.verify import same
 from penstock.record.decisions import AGAIN, TICKS, Again, Tick, draft
-from penstock.record.event import Event, key, source
+from penstock.record.event import Event, key
 from penstock.record.record import Draft
 from penstock.stage import Running
 
