@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
 import msgspec
@@ -28,6 +28,8 @@ from penstock.record.record import START, Position
 from penstock.stage import folded
 
 FOREVER = float("inf")
+SURE_S = 0.01
+"""How long the log is taken to be where it was, as long as this handle hears of no write."""
 DIGEST_AT_LEAST = 6
 
 Sets = dict[str, tuple[str, FeatureSet]]
@@ -72,6 +74,7 @@ class Lookup:
         self._lock = threading.Lock()
         self._standing: Standing | None = None
         self._base = self._position = START
+        self._heard, self._sure_s = -1, 0.0
 
     def get(
         self,
@@ -105,8 +108,9 @@ class Lookup:
         strict: bool = True,
         until_s: float = FOREVER,
     ) -> Looked:
-        """The values for entities at (t, O). O is the log's end as of now, or `o`: then, and where `t` lies
-        too far back for the live state, the answer is read from the log.
+        """The values for entities at (t, O). O is the log's end as of now (what others write is seen when this
+        handle hears of it, or 10 ms later), or `o`: then, and where `t` lies too far back for the live state,
+        the answer is read from the log.
 
         Raises Refused where an entity does not fit, where retention took what it would see, or a function of
         the file's fails; Late at `until_s` of the monotonic clock, and what the live state folded is kept.
@@ -132,11 +136,13 @@ class Lookup:
 
     def live(self, question: Question, until_s: float = FOREVER) -> Looked | None:
         """The answer of the live state; None where the time lies too far back for it."""
-        with self._current(until_s) as standing:
-            try:
-                return self._answer(question, standing, self._meant(question, standing), self._position)
-            except Past:
-                return None
+        standing = self._current(until_s)
+        try:
+            return self._answer(question, standing, self._meant(question, standing), self._position)
+        except Past:
+            return None
+        finally:
+            self._lock.release()
 
     def past(self, question: Question, o: Position | int | None, until_s: float = FOREVER) -> Looked:
         """The answer of the log: one sweep over it."""
@@ -150,8 +156,11 @@ class Lookup:
 
     def follow(self) -> Position:
         """Fold what is new, so that whoever asks next need not; how far it is then."""
-        with self._current(FOREVER):
+        self._current(FOREVER)
+        try:
             return self._position
+        finally:
+            self._lock.release()
 
     def _choice(self, names: tuple[str, ...]) -> Choice:
         found = self._choices.get(names)
@@ -178,22 +187,27 @@ class Lookup:
 
     # Following the log.
 
-    @contextlib.contextmanager
-    def _current(self, until_s: float) -> Iterator[Standing]:
-        """The live state at the log's end, to oneself."""
-        left_s = until_s - time.monotonic()
-        if not self._lock.acquire(timeout=min(max(0.0, left_s), threading.TIMEOUT_MAX)):
+    def _current(self, until_s: float) -> Standing:
+        """The live state at the log's end, to oneself until the lock is given back."""
+        now_s = time.monotonic()
+        if not self._lock.acquire(timeout=min(max(0.0, until_s - now_s), threading.TIMEOUT_MAX)):
             raise Late
         try:
-            end = self.log.end()
-            while self._standing is None or self._position.n < end.n:
-                try:
-                    self._fold(end, until_s)
-                except _Rebuild:
-                    continue
-            yield self._standing
-        finally:
+            heard = self.log.hear(self._heard, 0.0)
+            if self._standing is None or heard != self._heard or now_s >= self._sure_s:
+                self._catch_up(until_s)
+                self._heard, self._sure_s = heard, now_s + SURE_S
+        except BaseException:
             self._lock.release()
+            raise
+        assert self._standing is not None
+        return self._standing
+
+    def _catch_up(self, until_s: float) -> None:
+        end = self.log.end()
+        while self._standing is None or self._position.n < end.n:
+            with contextlib.suppress(_Rebuild):
+                self._fold(end, until_s)
 
     def _fold(self, end: Position, until_s: float) -> None:
         """Fold up to `end`, from the checkpoint of the stage or from the log's start where nothing is folded yet."""
