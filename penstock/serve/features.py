@@ -19,7 +19,7 @@ from penstock.serve.desk import Asked, Desk
 from penstock.serve.infer import BadRequest
 
 MOST_ENTITIES = 10_000
-MOST_VALUES = 1_000_000
+KNOWN = f"it takes {', '.join(Asked.__struct_fields__)}, and nothing else"
 _decoder = msgspec.json.Decoder(Asked)
 
 
@@ -48,7 +48,8 @@ def parsed(body: bytes) -> Asked:
         body.isascii() or body.decode()
         asked = _decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise BadRequest(f"The body asks for no features: {reason(error)}.") from None
+        why = KNOWN if "unknown field" in str(error) else reason(error)  # a field's name is the caller's
+        raise BadRequest(f"The body asks for no features: {why}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BadRequest("The body is not valid JSON.") from None
     if repeats_a_key(body):
