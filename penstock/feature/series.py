@@ -91,7 +91,7 @@ class Series:
             if self.head >= SLACK_EVENTS:
                 self._cut(self.head)
             return
-        units = list(self.units(at + 1))
+        units = list(self.units(at + 1)) if self.sums is not None else []
         for part in (self.times, self.positions, self.values):
             if part is not None:
                 del part[at]
