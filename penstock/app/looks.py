@@ -9,12 +9,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import msgspec
+
 from penstock.app.lookup import Lookups, Question, Sets
 from penstock.app.pipeline import File
 from penstock.feature import FeatureSet
-from penstock.feature.lookup import Choice, Looked
+from penstock.feature.lookup import Looked, needs
 from penstock.log import Log
-from penstock.record.errors import PenstockError, Unavailable
+from penstock.record.errors import Unavailable
 from penstock.serve.desk import Asked
 
 T = TypeVar("T")
@@ -74,7 +76,7 @@ class Looks:
             try:
                 for lookup in self.lookups.begun():
                     lookup.follow()
-            except PenstockError:  # whoever asks next meets it, and is told
+            except Exception:  # whoever asks next meets it too, and is told
                 self._stopping.wait(1.0)
             self.log.wait(end, 0.25)
 
@@ -88,13 +90,16 @@ class Looks:
 
 
 def described(features: FeatureSet) -> dict[str, Any]:
-    """A feature set for who has never seen its file: what a look-up names, and what it gets."""
-    listed = []
-    for name, place in zip(features.names, features.outputs, strict=True):
-        node = features.nodes[place]
-        needs = [features.nodes[i].name for i in node.inputs]
-        listed.append({"name": name, "needs": needs or [node.column]})
-    return {"request": features.request.topic, "columns": list(Choice(features).needs), "features": listed}
+    """A feature set for who has never seen its file: what a look-up names, what it needs, and what that means."""
+    listed = [
+        {
+            "name": name,
+            "columns": needs(features, [name]),
+            **msgspec.structs.asdict(features.about[name]),
+        }
+        for name in features.names
+    ]
+    return {"request": features.request.topic, "columns": needs(features, features.names), "features": listed}
 
 
 class _Lane:

@@ -69,9 +69,7 @@ class Choice:
             raise Refused(known, code="unknown_feature")
         if len(set(self.names)) < len(self.names):
             raise Refused("A feature is asked for twice.", code="feature_twice")
-        self.outputs = tuple(places[name] for name in self.names)
-        self.nodes = tuple(sorted(_behind(features, self.outputs)))
-        self.needs = tuple(_columns(features, self.nodes))
+        self.needs = needs(features, self.names)
         self.often = often
         self._names = () if self.names == features.names else self.names
         self._columns = frozenset(features.request.columns)
@@ -107,8 +105,9 @@ class Choice:
 
     def _absent(self, absent: str, given: Mapping[str, Any]) -> Refused:
         """Which feature needs what is not given, and which ones can be had without it."""
-        able = [name for name in self.names if set(Choice(self.features, [name]).needs) <= given.keys()]
-        needing = next(name for name in self.names if absent in Choice(self.features, [name]).needs)
+        needed = {name: needs(self.features, [name]) for name in self.names}
+        able = [name for name, some in needed.items() if set(some) <= given.keys()]
+        needing = next(name for name, some in needed.items() if absent in some)
         mend = f"ask for these features only: {', '.join(able)}." if able else "name another entity."
         return Refused(
             f'"{needing}" needs the column "{absent}", which is not given.',
@@ -138,21 +137,15 @@ class Choice:
         return ""
 
 
-def _behind(features: FeatureSet, outputs: Iterable[int]) -> set[int]:
-    """The nodes that some outputs are made of."""
-    found: set[int] = set()
-    waiting = list(outputs)
+def needs(features: FeatureSet, names: Iterable[str]) -> tuple[str, ...]:
+    """The request's columns that some features are made of, in the request's order."""
+    places = dict(zip(features.names, features.outputs, strict=True))
+    waiting, found = [places[name] for name in names], set()
     while waiting:
-        place = waiting.pop()
-        if place not in found:
-            found.add(place)
-            waiting += features.nodes[place].inputs
-    return found
-
-
-def _columns(features: FeatureSet, nodes: Iterable[int]) -> Iterable[str]:
-    needed = {features.nodes[place].column for place in nodes} - {""}
-    return (name for name in features.request.columns if name in needed)
+        node = features.nodes[waiting.pop()]
+        found.add(node.column)
+        waiting += node.inputs
+    return tuple(name for name in features.request.columns if name in found)
 
 
 def _optional(features: FeatureSet) -> type[msgspec.Struct]:
