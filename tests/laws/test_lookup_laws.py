@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.app.dead import letters as letters_of
 from penstock.app.lookup import Lookup
+from penstock.app.pipeline import File
+from penstock.app.retract import retract
 from penstock.dataset import asof
 from penstock.dataset.asof import Standing
 from penstock.dataset.rows import past
@@ -22,8 +26,9 @@ from penstock.log.sqlite import SqliteLog
 from penstock.predict.stage import Means, Predicting, predict_stage
 from penstock.predict.verify import same
 from penstock.record.decisions import AGAIN, TICKS, Again, Tick, draft
+from penstock.record.errors import Refused
 from penstock.record.event import Event, key
-from penstock.record.record import Draft
+from penstock.record.record import START, Draft
 from penstock.stage import Running
 
 HOUR_MS = 3_600_000
@@ -80,6 +85,15 @@ whole = source(Whole, topic="paid", id="payment")
 OLDER = {"older": count(whole, window="1h")}
 NARROW = compile(list(OLDER.values()), ask, OLDER)
 NEVER: Any = None
+
+
+class _Plan(msgspec.Struct):
+    """As much of a plan as a retraction looks at."""
+
+    features: Any
+
+
+FILE = File("", b"", "", {"m": _Plan(FEATURES)}, {"paid": paid})  # type: ignore[dict-item]
 MEANS = Means(NEVER, NEVER, NEVER, lambda features, stop: Fold(features), lambda: 0.0)
 
 
@@ -103,7 +117,10 @@ MOVES = st.one_of(
     st.tuples(st.just("look"), CARDS, st.integers(-140, 2), st.sampled_from(["", "then"])),
     st.tuples(st.just("tick"), st.none(), st.integers(0, 20), st.none()),
     st.tuples(
-        st.sampled_from(["poison", "again", "run", "restart"]), st.none(), st.integers(0, 3), st.none()
+        st.sampled_from(["poison", "again", "run", "restart", "retract"]),
+        st.none(),
+        st.integers(0, 3),
+        st.none(),
     ),
 )
 
@@ -134,6 +151,8 @@ class World:
                 self.log.append([Draft("paid", "a", self.now_ms, b"\xc1", f"bad-{self.n}")])
             case "again":
                 self.again(grid)
+            case "retract":
+                self.retract(grid)
             case "run":
                 self.running.advance()
             case "restart":
@@ -148,6 +167,13 @@ class World:
         if letters:
             word = Again("paid", letters[-1 - back % len(letters)].position, [STAGE], "ana", 0)
             self.log.append([draft(AGAIN, word, key="paid", t_ms=0)])
+
+    def retract(self, back: int) -> None:
+        """A payment is taken back, from where it counts."""
+        found = self.log.read(["paid"], START, limit=1000)[0]
+        if found:
+            with contextlib.suppress(Refused):  # it counts nowhere
+                retract(FILE, self.log, "paid", [found[-1 - back % len(found)].id])
 
     def look(self, card: str | None, shop: str, t_ms: int, more: str) -> None:
         """Look up, live or as of now, and hold it against what a request sees."""
