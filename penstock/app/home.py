@@ -11,6 +11,7 @@ import msgspec
 
 from penstock.app.consistency import KIND, Found, found
 from penstock.app.counters import Counters, plain
+from penstock.app.lookup import Lookup, Lookups
 from penstock.app.pipeline import File, Plan, load_text
 from penstock.app.place import Remembered, blobs_of, follow, remember
 from penstock.app.pressure import Bounds, Pressure, disk_of, lags
@@ -62,6 +63,12 @@ class Home(msgspec.Struct, frozen=True, eq=False):
         if newest is None:
             raise NotFound("Nothing was brought up in this home yet.", hint="`penstock up FILE` does that.")
         return load_text(self.blobs.get(newest.code), newest.path)
+
+    def features(self, name: str, file: File | None = None) -> Lookup:
+        """Look-ups in a model's feature set, or in the one whose digest begins so: `home.features("fraud")
+        .get({"card": "c1"})`. `file`: whose sets (default: those of the file brought up last)."""
+        file = file or self.file()
+        return Lookups(Books(file, self.log, self.blobs).all_sets(), file, self.log).of(name)
 
 
 def wall_ms() -> int:
@@ -173,6 +180,14 @@ class Books:
     def sets(self, model: str) -> dict[str, FeatureSet]:
         """A model's feature sets, by digest."""
         return {digest: plan.features for digest, plan in self.plans[model].items()}
+
+    def all_sets(self) -> dict[str, tuple[str, FeatureSet]]:
+        """Every feature set by digest, with the model that it belongs to."""
+        return {
+            digest: (name, plan.features)
+            for name, plans in self.plans.items()
+            for digest, plan in plans.items()
+        }
 
     def verify(self, model: str, progress: Progress = lambda done, total: None) -> Verified:
         """Every prediction of a model made again, and compared."""

@@ -17,6 +17,7 @@ import msgspec
 import threadpoolctl
 
 from penstock.app.consistency import KIND, checked, checking, long_ago, refill
+from penstock.app.lookup import Lookup
 from penstock.app.pipeline import File, Plan, load_text
 from penstock.app.train import Order
 from penstock.dataset.outcome import outcome_stage
@@ -209,6 +210,7 @@ class System:
             into = self.predicting if name.startswith("predict.") else self.folding
             into += [own(one, log) for one in stages]
         self.open = View(OPEN, log)
+        self._lookups: dict[str, Lookup] = {}
         self.working = {name: log.load(f"work.{name}", claim=True).epoch for name in file.plans}
 
     def deploy(self, t_ms: int) -> None:
@@ -284,6 +286,11 @@ class System:
         point(Point.EFFECT, intent.model)
         finish(self.log, intent, result, self.working[intent.model], self.open.position)
         point(Point.RESULT, intent.model)
+
+    def features(self, model: str) -> Lookup:
+        """Look-ups in a model's feature set."""
+        features = self.file.plan(model).features
+        return self._lookups.setdefault(model, Lookup(features, self.log, f"predict.{model}"))
 
     def save(self) -> None:
         """Write every stage's state, so that the next start has little to fold again."""
@@ -404,7 +411,7 @@ def append(
             if len(notes) < 20:
                 notes.append(f"row {number}: {error}")
     refusals = [_refusal(msgspec.structs.replace(one, count=refused[code])) for code, one in first_of.items()]
-    producer, sequence = _in_order(log, topic, numbered)
+    producer, sequence = in_order(log, topic, numbered)
     done = log.append([*drafts, *refusals], producer=producer, sequence=sequence, sync=sync)
     repeated = sum(i < len(drafts) for i in done.repeats)
     if repeated:
@@ -416,7 +423,7 @@ def append(
     return Report(len(drafts) - repeated, repeated, refused, notes, done.places[: len(drafts)])
 
 
-def _in_order(log: Log, topic: str, numbered: Numbered) -> Numbered:
+def in_order(log: Log, topic: str, numbered: Numbered) -> Numbered:
     """The producer as the log knows it. Raises Refused where an append before this one is missing: it
     would be taken for a repeat when it comes."""
     name, sequence = numbered

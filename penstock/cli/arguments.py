@@ -11,6 +11,7 @@ from penstock.cli.dead import dead
 from penstock.cli.features import features
 from penstock.cli.graph import graph
 from penstock.cli.keep import backup
+from penstock.cli.lookup import get, retract
 from penstock.cli.repair import repair
 from penstock.cli.simulate import simulate
 
@@ -21,6 +22,7 @@ def declare(verbs: Any) -> None:
     _asking(verbs)
     _keeping(verbs)
     _burying(verbs)
+    _looking(verbs)
     _deciding(verbs)
     _proving(verbs)
 
@@ -233,6 +235,43 @@ def _burying(verbs: Any) -> None:
         help="fold these after all (none named: every one), once the file is mended and up",
     )  # fmt: skip
     parser.add_argument("--who", default="", help="in whose name (default: the user's)")
+
+
+def _looking(verbs: Any) -> None:
+    features = _verb(
+        verbs, "features", None, "Look features up.", "penstock features get pipeline.py --model fraud --entity card=c1"
+    )  # fmt: skip
+    parts = features.add_subparsers(dest="part", metavar="WHAT", required=True)
+    _getting(parts)
+    gone = _homed(_verb(
+        verbs, "retract", retract, "Take events back by their ids: from here on no feature sees them.",
+        "penstock retract pipeline.py payment 1234 1235",
+    ))  # fmt: skip
+    gone.add_argument("file", metavar="FILE")
+    gone.add_argument("topic", metavar="TOPIC")
+    gone.add_argument("ids", metavar="ID", nargs="+")
+
+
+def _getting(parts: Any) -> None:
+    parser = _homed(_verb(
+        parts, "get", get, "The values of a model's features for entities, now or as of then.",
+        "penstock features get pipeline.py --model fraud --entity card=c1 --entity card=c2 --t 2026-05-01T12:00Z",
+    ))  # fmt: skip
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument(
+        "--model", default="", metavar="MODEL", help="or how a digest begins (default: the only one)"
+    )
+    parser.add_argument(
+        "--entity", action="append", nargs="+", required=True, metavar="COLUMN=VALUE",
+        help="the request's columns that tell whose; a value alone where one column is needed",
+    )  # fmt: skip
+    parser.add_argument(
+        "--feature", action="append", default=[], metavar="NAME", help="these only (default: all of them)"
+    )
+    parser.add_argument(
+        "--t", default="", metavar="TIME", help="UTC time or milliseconds (default: the newest tick)"
+    )
+    parser.add_argument("--o", type=int, default=None, metavar="POSITION", help="as the log stood there")
 
 
 def _deciding(verbs: Any) -> None:
