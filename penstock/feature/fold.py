@@ -213,8 +213,7 @@ class Fold:
             kind = f"of {needs}" if node.inputs else "column"
             return Seen(name, value, kind, self.features.request.topic, "", 0, 0, -1, -1)
         entity, table = slots[node.inputs[0]], self.tables[node.series]
-        series = table.series.get(entity)
-        series = Series(table.shape) if series is None else series
+        series = table.series.get(entity, Series(table.shape))
         low, high = self._whole.places(node, series, t_ms)
         forgotten, ends = table.behind(entity, one, t_ms)
         if one.kind in ("last", "since"):

@@ -240,7 +240,7 @@ class Table:
 
     def _row(self, entity: Any) -> list[Any]:
         series = self.series.get(entity)
-        series = Series(self.shape) if series is None else series
+        series = Series(self.shape) if series is None else series  # one without events has sums, too
         times, positions, values, units = series.rows()
         whole_units = [str(n) for n in units] if self.exact and units is not None else units
         sums = str(series.total), str(series.square)
