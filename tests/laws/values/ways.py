@@ -42,6 +42,7 @@ class Played(msgspec.Struct, frozen=True):
     log: Any
     live: Values
     dead: dict[int, str]
+    state: bytes
 
     def records(self) -> list[Record]:
         """What the stage has folded, in order."""
@@ -85,7 +86,7 @@ def play(world: World, moves: Sequence[Move], log: Any = None) -> Played:
     while running.advance() is not None:
         pass
     letters = [read(r, DeadLetter) for r in log.read([DEAD], START, limit=10**9)[0]]
-    return Played(world, log, live, {letter.o: letter.code for letter in letters})
+    return Played(world, log, live, {letter.o: letter.code for letter in letters}, running.state.dump())
 
 
 def _retraction(move: Move, of: Draft, position: int) -> Draft:
@@ -235,7 +236,14 @@ def compared(played: Played) -> tuple[int, list[Wrong]]:
             if not same(mine, want[position]):
                 wrong += [Wrong(way, n, position, a, b) for n, a, b in zip(names, mine, want[position], strict=True)
                           if not same([a], [b])]  # fmt: skip
-    return count, wrong + _graves(played)
+    return count, wrong + _graves(played) + _state(played)
+
+
+def _state(played: Played) -> list[Wrong]:
+    """Folded in one go, and with restarts: the same bytes."""
+    fold = Fold(played.world.features)
+    _folded(played, fold)
+    return [] if fold.dump() == played.state else [Wrong("state", "", -1, len(fold.dump()), len(played.state))]
 
 
 def _graves(played: Played) -> list[Wrong]:
