@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from penstock.app.consistency import KIND, Found, found
 from penstock.app.counters import Counters, plain
 from penstock.app.lookup import Lookup, Lookups
 from penstock.app.pipeline import File, Plan, load_text
@@ -21,6 +22,7 @@ from penstock.log import Blob, Log
 from penstock.log.blob import FolderBlob
 from penstock.log.sqlite import SqliteLog
 from penstock.monitor.board import ALARMS
+from penstock.predict.consistency import consistency_inputs
 from penstock.predict.stage import predict_inputs, share_name
 from penstock.predict.trace import Trace, trace
 from penstock.predict.verify import Progress, Verified, verify
@@ -90,12 +92,14 @@ def inputs_of(file: File, blobs: Blob) -> dict[str, Sequence[str]]:
     for plan in file.plans.values():
         sets = {plan.features.digest: plan.features}
         inputs[f"predict.{plan.name}"] = predict_inputs(plan.name, plan.pipeline.request, sets)
+        if plan.pipeline.consistency:
+            inputs[f"{KIND}.{plan.name}"] = consistency_inputs(plan.name, plan.pipeline.request, sets)
     return inputs
 
 
 def pressure(file: File, home: Home, bounds: Bounds) -> Pressure:
-    """The bounds that producers into a home meet."""
-    inputs = inputs_of(file, home.blobs)
+    """The bounds that producers into a home meet. What only compares holds nobody back."""
+    inputs = {n: t for n, t in inputs_of(file, home.blobs).items() if not n.startswith(f"{KIND}.")}
     return Pressure(bounds, lambda: lags(home.log, inputs), lambda: disk_of(home.path))
 
 
@@ -194,6 +198,10 @@ class Books:
             return found[0][1] if found else []  # none where the log has no such request to fold
 
         return verify(self.log, model, request, self.sets(model), self.models.get, seen, progress)
+
+    def consistency(self, model: str) -> Found:
+        """What was compared of a model so far, and what was unequal."""
+        return found(self.log, self.file.plan(model), self.sets(model))
 
     def trace(self, id: str) -> Trace:
         """Everything about one prediction, by its id or its request's."""
