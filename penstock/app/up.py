@@ -102,6 +102,7 @@ def desk(live: Live, file: File, views: Views, looks: Looks, training: Mapping[s
     def status() -> dict[str, Any]:
         with lock:
             found = {**views.status(), "broken": live.broken, "held": _held(live.admit)}
+        found["counters"] += plain(live.sizes.counts)
         since = plain([*live.tally.read(), *_repeated(system)])
         return {**found, "training": dict(training), "since_start": since}
 

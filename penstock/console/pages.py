@@ -175,12 +175,17 @@ def _overview(sight: Sight, folds: Folds) -> Response:
         for one in status["counters"]
         if one["name"] == "refused"
     ]
+    dead = [
+        (one["labels"]["stage"], one["labels"]["code"], one["value"])
+        for one in status["counters"]
+        if one["name"] == "dead_letters"
+    ]
     traffic = {name: board.volume(board.thin(folds.hours(name)))["requests"] for name in sight.rules}
     rates = {name: board.positive_rate(board.thin(folds.hours(name)))["positive"] for name in sight.rules}
     drawn = [line(traffic, title="Requests an hour"), line(rates, title="Positive answers", percent=True)]
     return _page(
         "overview.html",
-        how=status, models=models, standing=standing, recent=alarms.recent[::-1][:8], refused=refused,
+        how=status, models=models, standing=standing, recent=alarms.recent[::-1][:8], refused=refused, dead=dead,
         charts=[Markup(one) for one in drawn],
         lag=max((one["lag"] for one in status["stages"].values()), default=0),
     )  # fmt: skip
