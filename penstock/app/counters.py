@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from penstock.feature import FeatureSet
 from penstock.feature.fold import dropped
+from penstock.feature.size import sizes
 from penstock.log import Log
 from penstock.record.codec import unpack
 from penstock.record.decisions import DEAD, REFUSED, DeadLetter, Refusal, read
@@ -87,10 +90,12 @@ class Counters:
         topics: Iterable[str],
         models: Sequence[str],
         clock: Callable[[], float] = time.monotonic,
+        sets: Mapping[str, FeatureSet] = {},
     ) -> None:
-        self.log, self.models, self.clock = log, models, clock
+        self.log, self.models, self.clock, self.sets = log, models, clock, sets
         self._view = View(counting(topics), log)
         self._states: list[Count] = []
+        self._sized: dict[str, tuple[int, list[Count]]] = {}
         self._until_s = float("-inf")
 
     def read(self) -> list[Count]:
@@ -114,14 +119,33 @@ class Counters:
         ]
         made.append(Count("labels_parked", {"model": model}, len(joined.parked)))
         answering = self.log.load(f"predict.{model}").state
+        folds = unpack(answering, _Answered).folds if answering else {}
         left: Counter[tuple[str, str]] = Counter()
-        for data in unpack(answering, _Answered).folds.values() if answering else ():
+        for data in folds.values():
             for why, n in dropped(data):
                 topic, _, reason = why.partition(": ")
                 left[topic, reason] = max(left[topic, reason], n)
         made += [
             Count("left_out", {"model": model, "topic": t, "why": w}, n) for (t, w), n in sorted(left.items())
         ]
+        for digest, data in folds.items():
+            mark = zlib.crc32(data)
+            if self._sized.get(digest, (-1, []))[0] != mark:
+                self._sized[digest] = mark, self._sizes(model, digest, data)
+            made += self._sized[digest][1]
+        return made
+
+    def _sizes(self, model: str, digest: str, data: bytes) -> list[Count]:
+        """How large the state of a feature set is, by series, and its largest entity's share of it."""
+        labels = {"model": model, "set": digest[:12]}
+        made = [Count("feature_state_bytes", labels, len(data))]
+        for one in sizes(self.sets[digest], data) if digest in self.sets else ():
+            source = {**labels, "source": one.series}
+            made += [
+                Count("feature_state_events", source, one.events),
+                Count("feature_state_entities", source, one.entities),
+                Count("feature_state_largest_entity", source, one.largest),
+            ]
         return made
 
 

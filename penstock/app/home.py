@@ -103,7 +103,8 @@ class Views:
         self.file, self.log, self.blobs = file, log, blobs
         self._registry = View(REGISTRY, log)
         self._alarms = View(ALARMS, log)
-        self._counters = Counters(log, file.sources, list(file.plans))
+        sets = {plan.features.digest: plan.features for plan in file.plans.values()}
+        self._counters = Counters(log, file.sources, list(file.plans), sets=sets)
         self._deployed = View(DEPLOYED, log)
         self._inputs = inputs_of(file, blobs)
 

@@ -35,6 +35,11 @@ _HEADERS = [
 ]
 _STATUS = {"deadline": 504, "lag": 429, "busy": 429, "log_full": 507, "disk_floor": 507, "log_size": 507}
 """What an error that passes is over HTTP, where it is not 503: too much at once, or no room."""
+GAUGES = frozenset((
+    "labels_parked", "feature_state_bytes", "feature_state_events", "feature_state_entities",
+    "feature_state_largest_entity",
+))  # fmt: skip
+"""Counts that may fall again."""
 _RETRY_S = {429: "1", 503: "1", 507: "10"}
 _PRODUCER, _NUMBER = re.compile(r"[A-Za-z0-9_-]{1,64}"), re.compile(r"[0-9]{1,18}")
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -333,7 +338,7 @@ def _counted(prefix: str, counts: Sequence[Mapping[str, Any]]) -> list[str]:
     """Counts in Prometheus' text format; a number under one name goes together."""
     lines: list[str] = []
     for name in dict.fromkeys(one["name"] for one in counts):
-        lines.append(f"# TYPE {prefix}_{name} {'gauge' if name == 'labels_parked' else 'counter'}")
+        lines.append(f"# TYPE {prefix}_{name} {'gauge' if name in GAUGES else 'counter'}")
         for one in counts:
             if one["name"] == name:
                 labels = ",".join(f'{key}="{value}"' for key, value in one["labels"].items())
