@@ -159,7 +159,8 @@ class Server:
         rules = {
             name: [str(rule) for rule in watched(plan.pipeline.watch)] for name, plan in file.plans.items()
         }
-        sight = Sight(home.log, home.blobs, self.desk.status, self.desk.registry, rules, books.trace)
+        sets = {name: books.sets(name) for name in file.plans}
+        sight = Sight(home.log, home.blobs, self.desk.status, self.desk.registry, rules, books.trace, sets)
         app = create(self.desk, keys_of(settings), (*settings.hosts, settings.host), pages(sight), note)
         config = uvicorn.Config(
             app, host=settings.host, port=settings.port, log_level="warning", access_log=False, lifespan="off",
