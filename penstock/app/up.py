@@ -102,6 +102,7 @@ def desk(live: Live, file: File, views: Views, looks: Looks, training: Mapping[s
     def status() -> dict[str, Any]:
         with lock:
             found = {**views.status(), "broken": live.broken, "held": _held(live.admit)}
+        found["counters"] += plain(live.sizes.counts)
         since = plain([*live.tally.read(), *_repeated(system)])
         return {**found, "training": dict(training), "since_start": since}
 
@@ -158,7 +159,8 @@ class Server:
         rules = {
             name: [str(rule) for rule in watched(plan.pipeline.watch)] for name, plan in file.plans.items()
         }
-        sight = Sight(home.log, home.blobs, self.desk.status, self.desk.registry, rules, books.trace)
+        sets = {name: books.sets(name) for name in file.plans}
+        sight = Sight(home.log, home.blobs, self.desk.status, self.desk.registry, rules, books.trace, sets)
         app = create(self.desk, keys_of(settings), (*settings.hosts, settings.host), pages(sight), note)
         config = uvicorn.Config(
             app, host=settings.host, port=settings.port, log_level="warning", access_log=False, lifespan="off",

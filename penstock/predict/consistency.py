@@ -151,6 +151,15 @@ def _dump(again: Refold, state: Checking) -> bytes:
     return pack(_Saved(again.dump(state.reading), **rest))
 
 
+class _Peeked(msgspec.Struct):
+    sets: dict[str, Compared] = {}
+
+
+def peek(data: bytes) -> dict[str, Compared]:
+    """What a state's bytes say was compared, by feature set; nothing else of them is read."""
+    return unpack(data, _Peeked).sets
+
+
 def sampled(model: str, share: float) -> Callable[[str], bool]:
     """Whether a key is in the sample: always the same keys, the more the larger the share."""
     if share >= 1:

@@ -228,12 +228,17 @@ def _counted(prefix: str, counts: Sequence[Mapping[str, Any]]) -> list[str]:
     """Counts in Prometheus' text format; a number under one name goes together."""
     lines: list[str] = []
     for name in dict.fromkeys(one["name"] for one in counts):
-        lines.append(f"# TYPE {prefix}_{name} {'gauge' if name == 'labels_parked' else 'counter'}")
+        gauge = name == "labels_parked" or name.startswith("state_")
+        lines.append(f"# TYPE {prefix}_{name} {'gauge' if gauge else 'counter'}")
         for one in counts:
             if one["name"] == name:
-                labels = ",".join(f'{key}="{value}"' for key, value in one["labels"].items())
+                labels = ",".join(f'{key}="{_quoted(value)}"' for key, value in one["labels"].items())
                 lines.append(f"{prefix}_{name}{{{labels}}} {one['value']}")
     return lines
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 # Middleware: functions from an app to an app.

@@ -337,6 +337,24 @@ def test_every_route_but_health_asks_for_a_key(method: str, path: str) -> None:
     assert call("GET", "/v2/health/live", keys=KEYS).status_code == 200
 
 
+def test_a_metrics_label_may_hold_any_text() -> None:
+    """Quotes, backslashes and line ends are written as the format wants them; sizes of states go up and down."""
+    count = {"name": "state_events", "labels": {"series": 'a == "b\\"\n'}, "value": 3}
+    desk = msgspec.structs.replace(DESK, status=lambda: {**STATUS, "counters": [count]})
+    app: Any = create(desk, None, (), None, noted.append)
+
+    async def run() -> str:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://127.0.0.1"
+        ) as client:
+            return (await client.get("/metrics")).text
+
+    told = asyncio.run(run())
+    assert (
+        '# TYPE penstock_state_events gauge\npenstock_state_events{series="a == \\"b\\\\\\"\\n"} 3\n' in told
+    )
+
+
 def test_events_are_taken_by_object_array_and_line() -> None:
     """All refused is 422; some taken is 200."""
     json_type, lines = {"content-type": "application/json"}, {"content-type": "application/x-ndjson"}
