@@ -70,7 +70,9 @@ def made(events: int, requests: int, keys: int, hot: bool, seed: int) -> Decoded
 
 def main() -> None:
     """Time both, in turn."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--keys", type=int, default=10_000)

@@ -32,6 +32,7 @@ HELD, TOTAL, LOW, HIGH, LEAST, MOST = range(6)
 """What a node says of its ranks: how many are held, the sum of their units, the sum of squares in two words,
 the ranks of the least and of the greatest (-1: none); of equal ones the first."""
 FIELDS = 6
+FRESH = FIELDS
 TIME, SINCE, KEY, UNITS = range(4)
 _NEVER = -(2**62)
 _SIGN = np.int64(-(2**63))
@@ -116,7 +117,7 @@ def divided(high: Any, low: Any, divisor: Any) -> float:
     quotient = (first << _U32) | second
     if rest:
         quotient |= _ONE
-    return math.ldexp(np.float64(quotient), up - shift)
+    return math.ldexp(float(quotient), up - shift)
 
 
 @_compiled
@@ -125,7 +126,7 @@ def _mean(total: int, n: int) -> float:
     if -(2**53) <= total <= 2**53:
         return np.float64(total) / np.float64(n)
     quotient = divided(_ZERO, np.uint64(abs(total)), np.uint64(n))
-    return -quotient if total < 0 else quotient
+    return float(-quotient if total < 0 else quotient)
 
 
 @_compiled
@@ -178,7 +179,9 @@ def _behind(keys: Any, a: int, b: int) -> bool:
 
 
 @_compiled
-def _hold(tree: Any, held: Any, size: int, keys: Any, units: Any, rank: int, summed: bool, ordered: bool) -> None:
+def _hold(
+    tree: Any, held: Any, size: int, keys: Any, units: Any, rank: int, summed: bool, ordered: bool
+) -> None:
     """A rank is held from now on."""
     held[rank] = True
     leaf = (rank >> BITS) + size
@@ -263,7 +266,16 @@ def _put_rank(into: Any, rank: int, keys: Any, units: Any, summed: bool, ordered
 
 @_compiled
 def _put_slice(
-    into: Any, tree: Any, held: Any, size: int, keys: Any, units: Any, low: int, high: int, summed: bool, ordered: bool
+    into: Any,
+    tree: Any,
+    held: Any,
+    size: int,
+    keys: Any,
+    units: Any,
+    low: int,
+    high: int,
+    summed: bool,
+    ordered: bool,
 ) -> None:
     """What is held of the ranks [low, high) put to a node's word."""
     while low < high and low & MASK:
@@ -363,6 +375,117 @@ def _in_order(times: Any, order: Any) -> None:
 
 
 @_compiled
+def _lay(rows: Any, mine: Any, desk: Any) -> int:
+    """Lay an entity's events out by rank, none of them held; how many blocks the tree is over."""
+    tree, held, times, keys, units, order, place, came, since = desk
+    n = len(mine)
+    for i in range(n):
+        came[i], since[i] = rows[mine[i], TIME], rows[mine[i], SINCE]
+    _in_order(came[:n], order[:n])
+    for rank in range(n):
+        i = order[rank]
+        place[i] = rank
+        times[rank] = came[i]
+        keys[rank], units[rank] = rows[mine[i], KEY], rows[mine[i], UNITS]
+    size = 1
+    while size <= n >> BITS:
+        size <<= 1
+    for node in range(2 * size):
+        _cleared(tree[node])
+    held[: size << BITS] = False
+    return size
+
+
+@_compiled
+def _advance(
+    o: int, n: int, size: int, at: Any, leaving: Any, end: int, desk: Any, alive: Any, wanted: Any
+) -> None:
+    """Hold what has come below position `o`, and release what is gone by then. `alive`: how many of each code are
+    held, and at its end how many codes that are."""
+    tree, held, _, keys, units, _, place, _, since = desk
+    _, members, until = leaving
+    summed, ordered, _, coded = wanted
+    while at[0] < n and since[at[0]] < o:
+        rank = place[at[0]]
+        _hold(tree, held, size, keys, units, rank, summed, ordered)
+        if coded:
+            alive[-1] += alive[keys[rank]] == 0
+            alive[keys[rank]] += 1
+        at[0] += 1
+    while at[1] < end and until[at[1]] < o:
+        rank = place[members[at[1]]]
+        _release(tree, held, size, keys, units, rank, summed, ordered)
+        if coded:
+            alive[keys[rank]] -= 1
+            alive[-1] -= alive[keys[rank]] == 0
+        at[1] += 1
+
+
+@_compiled
+def _spread(found: Any, request: int, wanted: Any, out: Any) -> None:
+    """A request's sums as they are answered. Where nothing has come to those of the span before, its answers hold."""
+    held, totals, means, variances, leasts, mosts, _, _, _ = out
+    for span in range(len(found)):
+        acc = found[span]
+        held[request, span] = n = acc[HELD]
+        if wanted[0] and span and n == found[span - 1, HELD] and not acc[FRESH]:
+            totals[request, span] = totals[request, span - 1]
+            means[request, span] = means[request, span - 1]
+            variances[request, span] = variances[request, span - 1]
+        elif wanted[0] and n:
+            totals[request, span] = acc[TOTAL]
+            means[request, span] = _mean(acc[TOTAL], n)
+            if n > 1:
+                variances[request, span] = _variance(n, acc[TOTAL], acc[HIGH], acc[LOW])
+        if wanted[1]:
+            leasts[request, span], mosts[request, span] = acc[LEAST], acc[MOST]
+
+
+@_compiled
+def _answer(t_ms: int, n: int, size: int, spans: Any, desk: Any, wanted: Any, lows: Any, found: Any) -> int:
+    """What all spans of one request hold, each from the one before where that lies within it; where they end."""
+    tree, held, times, keys, units, _, _, _, _ = desk
+    windows, hops = spans
+    high = upto = _above(times, n, t_ms)
+    last_edge = t_ms
+    for span in range(len(windows)):
+        low, edge, acc = 0, _NEVER, found[span]
+        if windows[span]:
+            edge = t_ms - windows[span]
+            if hops[span]:
+                edge = edge // hops[span] * hops[span]
+            low = _above(times, upto if edge <= last_edge else high, edge)
+        last_edge, lows[span] = edge, low
+        if span and low <= upto:
+            acc[:] = found[span - 1]
+            acc[FRESH] = 0
+        else:
+            _cleared(acc)
+            acc[FRESH], upto = 1, high
+        _put_slice(acc, tree, held, size, keys, units, low, upto, wanted[0], wanted[1])
+        upto = low
+    return int(high)
+
+
+@_compiled
+def _oldest_of(row: Any, tree: Any, held: Any, size: int, lows: Any, found: Any) -> None:
+    """The oldest rank of each span that holds any."""
+    for span in range(len(row)):
+        if found[span, HELD]:
+            row[span] = _oldest(tree, held, size, lows[span])
+
+
+@_compiled
+def _newest_of(row: Any, tree: Any, held: Any, size: int, high: int) -> None:
+    """The newest ranks below one, newest first."""
+    for k in range(len(row)):
+        high = _newest(tree, held, size, high)
+        if high < 0:
+            return
+        row[k] = high
+
+
+@_compiled
 def _kinds(
     held: Any, codes: Any, counted: Any, stamp: int, lows: Any, high: int, most: int, out: Any
 ) -> None:
@@ -380,118 +503,66 @@ def _kinds(
 
 
 @_compiled
-def sweep(
-    events: Any, leaving: Any, requests: Any, windows: Any, hops: Any, wanted: Any, codes: int, out: Any
-) -> None:
-    """Answer all requests of one series.
+def _named(row: Any, mine: Any, order: Any) -> None:
+    """Ranks as the numbers of their events."""
+    for i in range(len(row)):
+        if row[i] >= 0:
+            row[i] = mine[order[row[i]]]
 
-    `events` are (starts, members, time, from, key, units): by entity, in the order of their positions;
-    `leaving` (starts, members, until): those that are taken away, by entity and position; `requests` (starts,
-    members, time, position). A span is a window (0: all history) and a hop (0: none). `wanted` says which of
-    summed, ordered, first, coded are; with `codes`, keys are codes below it. `out` are (held, total, mean,
-    variance, least, most, first, kinds) by request and span, and the newest ones by request.
-    """
-    e_starts, e_members, rows = events
-    g_starts, g_members, until = leaving
-    r_starts, r_members, r_time, r_o = requests
-    summed, ordered, with_first, coded = wanted
-    o_held, o_total, o_mean, o_variance, o_least, o_most, o_first, o_kinds, o_newest = out
-    most = 0
-    for entity in range(len(r_starts) - 1):
-        if r_starts[entity + 1] > r_starts[entity]:
-            most = max(most, e_starts[entity + 1] - e_starts[entity])
+
+@_compiled
+def _forget(alive: Any, codes: Any, n: int) -> None:
+    """None of an entity's codes is held any more."""
+    for rank in range(n):
+        alive[codes[rank]] = 0
+    alive[-1] = 0
+
+
+@_compiled
+def _desk(most: int) -> Any:
+    """Room for the entity with the most events."""
     room = 1
     while room <= most >> BITS:
         room <<= 1
-    tree = np.empty((2 * room, FIELDS), np.int64)
-    held = np.zeros(room << BITS, np.bool_)
-    order, place = np.empty(most, np.int64), np.empty(most, np.int64)
-    came, since = np.empty(most, np.int64), np.empty(most, np.int64)
-    times, keys, units = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
-    counted, alive = np.full(codes, -1, np.int64), np.zeros(codes, np.int64)
-    lows, acc = np.zeros(len(windows), np.int64), np.zeros(FIELDS, np.int64)
+    return (
+        np.empty((2 * room, FIELDS), np.int64), np.zeros(room << BITS, np.bool_),
+        np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64),
+        np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64),
+    )  # fmt: skip
+
+
+@_compiled
+def sweep(events: Any, leaving: Any, requests: Any, spans: Any, wanted: Any, codes: int, out: Any) -> None:
+    """Answer all requests of one series.
+
+    `events` are (starts, members, rows of time, position, key and units): by entity, in the order of their
+    positions; `leaving` (starts, places in their entity, until): those that are taken away, by entity and position;
+    `requests` (starts, members, time, position); `spans` (windows, hops): 0 is all history, and none. `wanted`:
+    whether sums, least and greatest, first, kinds are; with the last, keys are codes below `codes`. `out`: held,
+    total, mean, variance, least, greatest, first and kinds by request and span, and the newest by request.
+    """
+    e_starts, e_members, rows = events
+    r_starts, r_members, r_time, r_o = requests
+    desk = _desk(np.max(np.diff(e_starts)) if len(e_starts) > 1 else 0)
+    counted, alive, at = np.full(codes, -1, np.int64), np.zeros(codes + 1, np.int64), np.zeros(2, np.int64)
+    lows, found = np.zeros(len(spans[0]), np.int64), np.zeros((len(spans[0]), FIELDS + 1), np.int64)
     for entity in range(len(r_starts) - 1):
-        begin, end = r_starts[entity], r_starts[entity + 1]
         mine = e_members[e_starts[entity] : e_starts[entity + 1]]
-        n = len(mine)
-        if begin == end or n == 0:
+        if r_starts[entity] == r_starts[entity + 1] or not len(mine):
             continue
-        for i in range(n):
-            came[i], since[i] = rows[mine[i], TIME], rows[mine[i], SINCE]
-        _in_order(came[:n], order[:n])
-        size = 1
-        while size <= n >> BITS:
-            size <<= 1
-        for node in range(2 * size):
-            _cleared(tree[node])
-        held[: size << BITS] = False
-        for rank in range(n):
-            i = order[rank]
-            place[i] = rank
-            times[rank] = came[i]
-            keys[rank], units[rank] = rows[mine[i], KEY], rows[mine[i], UNITS]
-        kinds, next_, gone, end_gone = 0, 0, g_starts[entity], g_starts[entity + 1]
-        for at in range(begin, end):
-            request = r_members[at]
-            o, t_ms = r_o[request], r_time[request]
-            while next_ < n and since[next_] < o:
-                rank = place[next_]
-                _hold(tree, held, size, keys, units, rank, summed, ordered)
-                if coded:
-                    kinds += alive[keys[rank]] == 0
-                    alive[keys[rank]] += 1
-                next_ += 1
-            while gone < end_gone and until[gone] < o:
-                rank = place[g_members[gone]]
-                _release(tree, held, size, keys, units, rank, summed, ordered)
-                if coded:
-                    alive[keys[rank]] -= 1
-                    kinds -= alive[keys[rank]] == 0
-                gone += 1
-            high = _above(times, n, t_ms)
-            upto, last_edge = high, t_ms
-            _cleared(acc)
-            for span in range(len(windows)):
-                low, edge = 0, _NEVER
-                if windows[span]:
-                    edge = t_ms - windows[span]
-                    if hops[span]:
-                        edge = edge // hops[span] * hops[span]
-                    low = _above(times, upto if edge <= last_edge else high, edge)
-                last_edge = edge
-                lows[span] = low
-                if low > upto:
-                    _cleared(acc)
-                    upto = high
-                had = acc[HELD]
-                _put_slice(acc, tree, held, size, keys, units, low, upto, summed, ordered)
-                upto = low
-                o_held[request, span] = acc[HELD]
-                if not acc[HELD]:
-                    continue
-                same = had == acc[HELD] and span  # nothing has come to it: the answers are those of the span before
-                if summed and same:
-                    o_total[request, span] = o_total[request, span - 1]
-                    o_mean[request, span] = o_mean[request, span - 1]
-                    o_variance[request, span] = o_variance[request, span - 1]
-                elif summed:
-                    o_total[request, span] = acc[TOTAL]
-                    o_mean[request, span] = _mean(acc[TOTAL], acc[HELD])
-                    if acc[HELD] > 1:
-                        o_variance[request, span] = _variance(acc[HELD], acc[TOTAL], acc[HIGH], acc[LOW])
-                if ordered:
-                    o_least[request, span] = mine[order[acc[LEAST]]]
-                    o_most[request, span] = mine[order[acc[MOST]]]
-                if with_first:
-                    o_first[request, span] = mine[order[_oldest(tree, held, size, low)]]
-            rank = high
-            for k in range(o_newest.shape[1]):
-                rank = _newest(tree, held, size, rank)
-                if rank < 0:
-                    break
-                o_newest[request, k] = mine[order[rank]]
-            if coded:
-                _kinds(held, keys, counted, request, lows, high, kinds, o_kinds[request])
-        if coded:
-            for rank in range(n):
-                alive[keys[rank]] = 0
+        size = _lay(rows, mine, desk)
+        at[0], at[1] = 0, leaving[0][entity]
+        for request in r_members[r_starts[entity] : r_starts[entity + 1]]:
+            _advance(r_o[request], len(mine), size, at, leaving, leaving[0][entity + 1], desk, alive, wanted)
+            high = _answer(r_time[request], len(mine), size, spans, desk, wanted, lows, found)
+            _spread(found, request, wanted, out)
+            _newest_of(out[8][request], desk[0], desk[1], size, high)
+            if wanted[2]:
+                _oldest_of(out[6][request], desk[0], desk[1], size, lows, found)
+            if wanted[3]:
+                _kinds(desk[1], desk[3], counted, request, lows, high, alive[-1], out[7][request])
+            for part in (out[4], out[5], out[6], out[8]):
+                if request < len(part):
+                    _named(part[request], mine, desk[5])
+        if wanted[3]:
+            _forget(alive, desk[3], len(mine))

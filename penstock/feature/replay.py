@@ -7,7 +7,7 @@ the same series and looks that serve live: exact sums, very large ones, and all 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import repeat
 from types import ModuleType
 from typing import Any
@@ -22,7 +22,6 @@ from penstock.feature.looks import plain
 from penstock.feature.plan import FeatureSet
 from penstock.feature.reading import Group, Reading, reading
 from penstock.feature.table import FOREVER_MS, SLACK_MS, Table, Take
-from penstock.record.codec import unpack
 from penstock.record.decisions import RETRACTIONS, Retraction, Value, read
 from penstock.record.event import Event
 from penstock.record.record import Record
@@ -333,7 +332,9 @@ def _aggregates(group: Group, features: FeatureSet) -> list[Aggregate]:
 
 def _places(group: Group) -> list[int]:
     """The slots of a group's aggregates."""
-    return [seat[0] for seat in (*group.forever, *(seat for window in group.windows for seat in window.seats))]
+    return [
+        seat[0] for seat in (*group.forever, *(seat for window in group.windows for seat in window.seats))
+    ]
 
 
 def _ordered(values: NDArray[Any]) -> Numbers | None:
@@ -400,10 +401,10 @@ def _swept(
     t_ms, o = np.asarray(decoded.t_ms), np.asarray(decoded.o)
     starts, members = compiled.grouped(asked, len(taken.numbers))
     out = _room(kinds, rows, len(spans), max(one.k or int(one.kind in NEWEST) for one in whole))
-    windows, hops = np.array(spans, np.int64).reshape(-1, 2).T.copy()
+    windows, hops = np.array(spans, np.int64).T.copy()
     wanted = (bool(kinds & {*SUMMED}), bool(kinds & {*ORDERED}), "first" in kinds, "distinct" in kinds)
     compiled.sweep(
-        laid.events, laid.leaving, (starts, members, t_ms, o), windows, hops, wanted, laid.codes,
+        laid.events, laid.leaving, (starts, members, t_ms, o), (windows, hops), wanted, laid.codes,
         msgspec.structs.astuple(out),
     )  # fmt: skip
     found = {}
@@ -415,13 +416,13 @@ def _swept(
     return found
 
 
-def _room(kinds: set[str], rows: int, spans: int, newest: int) -> Swept:
+def _room(kinds: Collection[str], rows: int, spans: int, newest: int) -> Swept:
     """Room for what is asked for; one column of what is not."""
 
     def numbers(wanted: bool, fill: int) -> Numbers:
         return np.full((rows, spans) if wanted else (1, spans), fill, np.int64)
 
-    summed, ordered = bool(kinds & {*SUMMED}), bool(kinds & {*ORDERED})
+    summed, ordered = any(one in kinds for one in SUMMED), any(one in kinds for one in ORDERED)
     shape = (rows if summed else 1, spans)
     return Swept(
         numbers(True, 0), numbers(summed, 0), np.zeros(shape), np.zeros(shape), numbers(ordered, -1),
@@ -441,6 +442,7 @@ class Look(msgspec.Struct, frozen=True):
 
     @property
     def held(self) -> Numbers:
+        """How many events lie in each request's span."""
         return self.found.held[:, self.at]
 
 
