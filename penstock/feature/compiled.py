@@ -138,7 +138,8 @@ def _variance(n: int, total: int, high: int, low: int) -> float:
     less_above, less_below = _product(sum_, sum_)
     if below < less_below:
         above -= _ONE
-    return divided(above - less_above, below - less_below, count * (count - _ONE))
+    variance: float = divided(above - less_above, below - less_below, count * (count - _ONE))
+    return variance
 
 
 @_compiled

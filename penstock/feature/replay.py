@@ -33,6 +33,8 @@ ALWAYS = 2**63 - 1
 ORDERED = ("min", "max")
 SUMMED = ("sum", "mean", "std")
 NEWEST = ("last", "since", "last_k")
+WORTH = 20_000
+"""So many events and requests are worth the loading of the kernels."""
 
 
 class Answers(msgspec.Struct, frozen=True):
@@ -50,7 +52,8 @@ class Answers(msgspec.Struct, frozen=True):
 
 
 class Taken:
-    """What one table of the fold takes of the events, as columns, by position. Entities are numbered."""
+    """What one table of the fold takes of the events, as columns, by position. Entities are numbered. `until`: those
+    taken back, by position, and when; `folded`: what lies below it, the table itself holds, too."""
 
     def __init__(self, table: Table) -> None:
         self.table = table
@@ -58,6 +61,7 @@ class Taken:
         self.entities: list[Any] = []
         self.whose, self.times, self.since = array("q"), array("q"), array("q")
         self.until: dict[int, int] = {}
+        self.folded = 0
         code = table.shape.code
         self.values: array[Any] | list[Any] | None = None if not code else [] if code == "o" else array(code)
         self.units: array[int] | list[int] | None = array("q") if table.summed else None
@@ -113,24 +117,22 @@ class Decoded:
         self.columns: list[list[Any]] = [[] for _ in self.reading.columns]
         self.t_ms, self.o = array("q"), array("q")
 
-    def add(self, record: Record, event: Event | None = None) -> None:
-        """An event of a source, or a retraction; raises Poison as the fold does."""
-        due = self.fold.fit(record, event)
-        if record.topic == RETRACTIONS:
-            gone = read(record, Retraction).position
-            for table, _ in due:
-                self.of(table).until.setdefault(gone, record.o)
-            return
+    def take(self, record: Record, event: Event | None = None, *, ask: bool = False) -> None:
+        """A record of a source, a retraction, or (`ask`) a request, which does not see itself. Raises Poison as the
+        fold does, and has taken nothing then."""
+        event = event or self.fold.event(record)
+        due = self.fold.fit(record, event) if self.features.reads(record.topic) else []
+        if ask:
+            for column, name in zip(self.columns, self.reading.columns, strict=True):
+                column.append(getattr(event, name))
+            self.t_ms.append(record.time_ms)
+            self.o.append(record.o)
+        gone = read(record, Retraction).position if record.topic == RETRACTIONS else -1
         for table, take in due:
-            self.of(table).add(take, record.time_ms, record.o)
-
-    def ask(self, record: Record, event: Event | None = None) -> None:
-        """A request; raises Poison where it is none."""
-        event = event or self.features.request.event(record)
-        for column, name in zip(self.columns, self.reading.columns, strict=True):
-            column.append(getattr(event, name))
-        self.t_ms.append(record.time_ms)
-        self.o.append(record.o)
+            if gone < 0:
+                self.of(table).add(take, record.time_ms, record.o)
+            else:
+                self.of(table).until.setdefault(gone, record.o)
 
     def forget(self, now_ms: int) -> None:
         """Forget the events that no request sees any more which comes later than these records, and whose time is
@@ -142,27 +144,47 @@ class Decoded:
             elif table.horizon_ms < FOREVER_MS:
                 floor_ms = now_ms - SLACK_MS - table.horizon_ms - table.key.hop_ms
                 one.keep(np.flatnonzero(np.asarray(one.times) > floor_ms))
+            for entity, series in table.series.items():
+                table.trim(entity, series, now_ms)
+
+    def held(self) -> int:
+        """How many events are held, over all tables."""
+        return sum(len(one.times) for one in self.taken)
 
 
 def decoded(features: FeatureSet, records: Iterable[Record]) -> Decoded:
-    """Records of sources and of the request as columns. A record of the request is asked before it is added."""
+    """Records of sources and of the request as columns; each record of the request is asked."""
     found = Decoded(features)
     for record in records:
-        event = found.fold.event(record)
-        if record.topic == features.request.topic:
-            found.ask(record, event)
-        if record.topic in features.topics:
-            found.add(record, event)
+        found.take(record, ask=record.topic == features.request.topic)
     return found
 
 
-def replay(decoded: Decoded) -> dict[str, Answers]:
-    """Every feature's value for every request, at its own (t, O)."""
-    slots = _slots(decoded)
-    return {
-        name: slots[place]
-        for name, place in zip(decoded.features.names, decoded.features.outputs, strict=True)
-    }
+def replay(decoded: Decoded, *, least: int = WORTH) -> dict[str, Answers]:
+    """Every feature's value for every request, at its own (t, O). Fewer than `least` events and requests are folded
+    in plain Python."""
+    plan = decoded.reading
+    slots: list[Any] = [None] * plan.size
+    columns = dict(zip(plan.column_slots, decoded.columns, strict=True))
+    for slot, column in columns.items():
+        slots[slot] = answers(column)
+    compiled = kernels() if decoded.held() + len(decoded.o) >= least else None
+    for taken in decoded.taken:
+        groups = [group for group in plan.groups if group.table is taken.table]
+        laid = _laid(taken, groups, decoded.features) if compiled else None
+        if compiled and laid:
+            for group in groups:
+                _fill(slots, _swept(compiled, laid, taken, group, decoded, columns[group.asked]))
+        else:
+            _fill(slots, _folded(taken, groups, decoded, columns))
+    _work(plan, slots, len(decoded.o))
+    names = zip(decoded.features.names, decoded.features.outputs, strict=True)
+    return {name: slots[place] for name, place in names}
+
+
+def _fill(slots: list[Any], found: dict[int, Answers]) -> None:
+    for slot, values in found.items():
+        slots[slot] = values
 
 
 def kernels() -> ModuleType | None:
@@ -172,28 +194,6 @@ def kernels() -> ModuleType | None:
     except ImportError:
         return None
     return compiled
-
-
-def _slots(decoded: Decoded) -> list[Any]:
-    """Every node's values."""
-    plan = decoded.reading
-    slots: list[Any] = [None] * plan.size
-    columns = dict(zip(plan.column_slots, decoded.columns, strict=True))
-    for slot, column in columns.items():
-        slots[slot] = answers(column)
-    compiled = kernels()
-    for group in plan.groups:
-        taken, entities = decoded.of(group.table), columns[group.asked]
-        laid = _laid(taken, group, decoded.features) if compiled else None
-        found = (
-            _swept(compiled, laid, taken, group, decoded, entities)
-            if compiled and laid
-            else _folded(taken, group, decoded, entities)
-        )
-        for slot, values in found.items():
-            slots[slot] = values
-    _work(plan, slots, len(decoded.t_ms))
-    return slots
 
 
 def _work(plan: Reading, slots: list[Any], rows: int) -> None:
@@ -296,9 +296,9 @@ class Laid(msgspec.Struct, frozen=True):
     codes: int
 
 
-def _laid(taken: Taken, group: Group, features: FeatureSet) -> Laid | None:
+def _laid(taken: Taken, groups: Sequence[Group], features: FeatureSet) -> Laid | None:
     """None where the kernels would not be exact: more than 64 bits, or an order that they do not know."""
-    kinds = {one.kind for one in _aggregates(group, features)}
+    kinds = {one.kind for group in groups for one in _aggregates(group, features)}
     starts, members = _by_entity(taken)
     units = np.zeros(len(members), np.int64)
     if taken.units is not None:
@@ -499,28 +499,32 @@ _FINALS: dict[str, Callable[[Look], Answers]] = {
 # In plain Python.
 
 
-def _folded(taken: Taken, group: Group, decoded: Decoded, entities: Sequence[Any]) -> dict[int, Answers]:
-    """The same by the series and looks that serve live."""
-    slots = _places(group)
-    plan = Reading(("entity",), (group.asked,), [group], [], decoded.reading.size, tuple(slots))
-    table, moves, next_ = group.table, _moves(taken), 0
+def _folded(
+    taken: Taken, groups: Sequence[Group], decoded: Decoded, columns: dict[int, list[Any]]
+) -> dict[int, Answers]:
+    """The same by the series and looks that serve live. What they hold stays for the requests to come."""
+    slots = [slot for group in groups for slot in _places(group)]
+    asked = tuple({group.asked: "" for group in groups})
+    plan = Reading(("",) * len(asked), asked, list(groups), [], decoded.reading.size, tuple(slots))
+    moves, next_ = _moves(taken), 0
     made: list[list[Value]] = []
-    for entity, t_ms, o in zip(entities, decoded.t_ms, decoded.o, strict=True):
+    entities = zip(*(columns[slot] for slot in asked), strict=True)
+    for whose, t_ms, o in zip(entities, decoded.t_ms, decoded.o, strict=True):
         while next_ < len(moves) and moves[next_][0] < o:
             _move(taken, *moves[next_])
+            taken.folded = moves[next_][0] + 1
             next_ += 1
-        made.append(plan.outputs(plan.slots([entity], t_ms)))
-    table.series.clear()
-    columns = zip(*made, strict=True) if made else ([] for _ in slots)
-    return {slot: answers(list(column)) for slot, column in zip(slots, columns, strict=True)}
+        made.append(plan.outputs(plan.slots(whose, t_ms)))
+    found = zip(*made, strict=True) if made else ([] for _ in slots)
+    return {slot: answers(list(column)) for slot, column in zip(slots, found, strict=True)}
 
 
 def _moves(taken: Taken) -> list[tuple[int, int, bool]]:
-    """What happens to the table, by position: which event comes, or goes."""
+    """What is still to happen to the table, by position: which event comes, or goes."""
     comes = [(position, i, True) for i, position in enumerate(taken.since)]
     places = {position: i for position, i, _ in comes}
     goes = [(o, places[position], False) for position, o in taken.until.items() if position in places]
-    return sorted([*comes, *goes])
+    return sorted(move for move in (*comes, *goes) if move[0] >= taken.folded)
 
 
 def _move(taken: Taken, position: int, i: int, comes: bool) -> None:
