@@ -46,9 +46,14 @@ def _bucket(value: Any, n: int) -> int:
     return zlib.crc32(text.encode()) % n
 
 
+def aware(at: Any) -> Any:
+    """A time with its zone; a naive one is UTC."""
+    return at.replace(tzinfo=UTC) if isinstance(at, datetime) and at.tzinfo is None else at
+
+
 def _calendar(part: Callable[[datetime], int]) -> Kind:
     def read(at: Any, zone: str) -> int:
-        when = moment(at) if isinstance(at, int) else at if at.tzinfo else at.replace(tzinfo=UTC)
+        when = moment(at) if isinstance(at, int) else aware(at)
         return part(when.astimezone(time_zone(zone)))
 
     return Kind(read, WHEN | {int}, frozenset((int,)))
