@@ -36,6 +36,7 @@ FRESH = FIELDS
 TIME, SINCE, KEY, UNITS = range(4)
 _NEVER = -(2**62)
 _SIGN = np.int64(-(2**63))
+_NOTHING = (np.int64(0), np.int64(0), np.int64(0), np.int64(0), np.int64(-1), np.int64(-1))
 _U32 = np.uint64(32)
 _LOW32 = np.uint64(0xFFFFFFFF)
 _ONE, _ZERO = np.uint64(1), np.uint64(0)
@@ -143,25 +144,28 @@ def _variance(n: int, total: int, high: int, low: int) -> float:
 
 
 @_compiled
-def _added(row: Any, total: int, high: int, low: int) -> None:
-    """Sums put to a node's. Low words are unsigned; the carry is seen by comparing them as such."""
-    row[TOTAL] += total
-    before = row[LOW]
-    row[LOW] = before + low
-    row[HIGH] += high + ((row[LOW] ^ _SIGN) < (before ^ _SIGN))
+def _added(rows: Any, at: int, total: int, high: int, low: int) -> None:
+    """Sums put to a row's. Low words are unsigned; the carry is seen by comparing them as such."""
+    rows[at, TOTAL] += total
+    before = rows[at, LOW]
+    after = before + low
+    rows[at, LOW] = after
+    rows[at, HIGH] += high + ((after ^ _SIGN) < (before ^ _SIGN))
 
 
 @_compiled
-def _taken(row: Any, total: int, high: int, low: int) -> None:
-    """Sums taken from a node's."""
-    row[TOTAL] -= total
-    before = row[LOW]
-    row[LOW] = before - low
-    row[HIGH] -= high + ((before ^ _SIGN) < (low ^ _SIGN))
+def _taken(rows: Any, at: int, total: int, high: int, low: int) -> None:
+    """Sums taken from a row's."""
+    rows[at, TOTAL] -= total
+    before = rows[at, LOW]
+    rows[at, LOW] = before - low
+    rows[at, HIGH] -= high + ((before ^ _SIGN) < (low ^ _SIGN))
 
 
 @_compiled
 def _square(units: int) -> Any:
+    if -(2**31) < units < 2**31:
+        return np.int64(0), np.int64(units * units)
     size = np.uint64(abs(units))
     high, low = _product(size, size)
     return np.int64(high), np.int64(low)
@@ -194,7 +198,7 @@ def _hold(
     while node:
         tree[node, HELD] += 1
         if summed:
-            _added(tree[node], total, high, low)
+            _added(tree, node, total, high, low)
         node >>= 1
     if ordered:
         node = leaf
@@ -221,7 +225,7 @@ def _release(
     while node:
         tree[node, HELD] -= 1
         if summed:
-            _taken(tree[node], total, high, low)
+            _taken(tree, node, total, high, low)
         node >>= 1
     if ordered:
         least = most = -1
@@ -239,70 +243,69 @@ def _release(
 
 
 @_compiled
-def _put(into: Any, row: Any, keys: Any, summed: bool, ordered: bool) -> None:
-    """One node's word put to another's."""
-    into[HELD] += row[HELD]
+def _with_node(word: Any, tree: Any, node: int, keys: Any, summed: bool, ordered: bool) -> Any:
+    """A word, and what a node says."""
+    held, total, low, high, least, most = word
+    held += tree[node, HELD]
     if summed:
-        _added(into, row[TOTAL], row[HIGH], row[LOW])
+        total += tree[node, TOTAL]
+        before = low
+        low += tree[node, LOW]
+        high += tree[node, HIGH] + ((low ^ _SIGN) < (before ^ _SIGN))
     if ordered:
-        if _before(keys, row[LEAST], into[LEAST]):
-            into[LEAST] = row[LEAST]
-        if _behind(keys, row[MOST], into[MOST]):
-            into[MOST] = row[MOST]
+        least = tree[node, LEAST] if _before(keys, tree[node, LEAST], least) else least
+        most = tree[node, MOST] if _behind(keys, tree[node, MOST], most) else most
+    return held, total, low, high, least, most
 
 
 @_compiled
-def _put_rank(into: Any, rank: int, keys: Any, units: Any, summed: bool, ordered: bool) -> None:
-    """One held rank put to a node's word."""
-    into[HELD] += 1
+def _with_rank(word: Any, rank: int, keys: Any, units: Any, summed: bool, ordered: bool) -> Any:
+    """A word, and one held rank."""
+    held, total, low, high, least, most = word
+    held += 1
     if summed:
-        high, low = _square(units[rank])
-        _added(into, units[rank], high, low)
+        square_high, square_low = _square(units[rank])
+        total += units[rank]
+        before = low
+        low += square_low
+        high += square_high + ((low ^ _SIGN) < (before ^ _SIGN))
     if ordered:
-        if _before(keys, rank, into[LEAST]):
-            into[LEAST] = rank
-        if _behind(keys, rank, into[MOST]):
-            into[MOST] = rank
+        least = rank if _before(keys, rank, least) else least
+        most = rank if _behind(keys, rank, most) else most
+    return held, total, low, high, least, most
 
 
 @_compiled
-def _put_slice(
-    into: Any,
-    tree: Any,
-    held: Any,
-    size: int,
-    keys: Any,
-    units: Any,
-    low: int,
-    high: int,
-    summed: bool,
-    ordered: bool,
-) -> None:
-    """What is held of the ranks [low, high) put to a node's word."""
+def _with_slice(
+    word: Any, tree: Any, held: Any, size: int, keys: Any, units: Any, ends: Any, summed: bool, ordered: bool
+) -> Any:
+    """A word, and what is held of the ranks [low, high), the ends."""
+    low, high = ends
     while low < high and low & MASK:
         if held[low]:
-            _put_rank(into, low, keys, units, summed, ordered)
+            word = _with_rank(word, low, keys, units, summed, ordered)
         low += 1
     while low < high and high & MASK:
         high -= 1
         if held[high]:
-            _put_rank(into, high, keys, units, summed, ordered)
+            word = _with_rank(word, high, keys, units, summed, ordered)
     left, right = (low >> BITS) + size, (high >> BITS) + size
     while left < right:
         if left & 1:
-            _put(into, tree[left], keys, summed, ordered)
+            word = _with_node(word, tree, left, keys, summed, ordered)
             left += 1
         if right & 1:
             right -= 1
-            _put(into, tree[right], keys, summed, ordered)
+            word = _with_node(word, tree, right, keys, summed, ordered)
         left >>= 1
         right >>= 1
+    return word
 
 
 @_compiled
-def _cleared(row: Any) -> None:
-    row[HELD] = row[TOTAL] = row[LOW] = row[HIGH] = 0
-    row[LEAST] = row[MOST] = -1
+def _cleared(rows: Any, at: int) -> None:
+    rows[at, HELD] = rows[at, TOTAL] = rows[at, LOW] = rows[at, HIGH] = 0
+    rows[at, LEAST] = rows[at, MOST] = -1
 
 
 @_compiled
@@ -392,7 +395,7 @@ def _lay(rows: Any, mine: Any, desk: Any) -> int:
     while size <= n >> BITS:
         size <<= 1
     for node in range(2 * size):
-        _cleared(tree[node])
+        _cleared(tree, node)
     held[: size << BITS] = False
     return size
 
@@ -427,19 +430,18 @@ def _spread(found: Any, request: int, wanted: Any, out: Any) -> None:
     """A request's sums as they are answered. Where nothing has come to those of the span before, its answers hold."""
     held, totals, means, variances, leasts, mosts, _, _, _ = out
     for span in range(len(found)):
-        acc = found[span]
-        held[request, span] = n = acc[HELD]
-        if wanted[0] and span and n == found[span - 1, HELD] and not acc[FRESH]:
+        held[request, span] = n = found[span, HELD]
+        if wanted[0] and span and n == found[span - 1, HELD] and not found[span, FRESH]:
             totals[request, span] = totals[request, span - 1]
             means[request, span] = means[request, span - 1]
             variances[request, span] = variances[request, span - 1]
         elif wanted[0] and n:
-            totals[request, span] = acc[TOTAL]
-            means[request, span] = _mean(acc[TOTAL], n)
+            totals[request, span] = total = found[span, TOTAL]
+            means[request, span] = _mean(total, n)
             if n > 1:
-                variances[request, span] = _variance(n, acc[TOTAL], acc[HIGH], acc[LOW])
+                variances[request, span] = _variance(n, total, found[span, HIGH], found[span, LOW])
         if wanted[1]:
-            leasts[request, span], mosts[request, span] = acc[LEAST], acc[MOST]
+            leasts[request, span], mosts[request, span] = found[span, LEAST], found[span, MOST]
 
 
 @_compiled
@@ -448,23 +450,23 @@ def _answer(t_ms: int, n: int, size: int, spans: Any, desk: Any, wanted: Any, lo
     tree, held, times, keys, units, _, _, _, _ = desk
     windows, hops = spans
     high = upto = _above(times, n, t_ms)
-    last_edge = t_ms
+    last_edge, word = t_ms, _NOTHING
     for span in range(len(windows)):
-        low, edge, acc = 0, _NEVER, found[span]
+        low, edge = 0, _NEVER
         if windows[span]:
             edge = t_ms - windows[span]
             if hops[span]:
                 edge = edge // hops[span] * hops[span]
             low = _above(times, upto if edge <= last_edge else high, edge)
         last_edge, lows[span] = edge, low
-        if span and low <= upto:
-            acc[:] = found[span - 1]
-            acc[FRESH] = 0
-        else:
-            _cleared(acc)
-            acc[FRESH], upto = 1, high
-        _put_slice(acc, tree, held, size, keys, units, low, upto, wanted[0], wanted[1])
-        upto = low
+        fresh = span == 0 or low > upto
+        if fresh:
+            word, upto = _NOTHING, high
+        ends = (low, upto)
+        word = _with_slice(word, tree, held, size, keys, units, ends, wanted[0], wanted[1])
+        for field in range(FIELDS):
+            found[span, field] = word[field]
+        found[span, FRESH], upto = fresh, low
     return int(high)
 
 
