@@ -61,6 +61,32 @@ def grouped(codes: Any, groups: int) -> Any:
 
 
 @_compiled
+def laid(codes: Any, groups: int, times: Any, since: Any, keys: Any, units: Any) -> Any:
+    """As `grouped`, and beside each other what there is of each member."""
+    starts = np.zeros(groups + 1, np.int64)
+    for code in codes:
+        starts[code + 1] += 1
+    for group in range(groups):
+        starts[group + 1] += starts[group]
+    free, members, rows = (
+        starts[:-1].copy(),
+        np.empty(len(codes), np.int64),
+        np.empty((len(codes), 4), np.int64),
+    )
+    for i in range(len(codes)):
+        at = free[codes[i]]
+        free[codes[i]] += 1
+        members[at] = i
+        rows[at, TIME], rows[at, SINCE], rows[at, KEY], rows[at, UNITS] = (
+            times[i],
+            since[i],
+            keys[i],
+            units[i],
+        )
+    return starts, members, rows
+
+
+@_compiled
 def _product(a: Any, b: Any) -> Any:
     """The 128 bits of a product, as (high, low)."""
     a1, a0, b1, b0 = a >> _U32, a & _LOW32, b >> _U32, b & _LOW32
@@ -379,18 +405,17 @@ def _in_order(times: Any, order: Any) -> None:
 
 
 @_compiled
-def _lay(rows: Any, mine: Any, desk: Any) -> int:
+def _lay(rows: Any, begin: int, n: int, desk: Any) -> int:
     """Lay an entity's events out by rank, none of them held; how many blocks the tree is over."""
     tree, held, times, keys, units, order, place, came, since = desk
-    n = len(mine)
     for i in range(n):
-        came[i], since[i] = rows[mine[i], TIME], rows[mine[i], SINCE]
+        came[i], since[i] = rows[begin + i, TIME], rows[begin + i, SINCE]
     _in_order(came[:n], order[:n])
     for rank in range(n):
         i = order[rank]
         place[i] = rank
         times[rank] = came[i]
-        keys[rank], units[rank] = rows[mine[i], KEY], rows[mine[i], UNITS]
+        keys[rank], units[rank] = rows[begin + i, KEY], rows[begin + i, UNITS]
     size = 1
     while size <= n >> BITS:
         size <<= 1
@@ -408,7 +433,7 @@ def _advance(
     held, and at its end how many codes that are."""
     tree, held, _, keys, units, _, place, _, since = desk
     _, members, until = leaving
-    summed, ordered, _, coded = wanted
+    summed, ordered, _, coded, _ = wanted
     while at[0] < n and since[at[0]] < o:
         rank = place[at[0]]
         _hold(tree, held, size, keys, units, rank, summed, ordered)
@@ -514,6 +539,14 @@ def _named(row: Any, mine: Any, order: Any) -> None:
 
 
 @_compiled
+def _keyed(row: Any, keys: Any) -> None:
+    """Ranks as their keys."""
+    for i in range(len(row)):
+        if row[i] >= 0:
+            row[i] = keys[row[i]]
+
+
+@_compiled
 def _forget(alive: Any, codes: Any, n: int) -> None:
     """None of an entity's codes is held any more."""
     for rank in range(n):
@@ -535,37 +568,45 @@ def _desk(most: int) -> Any:
 
 
 @_compiled
-def sweep(events: Any, leaving: Any, requests: Any, spans: Any, wanted: Any, codes: int, out: Any) -> None:
-    """Answer all requests of one series.
+def sweep(
+    whose: Any, events: Any, leaving: Any, requests: Any, spans: Any, wanted: Any, codes: int, out: Any
+) -> None:
+    """Answer the requests of the entities [first, last) of one series, `whose`.
 
-    `events` are (starts, members, rows of time, position, key and units): by entity, in the order of their
-    positions; `leaving` (starts, places in their entity, until): those that are taken away, by entity and position;
-    `requests` (starts, members, time, position); `spans` (windows, hops): 0 is all history, and none. `wanted`:
-    whether sums, least and greatest, first, kinds are; with the last, keys are codes below `codes`. `out`: held,
-    total, mean, variance, least, greatest, first and kinds by request and span, and the newest by request.
+    `events` are (starts, members, rows): by entity, in the order of their positions; `leaving` (starts, places in
+    their entity, until): those that are taken away, by entity and position; `requests` (starts, members, time,
+    position); `spans` (windows, hops): 0 is all history, and none. `wanted`: whether sums, least and greatest, first,
+    kinds are; with the last, keys are codes below `codes`; and whether least and greatest are told by their keys, or
+    by the events' numbers. `out`: held, total, mean, variance, least, greatest, first and kinds by request and span,
+    and the newest by request.
     """
     e_starts, e_members, rows = events
     r_starts, r_members, r_time, r_o = requests
-    desk = _desk(np.max(np.diff(e_starts)) if len(e_starts) > 1 else 0)
+    desk = _desk(np.max(np.diff(e_starts[whose[0] : whose[1] + 1])) if whose[1] > whose[0] else 0)
     counted, alive, at = np.full(codes, -1, np.int64), np.zeros(codes + 1, np.int64), np.zeros(2, np.int64)
     lows, found = np.zeros(len(spans[0]), np.int64), np.zeros((len(spans[0]), FIELDS + 1), np.int64)
-    for entity in range(len(r_starts) - 1):
+    for entity in range(whose[0], whose[1]):
         mine = e_members[e_starts[entity] : e_starts[entity + 1]]
         if r_starts[entity] == r_starts[entity + 1] or not len(mine):
             continue
-        size = _lay(rows, mine, desk)
+        size = _lay(rows, e_starts[entity], len(mine), desk)
         at[0], at[1] = 0, leaving[0][entity]
         for request in r_members[r_starts[entity] : r_starts[entity + 1]]:
             _advance(r_o[request], len(mine), size, at, leaving, leaving[0][entity + 1], desk, alive, wanted)
             high = _answer(r_time[request], len(mine), size, spans, desk, wanted, lows, found)
             _spread(found, request, wanted, out)
-            _newest_of(out[8][request], desk[0], desk[1], size, high)
+            if wanted[1] and wanted[4]:
+                _keyed(out[4][request], desk[3])
+                _keyed(out[5][request], desk[3])
+            elif wanted[1]:
+                _named(out[4][request], mine, desk[5])
+                _named(out[5][request], mine, desk[5])
             if wanted[2]:
                 _oldest_of(out[6][request], desk[0], desk[1], size, lows, found)
+                _named(out[6][request], mine, desk[5])
             if wanted[3]:
                 _kinds(desk[1], desk[3], counted, request, lows, high, alive[-1], out[7][request])
-            for part in (out[4], out[5], out[6], out[8]):
-                if request < len(part):
-                    _named(part[request], mine, desk[5])
+            _newest_of(out[8][request], desk[0], desk[1], size, high)
+            _named(out[8][request], mine, desk[5])
         if wanted[3]:
             _forget(alive, desk[3], len(mine))

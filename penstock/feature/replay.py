@@ -160,9 +160,15 @@ def decoded(features: FeatureSet, records: Iterable[Record]) -> Decoded:
     return found
 
 
-def replay(decoded: Decoded, *, least: int = WORTH) -> dict[str, Answers]:
+Spread = Callable[[Callable[[int], None], Sequence[int]], Iterable[None]]
+"""As `map`: calls a function with each number."""
+PARTS = 8
+
+
+def replay(decoded: Decoded, *, least: int = WORTH, spread: Spread = map) -> dict[str, Answers]:
     """Every feature's value for every request, at its own (t, O). Fewer than `least` events and requests are folded
-    in plain Python."""
+    in plain Python. `spread` is `map`, or one that does several parts of the work at the same time, such as that of
+    a pool of threads: the kernels hold no lock."""
     plan = decoded.reading
     slots: list[Any] = [None] * plan.size
     columns = dict(zip(plan.column_slots, decoded.columns, strict=True))
@@ -171,10 +177,10 @@ def replay(decoded: Decoded, *, least: int = WORTH) -> dict[str, Answers]:
     compiled = kernels() if decoded.held() + len(decoded.o) >= least else None
     for taken in decoded.taken:
         groups = [group for group in plan.groups if group.table is taken.table]
-        laid = _laid(taken, groups, decoded.features) if compiled else None
+        laid = _laid(compiled, taken, groups, decoded.features) if compiled else None
         if compiled and laid:
             for group in groups:
-                _fill(slots, _swept(compiled, laid, taken, group, decoded, columns[group.asked]))
+                _fill(slots, _swept(compiled, laid, taken, group, decoded, columns[group.asked], spread))
         else:
             _fill(slots, _folded(taken, groups, decoded, columns))
     _work(plan, slots, len(decoded.o))
@@ -293,36 +299,40 @@ class Laid(msgspec.Struct, frozen=True):
     events: tuple[Numbers, Numbers, Numbers]
     leaving: tuple[Numbers, Numbers, Numbers]
     values: NDArray[Any]
+    times: Numbers
     codes: int
 
+    @property
+    def by_key(self) -> bool:
+        """Whether the keys say the values."""
+        return not self.codes and self.values.dtype in (np.float64, np.int64)
 
-def _laid(taken: Taken, groups: Sequence[Group], features: FeatureSet) -> Laid | None:
+
+def _laid(compiled: ModuleType, taken: Taken, groups: Sequence[Group], features: FeatureSet) -> Laid | None:
     """None where the kernels would not be exact: more than 64 bits, or an order that they do not know."""
     kinds = {one.kind for group in groups for one in _aggregates(group, features)}
-    starts, members = _by_entity(taken)
-    units = np.zeros(len(members), np.int64)
+    n, values, ordered = len(taken.since), np.zeros(0), None
+    units, keys = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    if taken.table.exact or isinstance(taken.units, list):
+        return None
     if taken.units is not None:
-        if taken.table.exact or isinstance(taken.units, list):
-            return None
         units = np.asarray(taken.units)
-        most = int(np.diff(starts).max(initial=0))
-        if most * int(np.abs(units).max(initial=0)) >= 2**63:
-            return None
-    values = np.zeros(0)
-    keys: Numbers | None = np.zeros(len(members), np.int64)
     if taken.values is not None:
         held = taken.values
         values = _typed(held, set(map(type, held))) if isinstance(held, list) else np.asarray(held)
-        keys = _ordered(values)
-    if keys is None and kinds & {*ORDERED}:
-        return None
+        ordered = _ordered(values)
+        if ordered is None and kinds & {*ORDERED}:
+            return None
+        keys = keys if ordered is None else ordered
     codes = 0
     if "distinct" in kinds:
-        keys, codes = _coded(values, keys)
-    if keys is None:
-        keys = np.zeros(len(members), np.int64)
-    rows = np.column_stack((np.asarray(taken.times), np.asarray(taken.since), keys, units))
-    return Laid((starts, members, rows), _leaving(taken, starts, members), values, codes)
+        keys, codes = _coded(values, ordered)
+    whose, times, since = np.asarray(taken.whose), np.asarray(taken.times), np.asarray(taken.since)
+    starts, members, rows = compiled.laid(whose, len(taken.numbers), times, since, keys, units)
+    most = int(np.diff(starts).max(initial=0))
+    if most * int(np.abs(units).max(initial=0)) >= 2**63:
+        return None
+    return Laid((starts, members, rows), _leaving(taken, starts, members), values, times, codes)
 
 
 def _aggregates(group: Group, features: FeatureSet) -> list[Aggregate]:
@@ -346,8 +356,13 @@ def _ordered(values: NDArray[Any]) -> Numbers | None:
         values = values.astype(np.float64)
     if values.dtype == np.float64:
         bits = (values + 0.0).view(np.int64)
-        return np.where(bits < 0, bits ^ np.int64(2**63 - 1), bits)
+        return bits ^ ((bits >> 63) & np.int64(2**63 - 1))
     return values.astype(np.int64)
+
+
+def _unordered(keys: Numbers) -> NDArray[np.float64]:
+    """The floats that such integers are of."""
+    return (keys ^ ((keys >> 63) & np.int64(2**63 - 1))).view(np.float64)
 
 
 def _coded(values: NDArray[Any], keys: Numbers | None) -> tuple[Numbers, int]:
@@ -387,26 +402,43 @@ class Swept(msgspec.Struct, frozen=True):
     first: Numbers
     kinds: Numbers
     newest: Numbers
+    picked: dict[int, NDArray[Any]] = {}
 
 
 def _swept(
-    compiled: ModuleType, laid: Laid, taken: Taken, group: Group, decoded: Decoded, entities: Sequence[Any]
+    compiled: ModuleType,
+    laid: Laid,
+    taken: Taken,
+    group: Group,
+    decoded: Decoded,
+    entities: Sequence[Any],
+    spread: Spread,
 ) -> dict[int, Answers]:
     spans = sorted({(window.length_ms, window.hop_ms) for window in group.windows})
     spans += [(0, 0)] if group.forever else []
     whole = _aggregates(group, decoded.features)
     kinds, rows = {one.kind for one in whole}, len(entities)
-    find = taken.numbers.get
-    asked = np.fromiter((find(entity, -1) for entity in entities), np.int64, rows)
+    asked = np.fromiter(map(taken.numbers.get, entities, repeat(-1)), np.int64, rows)
     t_ms, o = np.asarray(decoded.t_ms), np.asarray(decoded.o)
     starts, members = compiled.grouped(asked, len(taken.numbers))
     out = _room(kinds, rows, len(spans), max(one.k or int(one.kind in NEWEST) for one in whole))
     windows, hops = np.array(spans, np.int64).T.copy()
-    wanted = (bool(kinds & {*SUMMED}), bool(kinds & {*ORDERED}), "first" in kinds, "distinct" in kinds)
-    compiled.sweep(
-        laid.events, laid.leaving, (starts, members, t_ms, o), (windows, hops), wanted, laid.codes,
-        msgspec.structs.astuple(out),
+    wanted = (
+        any(one in kinds for one in SUMMED), any(one in kinds for one in ORDERED), "first" in kinds, bool(laid.codes),
+        laid.by_key,
     )  # fmt: skip
+    requests, results = (starts, members, t_ms, o), msgspec.structs.astuple(out)[:-1]
+    cuts = np.searchsorted(laid.events[0], np.linspace(0, len(laid.events[1]), PARTS + 1)[1:-1]).tolist()
+    ends = [0, *cuts, len(taken.numbers)]
+
+    def part(i: int) -> None:
+        whose = (ends[i], ends[i + 1])
+        compiled.sweep(
+            whose, laid.events, laid.leaving, requests, (windows, hops), wanted, laid.codes, results
+        )
+
+    for _ in spread(part, range(PARTS)):
+        pass
     found = {}
     for slot in _places(group):
         one = decoded.features.nodes[slot].aggregate
@@ -454,11 +486,24 @@ def _picked(look: Look, events: Numbers, valid: NDArray[np.bool_]) -> Answers:
     return Answers(values[np.where(valid, events, 0)], valid)
 
 
-def _extreme(look: Look, events: Numbers) -> Answers:
-    found = _picked(look, events, look.held > 0)
-    if found.values.dtype == object:
-        return answers([plain(value) for value in found.tolist()])
-    return Answers(found.values + 0.0, found.valid) if found.values.dtype == np.float64 else found
+def _newest(look: Look, k: int, valid: NDArray[np.bool_]) -> Answers:
+    """The newest values but k, which are the same for every window that reaches them."""
+    values = look.found.picked.get(k)
+    if values is None:
+        events = look.found.newest[:, k]
+        values = look.found.picked[k] = _picked(look, events, events >= 0).values
+    return Answers(values, valid)
+
+
+def _extreme(look: Look, found: Numbers) -> Answers:
+    valid = look.held > 0
+    if look.laid.by_key:
+        floats = look.laid.values.dtype == np.float64
+        return Answers(_unordered(np.where(valid, found, 0)) if floats else found.copy(), valid)
+    picked = _picked(look, found, valid)
+    if picked.values.dtype == object:
+        return answers([plain(value) for value in picked.tolist()])
+    return Answers(picked.values + 0.0, valid) if picked.values.dtype == np.float64 else picked
 
 
 def _rate(look: Look) -> Answers:
@@ -471,8 +516,7 @@ def _rate(look: Look) -> Answers:
 
 def _since(look: Look) -> Answers:
     valid = look.held > 0
-    newest = np.where(valid, look.found.newest[:, 0], 0)
-    times = look.laid.events[2][:, 0]
+    newest, times = np.where(valid, look.found.newest[:, 0], 0), look.laid.times
     past_ms = np.where(valid, look.t_ms - times[newest], 0) if len(times) else np.zeros(len(valid), np.int64)
     if int(past_ms.max(initial=0)) > 2**53:
         return Answers(np.array([n / 1000 for n in past_ms.tolist()]), valid)
@@ -488,8 +532,8 @@ _FINALS: dict[str, Callable[[Look], Answers]] = {
     "min": lambda look: _extreme(look, look.found.least[:, look.at]),
     "max": lambda look: _extreme(look, look.found.most[:, look.at]),
     "first": lambda look: _picked(look, look.found.first[:, look.at], look.held > 0),
-    "last": lambda look: _picked(look, look.found.newest[:, 0], look.held > 0),
-    "last_k": lambda look: _picked(look, look.found.newest[:, look.one.k - 1], look.held >= look.one.k),
+    "last": lambda look: _newest(look, 0, look.held > 0),
+    "last_k": lambda look: _newest(look, look.one.k - 1, look.held >= look.one.k),
     "since": _since,
     "distinct": lambda look: Answers(look.found.kinds[:, look.at].copy()),
 }
