@@ -113,7 +113,11 @@ def _look(group: Group, slots: Slots, t_ms: int) -> None:
     low = high = bisect_right(times, t_ms, head)
     lows: list[int] = []
     for length_ms in group.windows:
-        low = bisect_right(times, start_ms(t_ms, length_ms, hop_ms), head, low) if length_ms else head
+        if length_ms:
+            start = start_ms(t_ms, length_ms, hop_ms) if hop_ms else t_ms - length_ms
+            low = bisect_right(times, start, head, low)
+        else:
+            low = head
         lows.append(low)
     for look, places, span, picks, default in group.sights:
         values = look(series, lows if picks is None else [lows[i] for i in picks], high, t_ms)

@@ -172,9 +172,12 @@ class Series:
         assert sums is not None
         block = at // BLOCK
         total: int = (self.upper[block] << HALF) + lower[block]
-        for i in range(block * BLOCK, at):
-            units = sums[i + 1] - sums[i]
-            total += units * units
+        if at % BLOCK:
+            start = block * BLOCK
+            before = sums[start]
+            for after in sums[start + 1 : at + 1]:
+                total += (after - before) ** 2
+                before = after
         return total
 
     def trim(self, floor_ms: int, *, keep_newest: bool, tally: bool, exact: bool) -> None:

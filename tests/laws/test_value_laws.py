@@ -32,8 +32,12 @@ def test_every_way_gives_the_same_bits(seed: int) -> None:
 
 def closed_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """An event exactly at a window's start is counted in."""
-    start = reading_module.start_ms
-    monkeypatch.setattr(reading_module, "start_ms", lambda t, w, h: start(t, w, h) - 1)
+    right = reading_module.bisect_right
+
+    def inside(times: Any, at: int, low: int, high: int | None = None) -> int:
+        return right(times, at, low) if high is None else right(times, at - 1, low, high)
+
+    monkeypatch.setattr(reading_module, "bisect_right", inside)
 
 
 def open_end(monkeypatch: pytest.MonkeyPatch) -> None:
