@@ -1,5 +1,4 @@
-"""console: what is shown of a feature set: its definitions and where they come from, what its values are like
-now and were, how old the newest event behind them is, and how large its state."""
+"""console: what is shown of a feature set: its definitions, its values now and before, its age and its size."""
 
 from __future__ import annotations
 
