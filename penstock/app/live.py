@@ -12,12 +12,13 @@ from typing import Any
 
 from penstock.app.counters import Tally
 from penstock.app.pressure import PRESSED
+from penstock.app.sizes import Sizes
 from penstock.app.system import System, clock_draft, one_thread, served
 from penstock.log import Appended
 from penstock.record.codec import moment, pack, unpack
-from penstock.record.decisions import DEAD, Prediction, Vector, vectors
+from penstock.record.decisions import DEAD, DeadLetter, Prediction, Vector, vectors
 from penstock.record.errors import PenstockError, Refused, Unavailable
-from penstock.record.record import Draft
+from penstock.record.record import Draft, Position
 
 FOLD_PAUSE_S = 0.05
 """Between two turns of the stages that no request waits for: batches then, and the write lock is free."""
@@ -75,16 +76,36 @@ class Answers:
 
     def give(self, prediction: Prediction) -> None:
         """Hand a prediction to all who wait for it."""
-        with self._lock:
-            waiting = self._waiting.pop((prediction.model, prediction.request), [])
-            self._count -= len(waiting)
-        for future in waiting:
+        for future in self._pop(prediction.model, prediction.request):
             future.get_loop().call_soon_threadsafe(_settle, future, prediction)
+
+    def refuse(self, model: str, request: str, error: Refused) -> None:
+        """Tell all who wait for a prediction that there will be none."""
+        for future in self._pop(model, request):
+            future.get_loop().call_soon_threadsafe(_fail, future, error)
+
+    def _pop(self, model: str, request: str) -> list[asyncio.Future[Prediction]]:
+        with self._lock:
+            waiting = self._waiting.pop((model, request), [])
+            self._count -= len(waiting)
+        return waiting
 
 
 def _settle(future: asyncio.Future[Prediction], prediction: Prediction) -> None:
     if not future.done():
         future.set_result(prediction)
+
+
+def _fail(future: asyncio.Future[Prediction], error: Refused) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def _why(letter: DeadLetter) -> Refused:
+    """A dead letter as an answer to whoever asked."""
+    return Refused(
+        letter.note, code=letter.code, where=letter.topic, hint="The request is on the log, as a dead letter."
+    )
 
 
 class Live:
@@ -100,8 +121,8 @@ class Live:
         most_waiting: int = MOST_WAITING,
     ) -> None:
         self.system, self.now_ms, self.tick_s, self.admit = system, now_ms, tick_s, admit
-        self.answers, self.tally = Answers(most_waiting), Tally()
-        system.told = self.answers.tell
+        self.answers, self.tally, self.sizes = Answers(most_waiting), Tally(), Sizes()
+        system.told = self._tell
         self.stopping = threading.Event()
         self.broken: str = ""
         self.threads: list[threading.Thread] = []
@@ -150,7 +171,9 @@ class Live:
 
     def _predict(self) -> None:
         end = self.system.log.end()
-        if not self.system.predict():
+        moved = self.system.predict()
+        self.sizes.look(self.system.predicting)
+        if not moved:
             self.system.log.wait(end, 0.25)
 
     def _fold(self) -> None:
@@ -191,6 +214,15 @@ class Live:
         ]
         return await self._asked(model, drafts, timeout_s)
 
+    def _tell(self, outputs: Sequence[Draft]) -> None:
+        """Predictions and dead letters are on the log: whoever waits for one is told."""
+        self.answers.tell(outputs)
+        for output in outputs:
+            if output.topic == DEAD:
+                letter = unpack(output.value, DeadLetter)
+                (record, *_), _ = self.system.log.read([letter.topic], Position(n=letter.position), limit=1)
+                self.answers.refuse(letter.stage.removeprefix("predict."), record.id, _why(letter))
+
     def _complete(self, row: Mapping[str, Any], id: str, time: str) -> dict[str, Any]:
         filled = dict(row)
         filled.setdefault(id, secrets.token_hex(8))
@@ -228,6 +260,10 @@ class Live:
         if earlier is not None:
             self.answers.give(earlier)
         elif passed:
+            topic = self.system.file.plan(model).pipeline.request.topic
+            dead = self.system.log.find(DEAD, f"{DEAD}:predict.{model}:{topic}:{place}")
+            if dead is not None:
+                raise _why(unpack(dead.value, DeadLetter))
             raise Refused(
                 "This id was asked before there was a champion to answer it.",
                 code="unanswered", hint="Ask again under another id.",

@@ -19,6 +19,7 @@ from penstock.feature.plan import (
     Node,
     column_types,
     key_of,
+    row_meaning,
     row_text,
     row_types,
     value_types,
@@ -205,7 +206,10 @@ class _Compiler:
             return one.name
         name = self.names.get(id(one))
         if name is None:
-            name = self.names[id(one)] = written(one)
+            name = written(one)
+            while name in self.defined and not _alike(self.defined[name], one):
+                name += "'"
+            self.names[id(one)] = name
             self.defined[name] = one
         return name
 
@@ -279,6 +283,10 @@ class _Compiler:
                 f'"{mine}" of {one.source.topic} is {told(a)}, "{asked}" of the request is {told(b)}.',
                 code="wrong_type", where=where,
             )  # fmt: skip
+        if not a <= VALUES:
+            raise DefinitionError(
+                f'"{mine}" is {told(a)}, which names nobody.', code="wrong_type", where=where
+            )
         return mine, asked
 
     def value_type(self, name: str, place: int) -> None:
@@ -326,6 +334,12 @@ def _check_types(one: Aggregate, where: str) -> None:
             f'"{spelled(one.value, row_text)}" is a time, not a value.',
             code="wrong_type", where=where, hint="Use since().",
         )  # fmt: skip
+
+
+def _alike(a: Expression, b: Expression) -> bool:
+    """Whether two aggregates that are written alike are the same: a row function's name does not say it all."""
+    parts = [(one.value, one.where) for one in (a, b) if isinstance(one, Aggregate)]
+    return len(parts) == 2 and len({pack([row_meaning(part) for part in pair]) for pair in parts}) == 1
 
 
 def _aggregate_meaning(one: Aggregate, key: Key, mine: str, asked: str) -> list[Any]:

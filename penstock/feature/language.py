@@ -236,6 +236,10 @@ def _by(one: Aggregate, by: Any, categories: tuple[Value, ...], options: Any, wh
     def where_(condition: Expression) -> Expression:
         return condition if one.where is None else one.where & condition
 
+    if len({*map(str, categories), "other"}) <= len(categories):
+        raise DefinitionError(
+            'Categories have different names, and none is "other".', code="arguments", where=where
+        )
     members = {str(name): where_(by == name) for name in categories}
     members["other"] = where_(~by.is_in(*categories))
     return Family(

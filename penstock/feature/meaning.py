@@ -55,9 +55,11 @@ def types_of(one: Any, leaf: Callable[[Expression], frozenset[type]]) -> frozens
         )  # fmt: skip
     if one.op in CALENDAR:
         time_zone(one.args[1])
+    if one.op == "clip":
+        return frozenset().union(*found)
     if kind.gives == NUMBER and all(mine == {int} or mine == {bool} for mine in found):
         return frozenset((int,))
-    if kind.gives == NUMBER and any(mine == {float} for mine in found) and one.op != "clip":
+    if kind.gives == NUMBER and any(mine == {float} for mine in found):
         return frozenset((float,))
     return kind.gives if kind.gives is not None else found[0]
 

@@ -110,9 +110,16 @@ def value_types(one: Aggregate) -> frozenset[type]:
     """The types that an aggregate's values may have, besides null."""
     if one.kind in ("count", "distinct"):
         return frozenset((int,))
+    if one.kind in ("min", "max") and mixed(one):
+        return frozenset((float,))
     if one.kind in ("min", "max", "first", "last", "last_k"):
         return row_types(one.value)
     return frozenset((float,))
+
+
+def mixed(one: Aggregate) -> bool:
+    """Whether numbers of several types are compared: equal ones differ then, so the answer is a float."""
+    return len(row_types(one.value)) != 1
 
 
 def row_meaning(one: Any) -> Any:

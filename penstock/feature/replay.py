@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from penstock.feature.fold import Fold
 from penstock.feature.language import Aggregate
-from penstock.feature.looks import plain
-from penstock.feature.plan import FeatureSet
+from penstock.feature.plan import FeatureSet, mixed
 from penstock.feature.reading import Group, Reading, reading
 from penstock.feature.table import FOREVER_MS, SLACK_MS, Table, Take
 from penstock.record.decisions import RETRACTIONS, Retraction, Value, read
@@ -129,6 +128,8 @@ class Decoded:
             self.o.append(record.o)
         gone = read(record, Retraction).position if record.topic == RETRACTIONS else -1
         for table, take in due:
+            if take is None:
+                continue
             if gone < 0:
                 self.of(table).add(take, record.time_ms, record.o)
             else:
@@ -342,9 +343,7 @@ def _aggregates(group: Group, features: FeatureSet) -> list[Aggregate]:
 
 def _places(group: Group) -> list[int]:
     """The slots of a group's aggregates."""
-    return [
-        seat[0] for seat in (*group.forever, *(seat for window in group.windows for seat in window.seats))
-    ]
+    return [place for sight in group.sights for place in sight.places]
 
 
 def _ordered(values: NDArray[Any]) -> Numbers | None:
@@ -414,8 +413,7 @@ def _swept(
     entities: Sequence[Any],
     spread: Spread,
 ) -> dict[int, Answers]:
-    spans = sorted({(window.length_ms, window.hop_ms) for window in group.windows})
-    spans += [(0, 0)] if group.forever else []
+    spans = [(length_ms, taken.table.key.hop_ms if length_ms else 0) for length_ms in group.windows]
     whole = _aggregates(group, decoded.features)
     kinds, rows = {one.kind for one in whole}, len(entities)
     asked = np.fromiter(map(taken.numbers.get, entities, repeat(-1)), np.int64, rows)
@@ -496,14 +494,17 @@ def _newest(look: Look, k: int, valid: NDArray[np.bool_]) -> Answers:
 
 
 def _extreme(look: Look, found: Numbers) -> Answers:
+    """The least or the greatest, 0.0 for -0.0; of numbers of several types as a float."""
     valid = look.held > 0
-    if look.laid.by_key:
-        floats = look.laid.values.dtype == np.float64
-        return Answers(_unordered(np.where(valid, found, 0)) if floats else found.copy(), valid)
-    picked = _picked(look, found, valid)
-    if picked.values.dtype == object:
-        return answers([plain(value) for value in picked.tolist()])
-    return Answers(picked.values + 0.0, valid) if picked.values.dtype == np.float64 else picked
+    if not look.laid.by_key:
+        picked = _picked(look, found, valid).values
+    elif look.laid.values.dtype == np.int64:
+        picked = found.copy()
+    else:
+        picked = _unordered(np.where(valid, found, 0))
+    if mixed(look.one):
+        picked = picked.astype(np.float64)
+    return Answers(picked + 0.0 if picked.dtype == np.float64 else picked, valid)
 
 
 def _rate(look: Look) -> Answers:

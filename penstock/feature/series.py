@@ -116,6 +116,13 @@ class Series:
         if len(self.order) > cap and (at := self.find(*self.order.popleft())) >= 0:
             self.remove(at)
 
+    def let_go(self, floor_ms: int) -> None:
+        """Forget the oldest arrivals that are at or before `floor_ms`: whatever comes pushes them out first."""
+        order = self.order
+        while order and order[0][0] <= floor_ms:
+            if (at := self.find(*order.popleft())) >= 0:
+                self.remove(at)
+
     def units(self, start: int) -> Iterator[int]:
         """The integers from a place on."""
         assert self.sums is not None

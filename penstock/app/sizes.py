@@ -1,0 +1,55 @@
+"""app: how much the features' states hold: events by series, and those of the largest entity."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from penstock.app.counters import Count
+from penstock.feature import Fold
+from penstock.stage import Running
+
+LOOK_S = 10.0
+"""How often the states are looked through, at least: never for more than a hundredth of the time."""
+
+
+class Sizes:
+    """What the answering stages hold, as of a while ago. `look` is called by the thread that folds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.counts: list[Count] = []
+        self._next_s = float("-inf")
+
+    def look(self, running: Sequence[Running[Any]]) -> None:
+        """Count again, if it is time to; every share holds everything, so that one of a model's is enough."""
+        began_s = self.clock()
+        if began_s < self._next_s:
+            return
+        models = {one.stage.said_as.removeprefix("predict."): one.state.folds for one in running}
+        self.counts = [one for name, folds in models.items() for one in sizes(name, folds.values())]
+        ended_s = self.clock()
+        self._next_s = ended_s + max(LOOK_S, 100 * (ended_s - began_s))
+
+
+def sizes(model: str, folds: Iterable[Fold]) -> list[Count]:
+    """The counts of a model's feature sets, by set and series; a row of hops counts as an event."""
+    held: Counter[tuple[str, str]] = Counter()
+    entities: Counter[tuple[str, str]] = Counter()
+    largest: dict[tuple[str, str], int] = {}
+    for fold in folds:
+        for table in fold.tables:
+            key = table.key
+            at = fold.features.digest[:12], f"{key.topic}.{key.column or '*'} by {key.entity}"
+            each = [len(one) for one in table.series.values()]
+            each += [len(one.keys) for one in table.hops.values()]
+            held[at] += sum(each)
+            entities[at] = max(entities[at], len(table.series), len(table.hops))
+            largest[at] = max(largest.get(at, 0), max(each, default=0))
+    return [
+        Count(f"state_{name}", {"model": model, "set": digest, "series": series}, n)
+        for name, some in (("events", held), ("entities", entities), ("largest", largest))
+        for (digest, series), n in some.items()
+    ]
