@@ -6,7 +6,7 @@ import linecache
 import sys
 import traceback
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import msgspec
 
 from penstock.app.keep import Looking, check_keep
 from penstock.dataset.outcome import Label
-from penstock.feature import Column, FeatureSet
+from penstock.feature import Answers, Column, FeatureSet
 from penstock.feature import compile as compile_features
 from penstock.feature import rate as event_rate
 from penstock.gate import Gate
@@ -24,7 +24,7 @@ from penstock.model.schedule import Every
 from penstock.monitor.rules import Rule, check_rules
 from penstock.monitor.rules import rate as watched_rate
 from penstock.record.codec import digest, span
-from penstock.record.decisions import SHARED
+from penstock.record.decisions import SHARED, outcomes, predictions, profiles, vectors
 from penstock.record.errors import DefinitionError, NotFound, PenstockError
 from penstock.record.event import TOPIC_NAME, Event, Source, unknown
 from penstock.release.stage import Steps, steps
@@ -171,10 +171,14 @@ def build(namespace: Mapping[str, Any], path: str = "", text: bytes = b"") -> Fi
     if not found:
         raise DefinitionError("The file declares no Pipeline.", hint="Add NAME = Pipeline(...).")
     plans = [_plan(value.name or name, value, namespace) for name, value in found.values()]
-    sources = [value for value in namespace.values() if isinstance(value, Source)]
+    found_sources = [value for value in namespace.values() if isinstance(value, Source)]
     for plan in plans:
-        sources += [plan.pipeline.request, plan.label.source]
-    file = File(path, text, digest(text), {plan.name: plan for plan in plans}, _topics(sources))
+        found_sources += [plan.pipeline.request, plan.label.source, *plan.features.sources.values()]
+    models = {plan.name: plan for plan in plans}
+    sources = [one for one in found_sources if not isinstance(one, Answers)]
+    file = File(path, text, digest(text), models, _topics(sources, models))
+    for plan in plans:
+        _check_answers(plan, models)
     for source in file.sources.values():
         check_keep(source, looking(file))
     return file
@@ -185,7 +189,28 @@ def looking(file: File) -> list[Looking]:
     return [(plan.features, plan.pipeline.train.window_ms) for plan in file.plans.values()]
 
 
-def _topics(sources: Sequence[Source]) -> dict[str, Source]:
+def _check_answers(plan: Plan, models: Mapping[str, Plan], path: tuple[str, ...] = ()) -> None:
+    """Models whose answers a model reads are there, and do not read its own."""
+    if plan.name in path:
+        chain = " -> ".join([*path[path.index(plan.name) :], plan.name])
+        raise DefinitionError(f"Models read each other's answers in a circle: {chain}.", code="cycle")
+    for one in _answers(plan):
+        if one.elsewhere:
+            continue
+        if one.model not in models:
+            raise DefinitionError(
+                unknown(one.model, models, "a model of this file"), code="unknown_model",
+                hint=f'Of another file on the same log: predictions("{one.model}", elsewhere=True).',
+            )  # fmt: skip
+        _check_answers(models[one.model], models, (*path, plan.name))
+
+
+def _answers(plan: Plan) -> list[Answers]:
+    return [one for one in plan.features.sources.values() if isinstance(one, Answers)]
+
+
+def _topics(sources: Sequence[Source], models: Iterable[str]) -> dict[str, Source]:
+    own = SHARED.union(topic(name) for name in models for topic in (predictions, outcomes, profiles, vectors))
     topics: dict[str, Source] = {}
     for source in sources:
         other = topics.setdefault(source.topic, source)
@@ -195,7 +220,7 @@ def _topics(sources: Sequence[Source]) -> dict[str, Source]:
                 code="topic_taken", where=f"line {source.line}",
                 hint=f"Give one of them topic= (the other: line {other.line}).",
             )  # fmt: skip
-        if source.topic in SHARED:
+        if source.topic in own:
             raise DefinitionError(
                 f'"{source.topic}" is a topic of Penstock\'s own.',
                 code="topic_taken", where=f"line {source.line}", hint="Give the source another topic=.",
@@ -207,6 +232,11 @@ def _plan(name: str, pipeline: Pipeline, namespace: Mapping[str, Any]) -> Plan:
     if not TOPIC_NAME.fullmatch(name):
         raise DefinitionError(f'"{name}" cannot be the name of a model: use a-z, 0-9, ".", "_", "-".')
     truth = _label(pipeline)
+    if isinstance(pipeline.request, Answers) or isinstance(truth.source, Answers):
+        raise DefinitionError(
+            "What a model said is neither a request nor the truth.", code="not_a_source",
+            hint="Aggregate it: last(risk.score, where=risk.served), for example.",
+        )  # fmt: skip
     column = pipeline.label.name if isinstance(pipeline.label, Column) else ""
     if not pipeline.request.id:
         raise DefinitionError(

@@ -19,10 +19,12 @@ from penstock.feature.language import (
     sum,
 )
 from penstock.feature.plan import About, FeatureSet
+from penstock.feature.said import Answers, predictions
 from penstock.feature.source import Declared, source
 
 __all__ = [
     "About",
+    "Answers",
     "Column",
     "Declared",
     "Expression",
@@ -41,6 +43,7 @@ __all__ = [
     "max",
     "mean",
     "min",
+    "predictions",
     "rate",
     "row",
     "since",
