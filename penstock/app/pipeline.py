@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import linecache
 import sys
 import traceback
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from penstock.app.beside import gathered, opened, prepare
 from penstock.app.keep import Looking, check_keep
 from penstock.dataset.outcome import Label
 from penstock.feature import Answers, Column, FeatureSet
 from penstock.feature import compile as compile_features
 from penstock.feature import rate as event_rate
+from penstock.feature.meaning import OF_A_FILE
 from penstock.gate import Gate
 from penstock.model.fit import Data
 from penstock.model.pack import Predict
@@ -123,46 +124,50 @@ def load(path: str | Path) -> File:
     """Load a pipeline file; raises DefinitionError with the line and the mend."""
     where = Path(path)
     try:
-        return load_text(where.read_bytes(), str(where))
+        text = gathered(where)
     except OSError:
         raise NotFound(f"There is no pipeline file at {where}.") from None
+    return load_text(text, str(where))
 
 
 def load_text(text: bytes, path: str) -> File:
-    """Load a pipeline from its text; `path` names it in messages and tracebacks.
+    """Load a pipeline from its text (see `app.beside`); `path` names it in messages and tracebacks.
 
     The module is named after the text's digest, so that a model's pickled classes are found again
     and two texts of one file may be in use side by side.
     """
     code = digest(text)
-    module = types.ModuleType(f"penstock_file_{code[:16]}")
+    module = types.ModuleType(f"{OF_A_FILE}{code[:16]}")
     module.__file__ = path
     sys.modules[module.__name__] = module
-    lines = text.decode(errors="replace").splitlines(keepends=True)
-    linecache.cache[path] = (len(text), None, lines, path)  # this text, whatever the file says by now
+    bundle = opened(text)
+    places = prepare(module, bundle, path)
     try:
-        exec(compile(text, path, "exec"), module.__dict__)
+        exec(compile(bundle.text, path, "exec"), module.__dict__)
         return build(vars(module), path, text)
     except DefinitionError as error:
         raise DefinitionError(
-            error.what, code=error.code, hint=error.hint, where=_where(error, path)
+            error.what, code=error.code, hint=error.hint, where=_where(error, path, places)
         ) from error
     except PenstockError:
         raise
     except Exception as error:  # whatever the user's file raises is told by its own line
         sentence = f"{type(error).__name__}: {error}."
-        raise DefinitionError(sentence, code="file", where=_where(error, path)) from error
+        raise DefinitionError(sentence, code="file", where=_where(error, path, places)) from error
 
 
-def _where(error: BaseException, path: str) -> str:
-    """The place in the user's file: the line that the error names, or the innermost one of the traceback."""
+def _where(error: BaseException, path: str, places: Collection[str]) -> str:
+    """The place in the user's files: the line that the error names, or the innermost one of the traceback."""
     said = error.where if isinstance(error, PenstockError) else ""
-    if isinstance(error, SyntaxError) and error.filename == path:
-        said = f"line {error.lineno}"
-    if not said:
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
-        said = f"line {lines[-1]}" if lines else ""
-    return f"{path}, {said}" if said else path
+    lines = [
+        (f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__) if f.filename in places
+    ]
+    file, line = lines[-1] if lines else (path, None)
+    if isinstance(error, SyntaxError) and error.filename in places:
+        file, line = str(error.filename), error.lineno
+    if not said and line:
+        said = f"line {line}"
+    return f"{file}, {said}" if said else path
 
 
 def build(namespace: Mapping[str, Any], path: str = "", text: bytes = b"") -> File:

@@ -294,7 +294,7 @@ def _spaces(namespace: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """The names of a namespace, and behind them those of the modules in it: definitions may be shared so."""
     modules = [
         one for one in namespace.values()
-        if isinstance(one, types.ModuleType) and not one.__name__.startswith("penstock")
+        if isinstance(one, types.ModuleType) and one.__name__.partition(".")[0] != "penstock"
     ]  # fmt: skip
     shared = [pair for module in modules for pair in vars(module).items()]
     return [*namespace.items(), *((n, v) for n, v in shared if isinstance(v, (Expression, Family)))]

@@ -126,6 +126,9 @@ def spelled(one: Any, leaf: Callable[[Expression], str]) -> str:
 
 # Functions by their meaning.
 
+OF_A_FILE = "penstock_file_"
+"""A pipeline file's module, and the modules kept with it, are named so and then by a digest."""
+
 
 def meaning_of(function: Any, seen: set[int] | None = None) -> list[Any]:
     """A function's syntax tree without places and documentation, and what it uses of its module."""
@@ -142,7 +145,29 @@ def meaning_of(function: Any, seen: set[int] | None = None) -> list[Any]:
                 part.body = part.body[1:]
     names = sorted({part.id for part in ast.walk(tree) if isinstance(part, ast.Name)})
     used = [(name, function.__globals__[name]) for name in names if name in function.__globals__]
-    return [ast.dump(tree), [[name, _used(value, seen)] for name, value in used]]
+    return [
+        ast.dump(tree),
+        [[name, _used(value, seen)] for name, value in used],
+        *[[name, _used(value, seen)] for name, value in _behind(tree, dict(used))],
+    ]
+
+
+def _behind(tree: ast.AST, used: dict[str, Any]) -> list[tuple[str, Any]]:
+    """What is used of the modules beside the pipeline file: `cards.usual(x)` means what `usual` does."""
+    reached = {
+        (part.value.id, part.attr)
+        for part in ast.walk(tree)
+        if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name)
+    }
+    return [
+        (f"{name}.{attribute}", getattr(used[name], attribute))
+        for name, attribute in sorted(reached)
+        if _beside(used.get(name)) and hasattr(used[name], attribute)
+    ]
+
+
+def _beside(value: Any) -> bool:
+    return isinstance(value, types.ModuleType) and value.__name__.startswith(OF_A_FILE)
 
 
 def _used(value: Any, seen: set[int]) -> Any:
@@ -154,4 +179,5 @@ def _used(value: Any, seen: set[int]) -> Any:
         return repr(sorted(value, key=repr)) if isinstance(value, frozenset) else repr(value)
     if isinstance(value, (dict, list, set)):
         return repr(sorted(value, key=repr)) if isinstance(value, set) else repr(value)
-    return getattr(value, "__name__", type(value).__name__)
+    name: str = getattr(value, "__name__", type(value).__name__)
+    return name.partition(".")[2] if _beside(value) else name
