@@ -7,9 +7,11 @@ from penstock.app.pipeline import Pipeline, label, rate
 from penstock.feature import (
     case,
     count,
+    derived,
     distinct,
     feature,
     first,
+    hashed,
     last,
     last_k,
     max,
@@ -21,6 +23,7 @@ from penstock.feature import (
     source,
     std,
     sum,
+    tokens,
 )
 from penstock.gate import better, not_worse
 from penstock.model.fit import Data
@@ -39,12 +42,14 @@ __all__ = [
     "case",
     "count",
     "dead",
+    "derived",
     "distinct",
     "drift",
     "errors",
     "every",
     "feature",
     "first",
+    "hashed",
     "key",
     "label",
     "last",
@@ -64,4 +69,5 @@ __all__ = [
     "std",
     "steps",
     "sum",
+    "tokens",
 ]

@@ -14,7 +14,7 @@ import msgspec
 from penstock.app.beside import gathered, opened, prepare
 from penstock.app.keep import Looking, check_keep
 from penstock.dataset.outcome import Label
-from penstock.feature import Answers, Column, FeatureSet
+from penstock.feature import Answers, Column, Derived, FeatureSet, wider
 from penstock.feature import compile as compile_features
 from penstock.feature import rate as event_rate
 from penstock.feature.meaning import OF_A_FILE
@@ -99,13 +99,15 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
 
 
 class File(msgspec.Struct, frozen=True, eq=False):
-    """A pipeline file, loaded: its plans by model name, its sources by topic, its text and digest."""
+    """A pipeline file, loaded: its plans by model name, its sources by topic, its text and digest.
+    `derived`: the topics that its own stages write from those sources."""
 
     path: str
     text: bytes
     code: str
     plans: dict[str, Plan]
     sources: dict[str, Source]
+    derived: dict[str, Derived] = {}
 
     def plan(self, model: str) -> Plan:
         """The plan of a model; raises NotFound with the nearest name."""
@@ -181,10 +183,13 @@ def build(namespace: Mapping[str, Any], path: str = "", text: bytes = b"") -> Fi
         found_sources += [plan.pipeline.request, plan.label.source, *plan.features.sources.values()]
     models = {plan.name: plan for plan in plans}
     sources = [one for one in found_sources if not isinstance(one, Answers)]
-    file = File(path, text, digest(text), models, _topics(sources, models))
+    moved = in_transit(sources)
+    bases = [one.derivation.base for one in moved.values()]
+    sent = [one for one in (*sources, *bases) if one.topic not in moved]
+    file = File(path, text, digest(text), models, _topics(sent, models), moved)
     for plan in plans:
         _check_answers(plan, models)
-    for source in file.sources.values():
+    for source in (*file.sources.values(), *file.derived.values()):
         check_keep(source, looking(file))
     return file
 
@@ -192,6 +197,16 @@ def build(namespace: Mapping[str, Any], path: str = "", text: bytes = b"") -> Fi
 def looking(file: File) -> list[Looking]:
     """How far back each model of a file looks."""
     return [(plan.features, plan.pipeline.train.window_ms) for plan in file.plans.values()]
+
+
+def in_transit(sources: Iterable[Source]) -> dict[str, Derived]:
+    """The sources that stages derive, by topic, each after what it derives from."""
+    found: dict[str, Derived] = {}
+    for one in sources:
+        if isinstance(one, Derived):
+            found |= in_transit([one.derivation.base])
+            found |= {one.topic: one} if one.derivation.at == "transit" else {}
+    return found
 
 
 def _check_answers(plan: Plan, models: Mapping[str, Plan], path: tuple[str, ...] = ()) -> None:
@@ -218,8 +233,11 @@ def _topics(sources: Sequence[Source], models: Iterable[str]) -> dict[str, Sourc
     own = SHARED.union(topic(name) for name in models for topic in (predictions, outcomes, profiles, vectors))
     topics: dict[str, Source] = {}
     for source in sources:
-        other = topics.setdefault(source.topic, source)
-        if other is not source:
+        other = topics.get(source.topic, source)
+        widest = wider(other, source)
+        if widest is not None:
+            topics[source.topic] = widest
+        else:
             raise DefinitionError(
                 f'Two sources share the topic "{source.topic}".',
                 code="topic_taken", where=f"line {source.line}",

@@ -16,11 +16,11 @@ from typing import Any
 import msgspec
 import threadpoolctl
 
-from penstock.app.pipeline import File, Plan, load_text
+from penstock.app.pipeline import File, Plan, in_transit, load_text
 from penstock.app.train import Order
 from penstock.dataset.outcome import outcome_stage
 from penstock.dataset.rows import past
-from penstock.feature import FeatureSet, Fold
+from penstock.feature import FeatureSet, Fold, derive_stage
 from penstock.gate.stage import gate_stage
 from penstock.log import Blob, Checkpoint, Commit, Log
 from penstock.log.crash import Point, point
@@ -182,7 +182,9 @@ class Parts:
             for plan in self.file.plans.values()
         }
         rest = [msgspec.structs.replace(one, sync=sync) for one in folds(self.file, self.blobs)]
-        return answering | {one.name: [one] for one in rest}
+        used = [one for sets in self.sets.values() for f in sets.values() for one in f.sources.values()]
+        older = [one for topic, one in in_transit(used).items() if topic not in self.file.derived]
+        return answering | {one.name: [one] for one in [*map(derive_stage, older), *rest]}
 
     def _past(self, name: str, features: FeatureSet, record: Record) -> list[Value]:
         return past(self.log, name, features, [record])[0][1]
@@ -353,6 +355,7 @@ def folds(file: File, blobs: Blob) -> list[AnyStage]:
     """Every stage of a file after the predictions, in the order of the loop."""
     plans = list(file.plans.values())
     return [
+        *map(derive_stage, file.derived.values()),
         *(outcome_stage(p.name, p.pipeline.request, p.label) for p in plans),
         *(monitor_stage(p.name, p.pipeline.watch, p.pipeline.request, p.features.names) for p in plans),
         *(train_stage(p.name, p.pipeline.train, p.pipeline.params, p.pipeline.seed) for p in plans),

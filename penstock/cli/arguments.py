@@ -103,7 +103,7 @@ def _running(verbs: Any) -> None:
     )  # fmt: skip
     some.add_argument(
         "stages", nargs="+", metavar="STAGE",
-        help="predict, outcome, monitor, train, gate, release, tick, predict.MODEL..., or all",
+        help="predict, derive, outcome, monitor, train, gate, release, tick, predict.MODEL..., or all",
     )  # fmt: skip
     some.add_argument("--file", required=True, metavar="FILE")
     _homed(some, json=False)

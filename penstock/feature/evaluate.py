@@ -8,12 +8,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
+from operator import attrgetter
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
 
-from penstock.feature.expression import Expression, Op
+from penstock.feature import text
+from penstock.feature.expression import Column, Expression, Op
 from penstock.record.codec import moment
 from penstock.record.errors import DefinitionError
 
@@ -77,10 +79,12 @@ KINDS: dict[str, Kind] = {
     "floor": Kind(math.floor, NUMBERS, frozenset((int,))),
     "length": Kind(len, WORD, frozenset((int,))),
     "lower": Kind(str.lower, WORD, WORD),
-    "contains": Kind(lambda a, text: text in a, WORD, TRUTH),
+    "contains": Kind(lambda a, part: part in a, WORD, TRUTH),
     "part": Kind(lambda a, start, n: a[start : start + n], WORD, WORD),
     "split": Kind(_split, WORD, WORD),
     "bucket": Kind(_bucket, WORD | NUMBERS, frozenset((int,))),
+    "tokens": Kind(text.number, WORD, frozenset((int,))),
+    "hashed": Kind(text.place, WORD, frozenset((float,))),
     "year": _calendar(lambda at: at.year),
     "month": _calendar(lambda at: at.month),
     "day": _calendar(lambda at: at.day),
@@ -114,6 +118,18 @@ def zones_version() -> str:
 
 
 # From a description to a function of a row.
+
+
+def column_of(leaf: Expression) -> Read:
+    """How a column of a row is read within an expression: a NaN is a null."""
+    assert isinstance(leaf, Column)
+    get = attrgetter(leaf.name)
+
+    def read(event: Any) -> Any:
+        value = get(event)
+        return value if value == value else None
+
+    return read
 
 
 def compiled(one: Any, leaf: Callable[[Expression], Read]) -> Read:

@@ -10,6 +10,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
+from penstock.feature import text
 from penstock.feature.evaluate import (
     ANY,
     BY_NULLS,
@@ -97,6 +98,8 @@ def meaning(one: Any, leaf: Callable[[Expression], Any]) -> Any:
     parts = [one.op, *(meaning(arg, leaf) for arg in one.args)]
     if one.op in CALENDAR:
         parts.append(zones_version())
+    if one.op in text.OPS:
+        parts.append(text.version())
     if one.function is not None:
         parts.append(meaning_of(one.function))
     return parts
@@ -111,6 +114,8 @@ def spelled(one: Any, leaf: Callable[[Expression], str]) -> str:
     parts = [spelled(arg, leaf) for arg in one.args]
     if one.op == "call":
         return f"{getattr(one.function, '__name__', 'row')}({', '.join(parts)})"
+    if one.op in text.OPS:
+        return text.spelled(one.op, parts[0], one.args[1:])
     if one.op == "case":
         pairs = [f"({a}, {b})" for a, b in zip(parts[:-1:2], parts[1:-1:2], strict=True)]
         return f"case({', '.join(pairs)}, otherwise={parts[-1]})"

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from penstock.feature import hops
-from penstock.feature.evaluate import compiled
+from penstock.feature.evaluate import column_of, compiled
 from penstock.feature.expression import Column, Expression, Op
 from penstock.feature.hops import Hops
 from penstock.feature.language import SUMS, Aggregate
@@ -222,18 +222,6 @@ def _code(value: Expression) -> str:
 
 def _calls(value: Any) -> bool:
     return isinstance(value, Op) and (value.op == "call" or any(_calls(arg) for arg in value.args))
-
-
-def column_of(leaf: Expression) -> Callable[[Any], Any]:
-    """How a column of a row is read within an expression: a NaN is a null."""
-    assert isinstance(leaf, Column)
-    get = attrgetter(leaf.name)
-
-    def read(event: Any) -> Any:
-        value = get(event)
-        return value if value == value else None
-
-    return read
 
 
 def _reading(value: Expression) -> Callable[[Any], Any]:
