@@ -103,9 +103,10 @@ def derive_stage(source: Derived) -> Stage[Nothing]:
     def step(state: Nothing, record: Record) -> tuple[Nothing, list[Draft]]:
         event = base.event(record)
         try:
-            return state, [source.draft(source.filled(event))]
+            made = source.draft(source.filled(event))
         except Refused as error:
             raise base.poison(record, error.code, error.what) from None
+        return state, [msgspec.structs.replace(made, id="")]  # an output's id says what it was made of
 
     return stage(
         f"derive.{source.topic}", (base.topic, AGAIN), Nothing, step, snapshot_every=1000, sync=False
