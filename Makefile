@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-kafka test lint format size lock clean flights flights-kafka figures docs bench bench-log bench-slow kafka simulate faults
+.PHONY: demo demo-kafka test lint format size lock clean flights flights-kafka figures docs bench bench-log bench-slow kafka simulate faults consistency
 
 demo: .venv/run.stamp
 	$(BIN)/penstock demo $(ARGS)
@@ -49,6 +49,10 @@ simulate: .venv/dev.stamp
 # Every part of the fault harness, one table; ARGS="--scale 0.02 --only power" does less.
 faults: .venv/dev.stamp
 	$(BIN)/python -m tests.faults.run $(ARGS)
+
+# A million values served and folded again: no alert; then one of them wrong in its last bit: one alert.
+consistency: .venv/dev.stamp
+	$(BIN)/python -m tests.laws.consistency $(ARGS)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check

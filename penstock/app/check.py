@@ -23,7 +23,7 @@ from penstock.app.worker import in_process
 from penstock.feature import Fold
 from penstock.model.fit import answers
 from penstock.model.pack import Model, dump
-from penstock.predict.verify import same
+from penstock.predict.refold import same
 from penstock.record.codec import millis, moment
 from penstock.record.decisions import Decision, Failure, Prediction, Version, predictions, read
 from penstock.record.errors import PenstockError, Refused

@@ -9,7 +9,9 @@ from typing import Any
 
 import msgspec
 
+from penstock.app.consistency import KIND, Found, found
 from penstock.app.counters import Counters, plain
+from penstock.app.lookup import Lookup, Lookups
 from penstock.app.pipeline import File, Plan, load_text
 from penstock.app.place import Remembered, blobs_of, follow, remember
 from penstock.app.pressure import Bounds, Pressure, disk_of, lags
@@ -20,6 +22,7 @@ from penstock.log import Blob, Log
 from penstock.log.blob import FolderBlob
 from penstock.log.sqlite import SqliteLog
 from penstock.monitor.board import ALARMS
+from penstock.predict.consistency import consistency_inputs
 from penstock.predict.stage import predict_inputs, share_name
 from penstock.predict.trace import Trace, trace
 from penstock.predict.verify import Progress, Verified, verify
@@ -61,6 +64,12 @@ class Home(msgspec.Struct, frozen=True, eq=False):
             raise NotFound("Nothing was brought up in this home yet.", hint="`penstock up FILE` does that.")
         return load_text(self.blobs.get(newest.code), newest.path)
 
+    def features(self, name: str, file: File | None = None) -> Lookup:
+        """Look-ups in a model's feature set, or in the one whose digest begins so: `home.features("fraud")
+        .get({"card": "c1"})`. `file`: whose sets (default: those of the file brought up last)."""
+        file = file or self.file()
+        return Lookups(Books(file, self.log, self.blobs).all_sets(), file, self.log).of(name)
+
 
 def wall_ms() -> int:
     """The wall clock in UTC milliseconds."""
@@ -83,12 +92,14 @@ def inputs_of(file: File, blobs: Blob) -> dict[str, Sequence[str]]:
     for plan in file.plans.values():
         sets = {plan.features.digest: plan.features}
         inputs[f"predict.{plan.name}"] = predict_inputs(plan.name, plan.pipeline.request, sets)
+        if plan.pipeline.consistency:
+            inputs[f"{KIND}.{plan.name}"] = consistency_inputs(plan.name, plan.pipeline.request, sets)
     return inputs
 
 
 def pressure(file: File, home: Home, bounds: Bounds) -> Pressure:
-    """The bounds that producers into a home meet."""
-    inputs = inputs_of(file, home.blobs)
+    """The bounds that producers into a home meet. What only compares holds nobody back."""
+    inputs = {n: t for n, t in inputs_of(file, home.blobs).items() if not n.startswith(f"{KIND}.")}
     return Pressure(bounds, lambda: lags(home.log, inputs), lambda: disk_of(home.path))
 
 
@@ -170,6 +181,14 @@ class Books:
         """A model's feature sets, by digest."""
         return {digest: plan.features for digest, plan in self.plans[model].items()}
 
+    def all_sets(self) -> dict[str, tuple[str, FeatureSet]]:
+        """Every feature set by digest, with the model that it belongs to."""
+        return {
+            digest: (name, plan.features)
+            for name, plans in self.plans.items()
+            for digest, plan in plans.items()
+        }
+
     def verify(self, model: str, progress: Progress = lambda done, total: None) -> Verified:
         """Every prediction of a model made again, and compared."""
         request = self.file.plan(model).pipeline.request
@@ -179,6 +198,10 @@ class Books:
             return found[0][1] if found else []  # none where the log has no such request to fold
 
         return verify(self.log, model, request, self.sets(model), self.models.get, seen, progress)
+
+    def consistency(self, model: str) -> Found:
+        """What was compared of a model so far, and what was unequal."""
+        return found(self.log, self.file.plan(model), self.sets(model))
 
     def trace(self, id: str) -> Trace:
         """Everything about one prediction, by its id or its request's."""

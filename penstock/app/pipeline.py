@@ -60,7 +60,8 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     `label` is a source (an event is a true label, silence a false one after `wait`), a column of a
     source, or a `@label` function. `fit(data)` returns the model; `predict(model, x)` replaces its
-    `predict_proba`. `threshold` makes a score positive. Everything else has a default or says when.
+    `predict_proba`. `threshold` makes a score positive. Of the share `consistency` of the keys all that is
+    served is folded again and compared; 0 does without. Everything else has a default or says when.
     """
 
     request: Source
@@ -76,6 +77,7 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     params: dict[str, Any] = {}
     seed: int = 0
     threshold: float = 0.5
+    consistency: float = 1.0
     name: str = ""
 
 
@@ -267,6 +269,10 @@ def _plan(name: str, pipeline: Pipeline, namespace: Mapping[str, Any]) -> Plan:
             code="no_id", where=f"line {pipeline.request.line}",
             hint='Declare it: source(..., id="payment_id").',
         )  # fmt: skip
+    if not 0 <= pipeline.consistency <= 1:
+        raise DefinitionError(
+            "consistency= is a share of the keys, from 0 (none) to 1 (all).", code="arguments"
+        )
     features = compile_features(
         pipeline.features, pipeline.request, namespace, label=truth.source, label_column=column
     )

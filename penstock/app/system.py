@@ -16,11 +16,12 @@ from typing import Any
 import msgspec
 import threadpoolctl
 
+from penstock.app.consistency import KIND, checked, checking, long_ago, refill
+from penstock.app.lookup import Lookup
 from penstock.app.pipeline import File, Plan, in_transit, load_text
 from penstock.app.train import Order
 from penstock.dataset.outcome import outcome_stage
-from penstock.dataset.rows import past
-from penstock.feature import FeatureSet, Fold, derive_stage
+from penstock.feature import derive_stage
 from penstock.gate.stage import gate_stage
 from penstock.log import Blob, Checkpoint, Commit, Log
 from penstock.log.crash import Point, point
@@ -29,7 +30,6 @@ from penstock.model.schedule import train_stage
 from penstock.monitor.stage import monitor_stage
 from penstock.predict.stage import Means, predict_stage
 from penstock.record.decisions import (
-    AGAIN,
     DECISIONS,
     DEPLOYMENTS,
     FAILURES,
@@ -44,19 +44,18 @@ from penstock.record.decisions import (
     Prediction,
     Refusal,
     Tick,
-    Value,
     Version,
     draft,
     predictions,
     read,
 )
-from penstock.record.errors import NotFound, Poison, Refused, Unavailable
+from penstock.record.errors import NotFound, Refused, Unavailable
 from penstock.record.event import unknown
 from penstock.record.record import Draft, Position, Record, output_id
 from penstock.release.registry import registry
 from penstock.release.route import Ref
 from penstock.release.stage import release_stage
-from penstock.stage import AnyStage, Running, View, folded, restore, stage
+from penstock.stage import AnyStage, Running, View, restore, stage
 
 Clock = Callable[[], float]
 Trainer = Callable[[Order], Version | Failure]
@@ -161,8 +160,8 @@ class Parts:
         means = Means(
             self.models.know,
             self.models.get,
-            partial(self._past, name),
-            partial(self._refill, name),
+            partial(long_ago, self.log, name),
+            partial(refill, self.log, name),
             self.clock,
         )
         pipeline = plan.pipeline
@@ -184,22 +183,8 @@ class Parts:
         rest = [msgspec.structs.replace(one, sync=sync) for one in folds(self.file, self.blobs)]
         used = [one for sets in self.sets.values() for f in sets.values() for one in f.sources.values()]
         older = [one for topic, one in in_transit(used).items() if topic not in self.file.derived]
-        return answering | {one.name: [one] for one in [*map(derive_stage, older), *rest]}
-
-    def _past(self, name: str, features: FeatureSet, record: Record) -> list[Value]:
-        return past(self.log, name, features, [record])[0][1]
-
-    def _refill(self, name: str, features: FeatureSet, stop: int) -> Fold:
-        fold = Fold(features)
-        topics = (*features.topics, TICKS, AGAIN)
-        for records, _ in folded(self.log, name, topics, stop=Position(n=stop)):
-            for record in records:
-                if record.topic == TICKS:
-                    fold.tick(read(record, Tick).t_ms)
-                    continue
-                with contextlib.suppress(Poison):
-                    fold.add(record)
-        return fold
+        again = [checking(self.log, plan, self.sets[plan.name]) for plan in checked(self.file)]
+        return answering | {one.name: [one] for one in [*map(derive_stage, older), *rest, *again]}
 
 
 class System:
@@ -228,6 +213,7 @@ class System:
             into = self.predicting if name.startswith("predict.") else self.folding
             into += [own(one, log) for one in stages]
         self.open = View(OPEN, log)
+        self._lookups: dict[str, Lookup] = {}
         self.working = {name: log.load(f"work.{name}", claim=True).epoch for name in file.plans}
 
     def deploy(self, t_ms: int) -> None:
@@ -267,11 +253,14 @@ class System:
         return moved
 
     def fold(self) -> bool:
-        """Run every stage after the predictions. Says whether anything was new."""
+        """Run every stage after the predictions; what only compares takes one batch, so that a long one to
+        catch up keeps nobody waiting. Says whether anything was new."""
         moved = False
         for running in self.folding:
             while running.advance() is not None:
                 moved = True
+                if running.stage.name.startswith(f"{KIND}."):
+                    break
         return moved
 
     def champion(self, model: str) -> Ref | None:
@@ -301,6 +290,11 @@ class System:
         finish(self.log, intent, result, self.working[intent.model], self.open.position)
         point(Point.RESULT, intent.model)
 
+    def features(self, model: str) -> Lookup:
+        """Look-ups in a model's feature set."""
+        features = self.file.plan(model).features
+        return self._lookups.setdefault(model, Lookup(features, self.log, f"predict.{model}"))
+
     def save(self) -> None:
         """Write every stage's state, so that the next start has little to fold again."""
         for running in [*self.predicting, *self.folding]:
@@ -314,7 +308,7 @@ def own(one: AnyStage, log: Log) -> Running[Any]:
     divisions: dict[int, list[str]] = {}
     for name in known:
         family, _, part = name.partition("/")
-        if family == one.said_as and name != one.name:
+        if family == one.name.partition("/")[0] and name != one.name:
             divisions.setdefault(int(part.partition("of")[2] or 1), []).append(name)
     whole = [names for n, names in divisions.items() if len(names) == n]
     least = [min(names, key=lambda name: known[name].position.n) for names in whole]
@@ -421,7 +415,7 @@ def append(
             if len(notes) < 20:
                 notes.append(f"row {number}: {error}")
     refusals = [_refusal(msgspec.structs.replace(one, count=refused[code])) for code, one in first_of.items()]
-    producer, sequence = _in_order(log, topic, numbered)
+    producer, sequence = in_order(log, topic, numbered)
     done = log.append([*drafts, *refusals], producer=producer, sequence=sequence, sync=sync)
     repeated = sum(i < len(drafts) for i in done.repeats)
     if repeated:
@@ -433,7 +427,7 @@ def append(
     return Report(len(drafts) - repeated, repeated, refused, notes, done.places[: len(drafts)])
 
 
-def _in_order(log: Log, topic: str, numbered: Numbered) -> Numbered:
+def in_order(log: Log, topic: str, numbered: Numbered) -> Numbered:
     """The producer as the log knows it. Raises Refused where an append before this one is missing: it
     would be taken for a repeat when it comes."""
     name, sequence = numbered

@@ -22,8 +22,10 @@ from penstock.app.child import Line
 from penstock.app.counters import Count, plain
 from penstock.app.home import Books, Home, Views, open_home, pressure, wall_ms
 from penstock.app.live import Admit, Live
+from penstock.app.looks import Looks
 from penstock.app.pipeline import File, load
 from penstock.app.pressure import Bounds
+from penstock.app.retract import Retracted, retract
 from penstock.app.system import Numbered, Report, System, append
 from penstock.app.train import Order
 from penstock.app.upkeep import Caretaker
@@ -72,7 +74,7 @@ def keys_of(settings: Settings) -> Keys | None:
     return keys
 
 
-def desk(live: Live, file: File, views: Views, training: Mapping[str, float]) -> Desk:
+def desk(live: Live, file: File, views: Views, looks: Looks, training: Mapping[str, float]) -> Desk:
     """The desk that the doors ask: the live system's functions, with reads one at a time. `training`
     says how far the trainings under way have read the log."""
     lock = threading.Lock()
@@ -90,6 +92,14 @@ def desk(live: Live, file: File, views: Views, training: Mapping[str, float]) ->
         report = await asyncio.to_thread(admitted)
         return {n: getattr(report, n) for n in ("appended", "duplicates", "refused", "notes")}
 
+    async def take_back(topic: str, id: str, numbered: Numbered) -> dict[str, Any]:
+        def admitted() -> list[Retracted]:
+            with live.admit(1, ()):
+                return retract(file, system.log, topic, [id], sync=False, numbered=numbered)
+
+        (done,) = await asyncio.to_thread(admitted)
+        return msgspec.structs.asdict(done)
+
     def status() -> dict[str, Any]:
         with lock:
             found = {**views.status(), "broken": live.broken, "held": _held(live.admit)}
@@ -106,6 +116,9 @@ def desk(live: Live, file: File, views: Views, training: Mapping[str, float]) ->
         live.ask,
         live.ask_vectors,
         take,
+        take_back,
+        looks.ask,
+        looks.told,
         registry,
         status,
         DURABILITY,
@@ -140,12 +153,13 @@ class Server:
     ) -> None:
         file = live.system.file
         views = Views(file, home.log, home.blobs)
-        self.desk = desk(live, file, views, {} if training is None else training)
+        books = Books(file, home.log, home.blobs)
+        self._looks = Looks(books.all_sets(), file, home.log, live.now_ms)
+        self.desk = desk(live, file, views, self._looks, {} if training is None else training)
         rules = {
             name: [str(rule) for rule in watched(plan.pipeline.watch)] for name, plan in file.plans.items()
         }
-        trace = Books(file, home.log, home.blobs).trace
-        sight = Sight(home.log, home.blobs, self.desk.status, self.desk.registry, rules, trace)
+        sight = Sight(home.log, home.blobs, self.desk.status, self.desk.registry, rules, books.trace)
         app = create(self.desk, keys_of(settings), (*settings.hosts, settings.host), pages(sight), note)
         config = uvicorn.Config(
             app, host=settings.host, port=settings.port, log_level="warning", access_log=False, lifespan="off",
@@ -173,6 +187,7 @@ class Server:
         """Let the requests under way finish, then close."""
         self._server.should_exit = True
         self._thread.join(10)
+        self._looks.stop()
 
 
 def note(error: BaseException) -> None:

@@ -5,5 +5,6 @@ script link along, and there was no interval plot.
 """
 
 from penstock.chart.draw import COLOURS, calibration, forest, line
+from penstock.chart.flow import Box, flow
 
-__all__ = ["COLOURS", "calibration", "forest", "line"]
+__all__ = ["COLOURS", "Box", "calibration", "flow", "forest", "line"]

@@ -6,8 +6,12 @@ import argparse
 from typing import Any
 
 from penstock.cli import ask, run
+from penstock.cli.consistency import consistency
 from penstock.cli.dead import dead
+from penstock.cli.features import features
+from penstock.cli.graph import graph
 from penstock.cli.keep import backup
+from penstock.cli.lookup import get, retract
 from penstock.cli.repair import repair
 from penstock.cli.simulate import simulate
 
@@ -18,6 +22,7 @@ def declare(verbs: Any) -> None:
     _asking(verbs)
     _keeping(verbs)
     _burying(verbs)
+    _looking(verbs)
     _deciding(verbs)
     _proving(verbs)
 
@@ -103,7 +108,7 @@ def _running(verbs: Any) -> None:
     )  # fmt: skip
     some.add_argument(
         "stages", nargs="+", metavar="STAGE",
-        help="predict, derive, outcome, monitor, train, gate, release, tick, predict.MODEL..., or all",
+        help="predict, derive, outcome, monitor, train, gate, release, consistency, tick, predict.MODEL..., or all",
     )  # fmt: skip
     some.add_argument("--file", required=True, metavar="FILE")
     _homed(some, json=False)
@@ -147,6 +152,23 @@ def _running(verbs: Any) -> None:
 
 
 def _asking(verbs: Any) -> None:
+    defined = _homed(_verb(
+        verbs, "features", features, "List a file's features, or tell what differs between two sets of them.",
+        "penstock features diff pipeline.py new.py",
+    ))  # fmt: skip
+    defined.add_argument(
+        "what", metavar="FILE | diff A B", nargs="+",
+        help="a pipeline file, a home, or the first digits of a feature set's digest in --home",
+    )  # fmt: skip
+    defined.add_argument("--model", default="", metavar="MODEL")
+    drawn = _verb(
+        verbs, "graph", graph, "Show a file's topics, features and stages: who reads and who writes what.",
+        "penstock graph pipeline.py --svg pipeline.svg",
+    )  # fmt: skip
+    drawn.add_argument("file", metavar="FILE")
+    drawn.add_argument("--model", default="", metavar="MODEL")
+    drawn.add_argument("--svg", default="", metavar="FILE.svg", help="write the picture there, too")
+    drawn.add_argument("--json", action="store_true", help="print JSON for a machine to read")
     _homed(
         _verb(
             verbs,
@@ -215,6 +237,43 @@ def _burying(verbs: Any) -> None:
     parser.add_argument("--who", default="", help="in whose name (default: the user's)")
 
 
+def _looking(verbs: Any) -> None:
+    features = _verb(
+        verbs, "features", None, "Look features up.", "penstock features get pipeline.py --model fraud --entity card=c1"
+    )  # fmt: skip
+    parts = features.add_subparsers(dest="part", metavar="WHAT", required=True)
+    _getting(parts)
+    gone = _homed(_verb(
+        verbs, "retract", retract, "Take events back by their ids: from here on no feature sees them.",
+        "penstock retract pipeline.py payment 1234 1235",
+    ))  # fmt: skip
+    gone.add_argument("file", metavar="FILE")
+    gone.add_argument("topic", metavar="TOPIC")
+    gone.add_argument("ids", metavar="ID", nargs="+")
+
+
+def _getting(parts: Any) -> None:
+    parser = _homed(_verb(
+        parts, "get", get, "The values of a model's features for entities, now or as of then.",
+        "penstock features get pipeline.py --model fraud --entity card=c1 --entity card=c2 --t 2026-05-01T12:00Z",
+    ))  # fmt: skip
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument(
+        "--model", default="", metavar="MODEL", help="or how a digest begins (default: the only one)"
+    )
+    parser.add_argument(
+        "--entity", action="append", nargs="+", required=True, metavar="COLUMN=VALUE",
+        help="the request's columns that tell whose; a value alone where one column is needed",
+    )  # fmt: skip
+    parser.add_argument(
+        "--feature", action="append", default=[], metavar="NAME", help="these only (default: all of them)"
+    )
+    parser.add_argument(
+        "--t", default="", metavar="TIME", help="UTC time or milliseconds (default: the newest tick)"
+    )
+    parser.add_argument("--o", type=int, default=None, metavar="POSITION", help="as the log stood there")
+
+
 def _deciding(verbs: Any) -> None:
     train = _homed(
         _verb(verbs, "train", ask.train, "Ask for a training now.", "penstock train fraud --set C=0.5")
@@ -251,6 +310,15 @@ def _proving(verbs: Any) -> None:
         )
     )
     verify.add_argument("--model", default="", metavar="MODEL")
+    compared = _homed(_verb(
+        verbs, "consistency", consistency, "Tell what of the served features was folded again, and what was unequal.",
+        "penstock consistency .penstock --model fraud",
+    ))  # fmt: skip
+    compared.add_argument(
+        "where", metavar="FILE|HOME", nargs="?", default=".penstock",
+        help="a home, or a pipeline file with --home (default: .penstock)",
+    )  # fmt: skip
+    compared.add_argument("--model", default="", metavar="MODEL")
     rebuild = _homed(_verb(
         verbs, "rebuild", ask.rebuild, "Train a version again from the log; say whether its digest is the same.",
         "penstock rebuild fraud@v3",

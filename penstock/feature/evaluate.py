@@ -8,14 +8,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
-from operator import attrgetter
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
 
 from penstock.feature import text
-from penstock.feature.expression import Column, Expression, Op
+from penstock.feature.expression import Expression, Op
 from penstock.record.codec import moment
 from penstock.record.errors import DefinitionError
 
@@ -48,9 +47,14 @@ def _bucket(value: Any, n: int) -> int:
     return zlib.crc32(text.encode()) % n
 
 
+def aware(at: Any) -> Any:
+    """A time with its zone; a naive one is UTC."""
+    return at.replace(tzinfo=UTC) if isinstance(at, datetime) and at.tzinfo is None else at
+
+
 def _calendar(part: Callable[[datetime], int]) -> Kind:
     def read(at: Any, zone: str) -> int:
-        when = moment(at) if isinstance(at, int) else at if at.tzinfo else at.replace(tzinfo=UTC)
+        when = moment(at) if isinstance(at, int) else aware(at)
         return part(when.astimezone(time_zone(zone)))
 
     return Kind(read, WHEN | {int}, frozenset((int,)))
@@ -118,18 +122,6 @@ def zones_version() -> str:
 
 
 # From a description to a function of a row.
-
-
-def column_of(leaf: Expression) -> Read:
-    """How a column of a row is read within an expression: a NaN is a null."""
-    assert isinstance(leaf, Column)
-    get = attrgetter(leaf.name)
-
-    def read(event: Any) -> Any:
-        value = get(event)
-        return value if value == value else None
-
-    return read
 
 
 def compiled(one: Any, leaf: Callable[[Expression], Read]) -> Read:

@@ -56,6 +56,7 @@ class Fold:
         self.features, self.prune = features, prune
         self.now_ms = _NEVER
         self.seen = -1  # what lies at or before this place has been folded
+        self.taken: set[int] = set()  # the positions of what was taken back
         self.dropped: dict[str, int] = {}
         self.tables = [
             Table(key, [n.aggregate for n in features.nodes if n.aggregate is not None and n.series == i])
@@ -105,6 +106,8 @@ class Fold:
         self.seen = record.o
         if record.topic == RETRACTIONS:
             taken = read(record, Retraction)
+            if due:
+                self.taken.add(taken.position)
             for table, take in due:
                 table.remove(take, taken.time_ms, taken.position)
             return
@@ -121,17 +124,18 @@ class Fold:
         return [(table, take) for table in self._adding[topic] if (take := table.take(event)) is not None]
 
     def _fit_retraction(self, record: Record) -> Due:
-        """What a retraction takes out. What had not been folded is not taken out."""
+        """What a retraction takes out: once, and only what had been folded."""
         taken = read(record, Retraction)
-        if taken.topic not in self._adding:
+        if taken.topic not in self._adding or taken.position >= record.o or taken.position in self.taken:
             return []
         try:
             due = self._due(taken.topic, self.event(_retracted(taken)))
         except (Poison, Unfit):  # what cannot be read had been buried, not folded
             return []
         try:
-            for table, take in due:
-                table.removable(take, taken.time_ms, taken.position)
+            if self.prune:
+                for table, take in due:
+                    table.removable(take, taken.time_ms, taken.position, self.now_ms)
         except Unfit as error:
             raise poison(record, error.code, error.what, Retraction.__struct_fields__) from None
         return due
@@ -205,7 +209,7 @@ class Fold:
             kind = f"of {needs}" if node.inputs else "column"
             return Seen(name, value, kind, self.features.request.topic, "", 0, 0, -1, -1)
         entity, table = slots[node.inputs[0]], self.tables[node.series]
-        series = table.series.get(entity) or Series(table.shape)
+        series = table.series.get(entity, Series(table.shape))
         low, high = self._whole.places(node, series, t_ms)
         if one.kind in ("last", "since"):
             low = max(low, high - 1)
@@ -244,6 +248,7 @@ class Fold:
                 sorted(self.dropped.items()),
                 [table.dump(now_ms) for table in self.tables],
                 self.seen,
+                sorted(self.taken),
             ]
         )
 
@@ -251,9 +256,10 @@ class Fold:
     def load(features: FeatureSet, data: bytes) -> Fold:
         """The fold that `dump` wrote; an older one did not say what it had seen."""
         fold = Fold(features)
-        fold.now_ms, dropped, tables, *seen = unpack(data, list[Any])
+        fold.now_ms, dropped, tables, *later = unpack(data, list[Any])
         fold.dropped = dict(dropped)
-        fold.seen = seen[0] if seen else -1
+        fold.seen, taken = later if len(later) == 2 else (*later, -1, ())[:2]
+        fold.taken = set(taken)
         for table, rows in zip(fold.tables, tables, strict=True):
             table.load(rows)
         return fold

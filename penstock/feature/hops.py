@@ -75,15 +75,16 @@ class Hops:
             if not self.kinds[at][value]:
                 del self.kinds[at][value]
 
-    def removable(self, time_ms: int, position: int, value: Any) -> bool:
-        """Whether an event can be taken out again: not where it is what the row remembers by itself."""
-        at = self.since((time_ms - 1) // self.width_ms)
-        if at == len(self.keys) or self.keys[at] != (time_ms - 1) // self.width_ms:
+    def hidden(self, time_ms: int, position: int, value: Any, *, ends: bool, extremes: bool) -> bool:
+        """Whether an event stands before others that are forgotten: it is its row's first or last, and such
+        `ends` are read, or its least or greatest, and such `extremes` are."""
+        key = (time_ms - 1) // self.width_ms
+        at = self.since(key)
+        if at == len(self.keys) or self.keys[at] != key or self.counts[at] == 1:
+            return False
+        if ends and (time_ms, position) in (_when(self.firsts[at]), _when(self.lasts[at])):
             return True
-        if self.counts[at] == 1:
-            return True
-        ends = {_when(self.firsts[at]), _when(self.lasts[at])}
-        return (time_ms, position) not in ends and (value is None or self.leasts[at] < value < self.mosts[at])
+        return extremes and not self.leasts[at] < value < self.mosts[at]
 
     def remove(self, time_ms: int, value: Any, units: int) -> None:
         """Take one event out of its hop."""

@@ -34,6 +34,15 @@ def _ratio(above: int, below: int) -> float:
         return math.inf if above > 0 else -math.inf
 
 
+def _root(above: int, below: int) -> float:
+    """The correctly rounded root of a ratio: the root of enough of its bits, with a last one for the rest."""
+    bits = max(0, 128 + below.bit_length() - above.bit_length()) // 2
+    part, rest = divmod(above << 2 * bits, below)
+    root = math.isqrt(part)
+    inexact = rest > 0 or root * root != part
+    return _ratio(2 * root + inexact, 2 << bits)
+
+
 def total_of(one: Aggregate) -> Total:
     """A moment from the number of values, the sum and the sum of squares of their integers."""
     q = one.quantum
@@ -54,8 +63,7 @@ def total_of(one: Aggregate) -> Total:
         return _ratio(total, n << UNIT_BITS) if n else None
 
     def exact_std(n: int, total: int, square: int) -> Value:
-        spread = n * square - total * total
-        return math.sqrt(_ratio(spread, n * (n - 1) << 2 * UNIT_BITS)) if n > 1 else None
+        return _root(n * square - total * total, n * (n - 1) << 2 * UNIT_BITS) if n > 1 else None
 
     exact = one.exact
     return {

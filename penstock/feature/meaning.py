@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import textwrap
 import types
 import typing
@@ -105,10 +106,15 @@ def meaning(one: Any, leaf: Callable[[Expression], Any]) -> Any:
     return parts
 
 
+def literal(value: Any) -> str:
+    """A plain value as one would write it."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
 def spelled(one: Any, leaf: Callable[[Expression], str]) -> str:
     """An expression as one would write it."""
     if not isinstance(one, Expression):
-        return repr(one)
+        return literal(one)
     if not isinstance(one, Op):
         return leaf(one)
     parts = [spelled(arg, leaf) for arg in one.args]

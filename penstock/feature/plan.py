@@ -161,7 +161,7 @@ def written(one: Expression) -> str:
     options = {
         "window": span_text(one.window_ms) if one.window_ms else None,
         "per": span_text(one.per_ms) if one.per_ms else None,
-        "where": None if one.where is None else Bare(spelled(one.where, row_text)),
+        "where": one.where,
         "entity": one.entity,
         "hop": span_text(one.hop_ms) if one.hop_ms else None,
         "cap": one.cap or None,
@@ -169,14 +169,5 @@ def written(one: Expression) -> str:
         "quantum": None if one.quantum == QUANTUM or one.exact else one.quantum,
         "exact": True if one.exact else None,
     }
-    parts += [f"{name}={value!r}".replace("'", '"') for name, value in options.items() if value is not None]
+    parts += [f"{name}={spelled(value, row_text)}" for name, value in options.items() if value is not None]
     return f"{one.kind}({', '.join(parts)})"
-
-
-class Bare(str):
-    """A text that is written without quotes."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self)

@@ -90,7 +90,7 @@ def _look(group: Group, slots: Slots, t_ms: int) -> None:
     entity, table = slots[group.asked], group.table
     series = table.series.get(entity)
     if table.hops and entity in table.hops:
-        _look_hops(group, series or Series(table.shape), slots, t_ms)
+        _look_hops(group, Series(table.shape) if series is None else series, slots, t_ms)
         return
     if series is None:
         for slot, value in group.empty:

@@ -1,8 +1,8 @@
 """feature: one entity's values of one column, in order, held in few bytes.
 
 Order is (time, position). Three buffers of 64-bit numbers hold an event's time, position and value; a
-fourth the running sum of integers; every eighth event the running sum of their squares. What 64 bits
-cannot hold is held in lists: nothing wraps.
+fourth the running sum of integers; at every fourth event stands the running sum of their squares, in two
+halves. What such numbers cannot hold is held in lists: nothing wraps.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from typing import Any
 
 import msgspec
 
-BLOCK = 8
-SLACK_EVENTS = 8 * BLOCK
+BLOCK = 4
+HALF = 64
+SLACK_EVENTS = 16 * BLOCK
 Numbers = MutableSequence[int]
+_LOWER = (1 << HALF) - 1
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -32,11 +34,12 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 class Series:
-    """The events are at [head, len): what lies before `head` is gone and not yet cut off. `gone`, `total`,
-    `square`: how many events were forgotten, and the sums of their integers and squares."""
+    """The events are at [head, len): what lies before `head` is gone and not yet cut off. `lower`, `upper`: the
+    halves of the sum of squares before every `BLOCK`-th place. `gone`, `total`, `square`: how many events were
+    forgotten, and the sums of their integers and squares."""
 
     __slots__ = (
-        "gone", "head", "order", "positions", "square", "squares", "sums", "times", "total", "trimmed", "values",
+        "gone", "head", "lower", "order", "positions", "square", "sums", "times", "total", "trimmed", "upper", "values",
     )  # fmt: skip
 
     def __init__(self, shape: Shape) -> None:
@@ -44,7 +47,8 @@ class Series:
         self.positions: Numbers = array("q")
         self.values: Any = _empty(shape.code)
         self.sums: Numbers | None = array("q", (0,)) if shape.summed else None
-        self.squares: list[int] | None = [0] if shape.squared else None
+        self.lower: Numbers | None = array("Q", (0,)) if shape.squared else None
+        self.upper: Numbers = array("q", (0,) if shape.squared else ())
         self.order: deque[tuple[int, int]] | None = deque() if shape.cap else None
         self.head = self.gone = self.total = self.square = self.trimmed = 0
 
@@ -69,8 +73,8 @@ class Series:
                 self.sums.append(self.sums[-1] + units)
             except OverflowError:
                 self.sums = [*self.sums, self.sums[-1] + units]
-            if self.squares is not None and not len(times) % BLOCK:
-                self.squares.append(self.squared(len(times)))
+            if self.lower is not None and not len(times) % BLOCK:
+                self._square_from(len(times) - 1)
 
     def _insert(self, at: int, time_ms: int, position: int, value: Any, units: int) -> None:
         self.times.insert(at, time_ms)
@@ -91,7 +95,7 @@ class Series:
             if self.head >= SLACK_EVENTS:
                 self._cut(self.head)
             return
-        units = list(self.units(at + 1))
+        units = list(self.units(at + 1)) if self.sums is not None else []
         for part in (self.times, self.positions, self.values):
             if part is not None:
                 del part[at]
@@ -100,12 +104,10 @@ class Series:
 
     def find(self, time_ms: int, position: int) -> int:
         """The place of an event; -1 for none."""
-        at = bisect_left(self.times, time_ms, self.head)
-        while at < len(self.times) and self.times[at] == time_ms:
-            if self.positions[at] == position:
-                return at
-            at += 1
-        return -1
+        low = bisect_left(self.times, time_ms, self.head)
+        high = bisect_right(self.times, time_ms, low)
+        at = bisect_left(self.positions, position, low, high)
+        return at if at < high and self.positions[at] == position else -1
 
     def push_out(self, time_ms: int, position: int, cap: int) -> None:
         """Note an arrival, and let go of what is beyond the newest `cap` arrivals."""
@@ -133,35 +135,48 @@ class Series:
         self._square_from(at)
 
     def _square_from(self, at: int) -> None:
-        if self.squares is not None:
-            del self.squares[at // BLOCK + 1 :]
-            for end in range(len(self.squares) * BLOCK, len(self.times) + 1, BLOCK):
-                self.squares.append(self.squared(end))
+        """The squares from a place on are others."""
+        lower, upper, sums = self.lower, self.upper, self.sums
+        if lower is None or sums is None:
+            return
+        block = at // BLOCK
+        del lower[block + 1 :]
+        del upper[block + 1 :]
+        total = (upper[block] << HALF) + lower[block]
+        for start in range(block * BLOCK, len(self.times) - BLOCK + 1, BLOCK):
+            a, b, c, d, e = sums[start : start + BLOCK + 1]
+            total += (b - a) ** 2 + (c - b) ** 2 + (d - c) ** 2 + (e - d) ** 2
+            lower.append(total & _LOWER)
+            try:
+                upper.append(total >> HALF)
+            except OverflowError:
+                upper = self.upper = [*upper, total >> HALF]
 
     def squared(self, at: int) -> int:
         """The sum of the squares of the integers before a place."""
-        assert self.sums is not None
-        assert self.squares is not None
-        block = min(at // BLOCK, len(self.squares) - 1)
-        total, sums = self.squares[block], self.sums
+        lower, sums = self.lower, self.sums
+        assert lower is not None
+        assert sums is not None
+        block = at // BLOCK
+        total: int = (self.upper[block] << HALF) + lower[block]
         for i in range(block * BLOCK, at):
             units = sums[i + 1] - sums[i]
             total += units * units
         return total
 
-    def trim(self, floor_ms: int, *, keep_newest: bool, exact: bool) -> None:
+    def trim(self, floor_ms: int, *, keep_newest: bool, tally: bool, exact: bool) -> None:
         """Forget what no read can see any more: events at or before `floor_ms`, but the newest of them if wanted.
-        Not `exact`: a few of them may stay."""
+        `tally`: what they came to is remembered. Not `exact`: a few of them may stay."""
         cut = bisect_right(self.times, floor_ms, self.head)
         if keep_newest and cut > self.head:
             cut -= 1
         if not exact:
             cut -= cut % BLOCK
-        if cut > self.head:
+        if tally and cut > self.head:
             self.gone += cut - self.head
             if self.sums is not None:
                 self.total += self.sums[cut] - self.sums[self.head]
-            if self.squares is not None:
+            if self.lower is not None:
                 self.square += self.squared(cut) - self.squared(self.head)
         if cut > self.head or (exact and self.head):
             self._cut(max(cut, self.head))
@@ -172,12 +187,12 @@ class Series:
             if part is not None:
                 del part[:n]
         self.head = 0
-        if self.squares is not None:
-            if n % BLOCK:
-                self.squares = [0]
-                self._square_from(0)
-            else:
-                del self.squares[: n // BLOCK]
+        if self.lower is not None and n % BLOCK:
+            self.lower, self.upper = array("Q", (0,)), array("q", (0,))
+            self._square_from(0)
+        elif self.lower is not None:
+            del self.lower[: n // BLOCK]
+            del self.upper[: n // BLOCK]
 
     def rows(self) -> tuple[list[int], list[int], list[Any] | None, list[int] | None]:
         """Times, positions, values and integers, as lists."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from operator import attrgetter
 from typing import Any
 
 import msgspec
 
 from penstock.feature import hops
-from penstock.feature.evaluate import column_of, compiled
+from penstock.feature.evaluate import aware, compiled
 from penstock.feature.expression import Column, Expression, Op
 from penstock.feature.hops import Hops
 from penstock.feature.language import SUMS, Aggregate
 from penstock.feature.looks import whole
-from penstock.feature.plan import VALUES, Key, row_types
+from penstock.feature.plan import VALUES, Key, column_types, row_types
 from penstock.feature.series import Series, Shape, loaded
 from penstock.record.errors import Refused
 
@@ -58,7 +61,10 @@ class Table:
         )  # fmt: skip
         self.counting = "distinct" in kinds
         forever = [node for node in nodes if not node.window_ms]
+        self.tally = bool(forever)
         self.newest = any(node.kind in ("last", "since") for node in forever)
+        self.ends = bool(kinds & {"first", "last", "since"})
+        self.extremes = bool(kinds & {"min", "max"})
         self.whole = any(node.kind in ("min", "max", "first", "distinct", "last_k") for node in forever)
         self.window_ms = max((node.window_ms for node in nodes), default=0)
         self.horizon_ms = FOREVER_MS if forever else self.window_ms
@@ -69,7 +75,7 @@ class Table:
         """What an event is to this key; None: nothing. Raises Unfit where it cannot be summed, or where a row
         function of the user's fails."""
         entity = self.entity(event)
-        if entity is None or (self.where is not None and not self.where(event)):
+        if entity is None or entity != entity or (self.where is not None and not self.where(event)):
             return None
         if self.value is None:
             return Take(entity, None, 0)
@@ -82,7 +88,7 @@ class Table:
         """A number as an integer."""
         if not isinstance(value, (int, float)):
             raise Unfit(f"A {type(value).__name__} cannot be summed.", code="wrong_type")
-        if self.exact:
+        if self.exact and math.isfinite(value):
             return whole(value)
         scaled = value / self.key.quantum
         if not -LARGEST_UNITS < scaled < LARGEST_UNITS:
@@ -95,14 +101,22 @@ class Table:
     def room(self, entity: Any, now_ms: int) -> None:
         """Raises Unfit where an entity has more events than may be held for its windows."""
         series = self.series.get(entity)
-        if series is not None and len(series) >= MOST_EVENTS and not self.key.cap:
-            self.trim(entity, series, now_ms)
-            if len(series) >= MOST_EVENTS:
-                raise Unfit(
-                    f"More than {MOST_EVENTS:,} events of one {self.key.entity} of {self.key.topic} lie in a window: "
-                    "declare hop= or cap=, or a shorter window.",
-                    code="too_many",
-                )
+        if series is None or len(series) < MOST_EVENTS or self._held(series, now_ms) < MOST_EVENTS:
+            return
+        mend = "cap=" if self.key.hop_ms else "cap= or a window" if self.whole else "hop= or cap="
+        raise Unfit(
+            f"More than {MOST_EVENTS:,} events of one {self.key.entity} of {self.key.topic} must be held: "
+            f"declare {mend}, or a shorter window.",
+            code="too_many",
+        )
+
+    def _held(self, series: Series, now_ms: int) -> int:
+        """How many events must be held, whether or not what may be forgotten has been."""
+        if self.whole or self.key.cap:
+            return len(series)
+        floor_ms = self.closed_ms(now_ms) if self.key.hop_ms else now_ms - SLACK_MS - self.window_ms
+        past = bisect_right(series.times, floor_ms, series.head) - series.head
+        return len(series) - past + (self.newest and past > 0)
 
     def add(self, take: Take, time_ms: int, position: int, now_ms: int | None) -> None:
         """Fold an event. `now_ms`: the newest tick, where old events are forgotten; else None."""
@@ -123,6 +137,10 @@ class Table:
         """Events at or before this time are kept as hops: no request can tell them apart."""
         return (now_ms - SLACK_MS) // self.key.hop_ms * self.key.hop_ms
 
+    def _oldest(self, now_ms: int) -> int:
+        """The oldest hop that a window may still reach."""
+        return (self.closed_ms(now_ms) - self.window_ms) // self.key.hop_ms
+
     def _close(self, entity: Any, time_ms: int, position: int, value: Any, units: int) -> None:
         closed = self.hops.get(entity)
         if closed is None:
@@ -137,7 +155,8 @@ class Table:
         if self.key.hop_ms:
             self._fold_hops(entity, series, now_ms)
             return
-        series.trim(now_ms - SLACK_MS - self.window_ms, keep_newest=self.newest, exact=exact)
+        floor_ms = now_ms - SLACK_MS - self.window_ms
+        series.trim(floor_ms, keep_newest=self.newest, tally=self.tally, exact=exact)
 
     def _fold_hops(self, entity: Any, series: Series, now_ms: int) -> None:
         floor_ms = self.closed_ms(now_ms)
@@ -148,15 +167,23 @@ class Table:
             self._close(
                 entity, time_ms, positions[i], values[i] if values else None, units[i] if units else 0
             )
-        series.trim(floor_ms, keep_newest=False, exact=True)
+        series.trim(floor_ms, keep_newest=False, tally=False, exact=True)
 
-    def removable(self, take: Take, time_ms: int, position: int) -> None:
-        """Raises Unfit where an event can no longer be taken out, since what it hid has been forgotten."""
-        series, closed = self.series.get(take.entity), self.hops.get(take.entity)
-        at = series.find(time_ms, position) if series is not None else -1
-        hidden = at >= 0 and series is not None and at == series.head and series.gone > 0 and self.newest
+    def removable(self, take: Take, time_ms: int, position: int, now_ms: int) -> None:
+        """Raises Unfit where an event can no longer be taken out, since what it hid has been forgotten. What may
+        be forgotten is forgotten first, so that the answer does not depend on when that was done last."""
+        series = self.series.get(take.entity)
+        at = -1
+        if series is not None:
+            self.trim(take.entity, series, now_ms, exact=True)
+            at = series.find(time_ms, position)
+            hidden = self.newest and at == series.head and series.gone > 0
+        closed = self.hops.get(take.entity)
+        if at < 0:
+            hidden = False
         if at < 0 and closed is not None:
-            hidden = not closed.removable(time_ms, position, take.value if self.shape.code else None)
+            closed.forget(self._oldest(now_ms))
+            hidden = closed.hidden(time_ms, position, take.value, ends=self.ends, extremes=self.extremes)
         if hidden:
             raise Unfit(
                 "This event is too old to be retracted: what it hid is forgotten.", code="retracted_late"
@@ -185,14 +212,15 @@ class Table:
                 del self.series[entity]
         for entity, closed in list(self.hops.items()):
             if now_ms is not None:
-                closed.forget((self.closed_ms(now_ms) - self.window_ms) // self.key.hop_ms - 1)
+                closed.forget(self._oldest(now_ms))
             if not closed.keys:
                 del self.hops[entity]
-        entities = sorted({*self.series, *self.hops}, key=str)
+        entities = sorted({*self.series, *self.hops}, key=repr)
         return [self._row(entity) for entity in entities]
 
     def _row(self, entity: Any) -> list[Any]:
-        series = self.series.get(entity) or Series(self.shape)
+        series = self.series.get(entity)
+        series = Series(self.shape) if series is None else series  # one without events has sums, too
         times, positions, values, units = series.rows()
         whole_units = [str(n) for n in units] if self.exact and units is not None else units
         sums = str(series.total), str(series.square)
@@ -224,10 +252,25 @@ def _calls(value: Any) -> bool:
     return isinstance(value, Op) and (value.op == "call" or any(_calls(arg) for arg in value.args))
 
 
+def column_of(leaf: Expression) -> Callable[[Any], Any]:
+    """How a column of a row is read within an expression: a NaN is a null."""
+    assert isinstance(leaf, Column)
+    get = attrgetter(leaf.name)
+    kinds = column_types(leaf.source.schema, leaf.name)
+    if datetime in kinds:
+        return lambda event: aware(get(event))
+    if float not in kinds:
+        return get
+
+    def read(event: Any) -> Any:
+        value = get(event)
+        return value if value == value else None
+
+    return read
+
+
 def _reading(value: Expression) -> Callable[[Any], Any]:
     """The function of an event that reads a value of it."""
-    if isinstance(value, Column):
-        return attrgetter(value.name)
     read = compiled(value, column_of)
     if not _calls(value):
         return read

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from penstock.feature.lookup import Looked
 from penstock.log import Blob, Log
 from penstock.record.decisions import Prediction
 from penstock.record.event import Source
@@ -21,6 +23,15 @@ class ModelFace(msgspec.Struct, frozen=True):
     features: Sequence[str]
 
 
+class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A look-up: whose features, at which time and position (none: as it is now), which of them (none: all)."""
+
+    entities: list[dict[str, Any] | str]
+    t: datetime | int | None = None
+    o: int | None = None
+    features: list[str] = []
+
+
 class Desk(msgspec.Struct, frozen=True):
     """The app's side of every door.
 
@@ -28,14 +39,18 @@ class Desk(msgspec.Struct, frozen=True):
     missing id or time is filled in) and returns the served predictions, in order. `ask_vectors` is the
     same for rows that bring every feature value themselves. `append(topic, rows, numbered)` takes
     events, under the producer's name and its number for them where it gives one (else "" and 0), and
-    returns the report as builtins. All raise Refused or Unavailable. `count(name, labels)` counts since
-    the process began.
+    returns the report as builtins. `retract(topic, id, numbered)` takes an event back and says as
+    builtins from where on. `look(set, asked, timeout_s)` looks features up, `sets()` tells of those there are.
+    All raise Refused or Unavailable. `count(name, labels)` counts since the process began.
     """
 
     faces: Mapping[str, ModelFace]
     ask: Callable[[str, Sequence[Mapping[str, Any]], float], Awaitable[list[Prediction]]]
     ask_vectors: Callable[[str, Sequence[Sequence[Any]], float], Awaitable[list[Prediction]]]
     append: Callable[[str, Sequence[Mapping[str, Any] | bytes], tuple[str, int]], Awaitable[dict[str, Any]]]
+    retract: Callable[[str, str, tuple[str, int]], Awaitable[dict[str, Any]]]
+    look: Callable[[str, Asked, float], Awaitable[Looked]]
+    sets: Callable[[], list[dict[str, Any]]]
     registry: Callable[[], Registry]
     status: Callable[[], dict[str, Any]]
     durability: str

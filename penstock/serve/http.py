@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -15,62 +13,25 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from penstock.record.codec import to_json
 from penstock.record.decisions import Prediction
 from penstock.record.errors import NotFound, PenstockError, Refused, Unavailable
 from penstock.release.registry import Entry
+from penstock.serve.answers import TIMEOUT_S, Bodies, Endpoint, body_of, json_of, refusal
 from penstock.serve.desk import Desk
+from penstock.serve.events import appending, retracting
+from penstock.serve.features import listing, looking
 from penstock.serve.identity import Keys, Unauthorised, is_loopback
-from penstock.serve.infer import BadRequest, InferRequest, answer, face_of, metadata, parse, rows_of
+from penstock.serve.infer import InferRequest, answer, face_of, metadata, parse, rows_of
 
-BODY_BYTES = 16 << 20
 BODIES_BYTES = 128 << 20
 """What the bodies of all requests under way may take together: one more is refused as it comes in."""
-TIMEOUT_S = 10.0
 OPEN = ("/v2/health/live", "/v2/health/ready")
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 ]
-_STATUS = {"deadline": 504, "lag": 429, "busy": 429, "log_full": 507, "disk_floor": 507, "log_size": 507}
-"""What an error that passes is over HTTP, where it is not 503: too much at once, or no room."""
-_RETRY_S = {429: "1", 503: "1", 507: "10"}
-_PRODUCER, _NUMBER = re.compile(r"[A-Za-z0-9_-]{1,64}"), re.compile(r"[0-9]{1,18}")
-Endpoint = Callable[[Request], Awaitable[Response]]
 Note = Callable[[BaseException], None]
-
-
-class Bodies:
-    """The room that bodies share. On the event loop only."""
-
-    def __init__(self, most: int) -> None:
-        self.left = most
-
-    def take(self, request: Request, n: int) -> None:
-        """Let `n` bytes of a request in, until it is answered; raises Unavailable where there is no room."""
-        if n > self.left:
-            raise Unavailable("Too much is sent at once.", code="busy", hint="Send more slowly.")
-        self.left -= n
-        request.state.taken = getattr(request.state, "taken", 0) + n
-
-    def give_back(self, request: Request) -> None:
-        """The request is answered."""
-        self.left += getattr(request.state, "taken", 0)
-
-
-class TooLarge(Refused):
-    """The body is larger than 16 MB."""
-
-    code = "too_large"
-    status = 413
-
-
-class NotJson(Refused):
-    """Send JSON, with the content type application/json."""
-
-    code = "content_type"
-    status = 415
 
 
 class WrongHost(Refused):
@@ -93,7 +54,10 @@ def create(desk: Desk, keys: Keys | None, hosts: Sequence[str], pages: ASGIApp |
         ("/v2/models/{name}/versions/{version}/ready", _ready, "GET"),
         ("/v2/models/{name}/infer", _infer, "POST"),
         ("/v2/models/{name}/versions/{version}/infer", _infer, "POST"),
-        ("/events/{topic}", _append, "POST"),
+        ("/v2/features", listing, "GET"),
+        ("/v2/features/{name}", looking, "POST"),
+        ("/events/{topic}", appending, "POST"),
+        ("/events/{topic}/{id:path}", retracting, "DELETE"),
         ("/status", _status, "GET"),
         ("/metrics", _metrics, "GET"),
     ]
@@ -131,53 +95,19 @@ def _told(
         except Exception as error:  # the caller learns nothing of our insides
             note(error)
             count("answers_refused", {"status": "500", "code": "internal"})
-            return _json({"error": "internal error", "code": "internal"}, 500)
+            return json_of({"error": "internal error", "code": "internal"}, 500)
         finally:
             bodies.give_back(request)
 
     return told
 
 
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(to_json(value), status, media_type="application/json")
-
-
-def refusal(error: PenstockError) -> Response:
-    """The answer that an error of the house is."""
-    status = _STATUS.get(error.code, error.status)
-    response = _json({"error": str(error), "code": error.code}, status)
-    if status in _RETRY_S:
-        response.headers["retry-after"] = _RETRY_S[status]
-    if status == 401:
-        response.headers["www-authenticate"] = 'Basic realm="penstock"'
-    return response
-
-
 async def _unrouted(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     sentence = {404: "There is nothing at this address.", 405: "This address does not take this method."}
-    return _json(
+    return json_of(
         {"error": sentence.get(status, "This cannot be answered."), "code": f"http_{status}"}, status
     )
-
-
-async def _body(request: Request, *kinds: str) -> bytes:
-    """The body, refused before it is read where its length or type is wrong."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    from_a_page = "origin" in request.headers  # other programs may leave the type out, as some clients do
-    if kind not in kinds and (kind or from_a_page):
-        raise NotJson
-    length = request.headers.get("content-length", "0")
-    if not length.isdigit() or int(length) > BODY_BYTES:
-        raise TooLarge
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > BODY_BYTES:
-            raise TooLarge
-        request.state.bodies.take(request, len(part))
-        parts.append(part)
-    return b"".join(parts)
 
 
 # The Open Inference Protocol.
@@ -185,7 +115,7 @@ async def _body(request: Request, *kinds: str) -> bytes:
 
 def _server(desk: Desk) -> Endpoint:
     async def server(request: Request) -> Response:
-        return _json({"name": "penstock", "version": version("penstock"), "extensions": []})
+        return json_of({"name": "penstock", "version": version("penstock"), "extensions": []})
 
     return server
 
@@ -194,7 +124,7 @@ def _live(desk: Desk) -> Endpoint:
     async def live(request: Request) -> Response:
         status = desk.status()
         broken, held = status.get("broken", ""), status.get("held", "")
-        return _json({"live": not broken, "ready": not broken, "held": held}, 503 if broken else 200)
+        return json_of({"live": not broken, "ready": not broken, "held": held}, 503 if broken else 200)
 
     return live
 
@@ -214,7 +144,7 @@ def _model(desk: Desk) -> Endpoint:
     async def model(request: Request) -> Response:
         entry, _ = _version(desk, request)
         face = desk.faces[request.path_params["name"]]
-        return _json(metadata(face, sorted(entry.versions)))
+        return json_of(metadata(face, sorted(entry.versions)))
 
     return model
 
@@ -224,14 +154,14 @@ def _ready(desk: Desk) -> Endpoint:
         entry, number = _version(desk, request)
         champion = entry.route.champion
         is_ready = champion is not None and number in (0, champion.version)
-        return _json({"name": request.path_params["name"], "ready": is_ready}, 200 if is_ready else 503)
+        return json_of({"name": request.path_params["name"], "ready": is_ready}, 200 if is_ready else 503)
 
     return ready
 
 
 def _infer(desk: Desk) -> Endpoint:
     async def infer(request: Request) -> Response:
-        asked = parse(await _body(request, "application/json"))
+        asked = parse(await body_of(request, "application/json"))
         entry, number = _version(desk, request)
         face = desk.faces[request.path_params["name"]]
         champion = entry.route.champion.version if entry.route.champion else 0
@@ -239,8 +169,8 @@ def _infer(desk: Desk) -> Endpoint:
             raise NotFound(f"{face.name} answers with its champion, v{champion}.", code="not_champion")
         said = await _ask(desk, asked, face.name)
         if len(said) == 1 and said[0].error:
-            return _json({"error": "The model could not answer this request.", "code": said[0].error}, 500)
-        response = _json(answer(asked, face, said, champion, desk.durability))
+            return json_of({"error": "The model could not answer this request.", "code": said[0].error}, 500)
+        response = json_of(answer(asked, face, said, champion, desk.durability))
         if "traceparent" in request.headers:
             response.headers["traceparent"] = request.headers["traceparent"]
         return response
@@ -256,47 +186,12 @@ async def _ask(desk: Desk, asked: InferRequest, name: str) -> list[Prediction]:
     return await desk.ask(name, rows, TIMEOUT_S)
 
 
-# Events, and how things stand.
-
-
-def _append(desk: Desk) -> Endpoint:
-    async def append(request: Request) -> Response:
-        body = await _body(request, "application/json", "application/x-ndjson")
-        lines = "ndjson" in request.headers.get("content-type", "")
-        rows = [line for line in body.splitlines() if line.strip()] if lines else _rows(body)
-        report = await desk.append(request.path_params["topic"], rows, _numbered(request))
-        taken = report["appended"] + report["duplicates"]
-        return _json(report, 200 if taken or not rows else 422)
-
-    return append
-
-
-def _numbered(request: Request) -> tuple[str, int]:
-    """The producer and its number for these events, by which it may send them again."""
-    producer, number = (request.headers.get(f"penstock-{name}", "") for name in ("producer", "sequence"))
-    if not producer and not number:
-        return "", 0
-    if not _PRODUCER.fullmatch(producer) or not _NUMBER.fullmatch(number):
-        raise Refused(
-            "Penstock-Producer is a name of at most 64 letters, digits, - and _; Penstock-Sequence a number.",
-            code="sequence",
-        )
-    return producer, int(number)
-
-
-def _rows(body: bytes) -> list[bytes]:
-    """A JSON object, or each of an array's, still as JSON."""
-    try:
-        if not body.lstrip().startswith(b"["):
-            return [body]
-        return [bytes(one) for one in msgspec.json.decode(body, type=list[msgspec.Raw])]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BadRequest("The body is not valid JSON.") from None
+# How things stand.
 
 
 def _status(desk: Desk) -> Endpoint:
     async def status(request: Request) -> Response:
-        return _json(desk.status())
+        return json_of(desk.status())
 
     return status
 

@@ -71,6 +71,7 @@ def test_the_architecture_names_every_room() -> None:
 
 def test_the_architecture_names_every_stages_topics() -> None:
     """The table of stages says what each reads and writes, as the code does."""
+    from penstock.app.graph import written
     from penstock.app.home import Views
     from penstock.log.blob import MemoryBlob
     from penstock.log.memory import MemoryLog
@@ -80,8 +81,10 @@ def test_the_architecture_names_every_stages_topics() -> None:
     views = Views(load_text(text.encode(), "fraud.py"), MemoryLog(), MemoryBlob())
     table = (ROOT / "ARCHITECTURE.md").read_text()
     for name, inputs in views._inputs.items():
-        row = re.search(rf"^\| `{name.replace('.fraud', '.M')}` \|(.*?)\|", table, re.MULTILINE)
+        row = re.search(rf"^\| `{name.replace('.fraud', '.M')}` \|(.*?)\|(.*?)\|", table, re.MULTILINE)
         assert row is not None, name
         told = set(re.findall(r"`([\w.]+)`", row.group(1)))
         own = {one.replace("fraud.", "M.") for one in inputs} - {"payment", "chargeback", "M.vectors"}
         assert own == told, name
+        writes = {one.replace("fraud.", "M.") for one in written("fraud")[name.partition(".")[0]]}
+        assert writes == set(re.findall(r"`([\w.]+)`", row.group(2))), name

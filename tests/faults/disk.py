@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 import tempfile
@@ -173,8 +174,34 @@ class Work:
         ]
 
 
-def suffer(case: tuple[str, int, bool, int]) -> Suffered:
+BUGS = {"believed": "write error", "forgotten": "sync error"}
+"""Planted, and the fault that shows it: a COMMIT that failed is taken for kept without asking; a failed sync
+is forgotten by the handle."""
+
+
+@contextlib.contextmanager
+def planted(bug: str) -> Iterator[None]:
+    """The engine with one of the bugs in it; "" for none."""
+    names = {"": [], "believed": ["_kept"], "forgotten": ["_ended"]}[bug]
+    plain = {name: SqliteLog.__dict__.get(name) for name in names}
+    if bug == "believed":
+        SqliteLog._kept = lambda self, db, writing, error: not db.in_transaction  # type: ignore[method-assign]
+    elif bug == "forgotten":
+        SqliteLog._ended = property(lambda self: False, lambda self, value: None)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for name, one in plain.items():
+            delattr(SqliteLog, name) if one is None else setattr(SqliteLog, name, one)
+
+
+def suffer(case: tuple[str, int, bool, int], bug: str = "") -> Suffered:
     """A run in which the n-th call of a kind fails, once or on and on until somebody made room."""
+    with planted(bug):
+        return _suffer(case)
+
+
+def _suffer(case: tuple[str, int, bool, int]) -> Suffered:
     kind, n, lasting, seed = case
     install()
     SqliteLog.vfs = "faulty"
@@ -210,4 +237,12 @@ def findings(plan: Plan) -> Iterator[Finding]:
                 wrong += 1
                 plan.note(f"{case}: {one.wrong[0]}")
         said = ", ".join(f"{code} {n}" for code, n in sorted(codes.items()))
-        yield Finding(f"disk: {kind}", hits, wrong, seconds=time.monotonic() - began, note=said)
+        bugs = [bug for bug, shown in BUGS.items() if shown == kind]
+        caught = sum(_caught(plan.seed, bug) for bug in bugs)
+        took = time.monotonic() - began
+        yield Finding(f"disk: {kind}", hits, wrong, " ".join(bugs), caught, len(bugs), took, said)
+
+
+def _caught(seed: int, bug: str) -> bool:
+    """Whether one of some runs shows a planted bug."""
+    return any(suffer((BUGS[bug], n, False, seed), bug).wrong for n in range(3, 80, 7))

@@ -29,7 +29,7 @@ from penstock.feature import (
     sum,
 )
 from penstock.feature import reading as reading_module
-from penstock.predict.verify import same
+from penstock.predict.refold import same
 from penstock.record.codec import moment
 from penstock.record.event import Event, key
 from penstock.record.record import Record

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import penstock.predict.refold
 import penstock.predict.verify
 import penstock.stage
 from penstock.app.dead import again, letters
@@ -92,7 +93,7 @@ def test_every_prediction_can_be_made_again(
     mended = load_text(MENDED, str(PIPELINE))
     assert Books(mended, home.log, home.blobs).verify("agree").unequal == []
     with monkeypatch.context() as hurried:  # values are not kept: each request is read again from the log
-        hurried.setattr(penstock.predict.verify, "KEPT", 0)
+        hurried.setattr(penstock.predict.refold, "KEPT", 0)
         assert Books(mended, home.log, home.blobs).verify("agree").unequal == []
     real = penstock.stage.folded
 

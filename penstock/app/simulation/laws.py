@@ -17,12 +17,14 @@ from penstock.app.simulation.small import History
 from penstock.log import Blob, Checkpoint, Log
 from penstock.record.codec import pack, unpack
 from penstock.record.decisions import (
+    ALERTS,
     DECISIONS,
     FAILURES,
     INTENTS,
     RELEASES,
     VERDICTS,
     VERSIONS,
+    Alert,
     Decision,
     Intent,
     Outcome,
@@ -70,6 +72,7 @@ class Watch:
             VERDICTS: self._verdict,
             DECISIONS: self._decision,
             RELEASES: self._release,
+            ALERTS: self._alert,
         }
         for name, plan in file.plans.items():
             self.laws[predictions(name)] = self._prediction
@@ -142,6 +145,10 @@ class Watch:
             demand(back in self.champions, "What is restored was champion before", back)
         if release.step == "champion":
             self.champions.add(place)
+
+    def _alert(self, record: Record) -> None:
+        rule = read(record, Alert).rule
+        demand(not rule.startswith("consistency"), "What was served is folded again to the same bits", rule)
 
     def _prediction(self, record: Record) -> None:
         said = read(record, Prediction)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Awaitable
 from datetime import datetime
 from typing import Any
@@ -15,16 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.feature import source
+from penstock.feature.lookup import Looked
 from penstock.log.blob import MemoryBlob
 from penstock.log.memory import MemoryLog
 from penstock.record.decisions import Prediction
-from penstock.record.errors import Refused, Unavailable
+from penstock.record.errors import NotFound, Refused, Unavailable
 from penstock.record.event import Event, key
-from penstock.record.record import START
+from penstock.record.record import START, Position
 from penstock.release.registry import Entry, Registry
 from penstock.release.route import Ref, Route
-from penstock.serve.desk import Desk, ModelFace
-from penstock.serve.http import BODY_BYTES, create
+from penstock.serve.answers import BODY_BYTES
+from penstock.serve.desk import Asked, Desk, ModelFace
+from penstock.serve.http import create
 from penstock.serve.identity import Keys, key_line, may_bind, new_key, read_keys
 
 
@@ -85,7 +88,32 @@ STATUS = {
     "stages": {"gate": {"position": 5, "lag": 0}},
     "models": {"m": {"alerts": []}},
 }
-DESK = Desk({"m": FACE}, ask, ask, append, registry, lambda: STATUS, "durable", MemoryLog(), MemoryBlob())
+taken_back: list[tuple[str, str, tuple[str, int]]] = []
+looked: list[Asked] = []
+
+
+async def retract(topic: str, id: str, numbered: tuple[str, int]) -> dict[str, Any]:
+    """A retraction as the app tells of it."""
+    taken_back.append((topic, id, numbered))
+    if id == "none":
+        raise NotFound("There is no event of this id.", code="unknown_id")
+    return {"topic": topic, "id": id, "position": 3, "gone_from": 8, "repeated": False}
+
+
+async def look(name: str, asked: Asked, timeout_s: float) -> Looked:
+    """Odd values, one a feature."""
+    looked.append(asked)
+    if name != "m":
+        raise NotFound('"mm" is no set; did you mean "m"?')
+    row = [None, math.nan, math.inf, -math.inf, 0.1, 2**53 + 1, "NaN", True]
+    return Looked(tuple("abcdefgh"), [list(row) for _ in asked.entities], 1000, Position(n=9), 7, "d" * 64)
+
+
+SETS = [{"name": "m", "digest": "d" * 64}]
+DESK = Desk(
+    {"m": FACE}, ask, ask, append, retract, look, lambda: SETS, registry, lambda: STATUS, "durable", MemoryLog(),
+    MemoryBlob(),
+)  # fmt: skip
 SECRET = new_key(b"x" * 24)
 KEYS = read_keys(key_line("alice", SECRET))
 
