@@ -8,7 +8,7 @@ from typing import Any
 from penstock.cli import ask, run
 from penstock.cli.consistency import consistency
 from penstock.cli.dead import dead
-from penstock.cli.features import features
+from penstock.cli.features import diff, listed
 from penstock.cli.graph import graph
 from penstock.cli.keep import backup
 from penstock.cli.lookup import get, retract
@@ -152,15 +152,6 @@ def _running(verbs: Any) -> None:
 
 
 def _asking(verbs: Any) -> None:
-    defined = _homed(_verb(
-        verbs, "features", features, "List a file's features, or tell what differs between two sets of them.",
-        "penstock features diff pipeline.py new.py",
-    ))  # fmt: skip
-    defined.add_argument(
-        "what", metavar="FILE | diff A B", nargs="+",
-        help="a pipeline file, a home, or the first digits of a feature set's digest in --home",
-    )  # fmt: skip
-    defined.add_argument("--model", default="", metavar="MODEL")
     drawn = _verb(
         verbs, "graph", graph, "Show a file's topics, features and stages: who reads and who writes what.",
         "penstock graph pipeline.py --svg pipeline.svg",
@@ -239,9 +230,11 @@ def _burying(verbs: Any) -> None:
 
 def _looking(verbs: Any) -> None:
     features = _verb(
-        verbs, "features", None, "Look features up.", "penstock features get pipeline.py --model fraud --entity card=c1"
+        verbs, "features", None, "What a file's features are and say, and what differs between two sets.",
+        "penstock features list pipeline.py",
     )  # fmt: skip
     parts = features.add_subparsers(dest="part", metavar="WHAT", required=True)
+    _listing(parts)
     _getting(parts)
     gone = _homed(_verb(
         verbs, "retract", retract, "Take events back by their ids: from here on no feature sees them.",
@@ -250,6 +243,22 @@ def _looking(verbs: Any) -> None:
     gone.add_argument("file", metavar="FILE")
     gone.add_argument("topic", metavar="TOPIC")
     gone.add_argument("ids", metavar="ID", nargs="+")
+
+
+def _listing(parts: Any) -> None:
+    one = "a pipeline file, a home, or the first digits of a feature set's digest in --home"
+    told = _homed(_verb(
+        parts, "list", listed, "A file's features with their definitions.", "penstock features list pipeline.py",
+    ))  # fmt: skip
+    told.add_argument("file", metavar="FILE", help=one)
+    told.add_argument("--model", default="", metavar="MODEL")
+    compared = _homed(_verb(
+        parts, "diff", diff, "What differs between two feature sets, and whether a model would notice.",
+        "penstock features diff pipeline.py new.py",
+    ))  # fmt: skip
+    compared.add_argument("a", metavar="A", help=one)
+    compared.add_argument("b", metavar="B")
+    compared.add_argument("--model", default="", metavar="MODEL")
 
 
 def _getting(parts: Any) -> None:

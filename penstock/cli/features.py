@@ -20,15 +20,9 @@ from penstock.record.event import unknown
 HEAD = ["feature", "definition", "window", "from", "owner", "tags", "description"]
 
 
-def features(given: argparse.Namespace) -> int:
-    """The feature sets of a file; or, for `diff A B`, what differs: 1 when they mean different things."""
-    if given.what[0] == "diff":
-        if len(given.what) != 3:
-            raise Refused("diff compares two: penstock features diff A B.", code="arguments")
-        return _diff(given)
-    if len(given.what) != 1:
-        raise Refused("Give one file, or diff A B.", code="arguments")
-    found = _chosen(sets_of(given.what[0], Path(given.home)), given.model)
+def listed(given: argparse.Namespace) -> int:
+    """The feature sets of a file."""
+    found = _chosen(sets_of(given.file, Path(given.home)), given.model)
     if given.json:
         show.as_json({name: _plain(one) for name, one in found.items()})
     else:
@@ -66,19 +60,20 @@ def _listed(model: str, one: FeatureSet) -> None:
     show.table(f"{model}: {len(one.names)} features of {one.request.topic}, {one.digest}", HEAD, rows)
 
 
-def _diff(given: argparse.Namespace) -> int:
-    a, b = (_chosen(sets_of(one, Path(given.home)), given.model) for one in given.what[1:])
+def diff(given: argparse.Namespace) -> int:
+    """What differs between two: 1 when they mean different things."""
+    a, b = (_chosen(sets_of(one, Path(given.home)), given.model) for one in (given.a, given.b))
     if not a.keys() & b.keys():
         raise Refused("The two have no model in common.", code="arguments", hint="Name it with --model.")
     changes = {name: change(a[name], b[name]) for name in a if name in b}
-    apart = sorted(a.keys() ^ b.keys()) if _whole(given.what[1]) and _whole(given.what[2]) else []
+    apart = sorted(a.keys() ^ b.keys()) if _whole(given.a) and _whole(given.b) else []
     different = bool(apart) or any(not one.same for one in changes.values())
     if given.json:
         told = {n: {**msgspec.structs.asdict(one), "same": one.same} for n, one in changes.items()}
         show.as_json({"same": not different, "only_in_one": apart, "models": told})
     else:
         lines = [line for name, one in changes.items() for line in _told(name, one)]
-        lines += [f"{name}: only in {given.what[1] if name in a else given.what[2]}" for name in apart]
+        lines += [f"{name}: only in {given.a if name in a else given.b}" for name in apart]
         show.console.print("\n".join(lines), markup=False)
     return int(different)
 
