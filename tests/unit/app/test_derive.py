@@ -14,6 +14,7 @@ import pytest
 from penstock.app.home import Books, Home, open_home
 from penstock.app.pipeline import File, load_text
 from penstock.app.replay import replay
+from penstock.app.simulation import schedule
 from penstock.app.system import System, append
 from penstock.app.train import carry_out
 from penstock.app.up import raw
@@ -253,3 +254,12 @@ def test_a_mistake_is_told(mistake: str) -> None:
     with pytest.raises(DefinitionError) as caught:
         load_text(whole.replace(old, new, 1).encode(), "bad.py")
     assert caught.value.code == code and mend in str(caught.value) and "line " in caught.value.where
+
+
+def test_derived_under_faults(tmp_path: Path) -> None:
+    """A stage in transit, and columns of the door, on a virtual clock with faults at random: every law holds."""
+    for place in ("transit", "ingest"):
+        path = tmp_path / f"{place}.py"
+        path.write_text(ASKED.replace("PLACE", place))
+        ground = schedule.ground(str(path))
+        assert [run.broken for seed in range(1, 5) if (run := schedule.run(ground, seed)).broken] == []

@@ -12,6 +12,7 @@ import pytest
 from penstock.app.home import Books, Home, open_home
 from penstock.app.pipeline import load_text
 from penstock.app.replay import replay
+from penstock.app.simulation import schedule
 from penstock.app.system import System, append
 from penstock.app.train import carry_out
 from penstock.dataset.rows import rows
@@ -121,3 +122,32 @@ def test_of_another_file() -> None:
     """Where a model is elsewhere, its topic is read as it is."""
     text = TWO.replace('predictions("agree")', 'predictions("other", elsewhere=True)')
     assert "other.predictions" in load_text(text.encode(), "good.py").plan("above").features.topics
+
+
+APART = (
+    TWO.replace(
+        "yes = source(",
+        """
+class Order(Event):
+    order_id: str
+    who: str = key()
+    at: datetime
+    x: float
+
+
+order = source(Order, id="order_id", time="at")
+paid = source("paid", key="order_id", time="at")
+yes = source(""",
+        1,
+    )
+    .replace("request=ask, label=yes", "request=order, label=paid")
+    .replace("[ask.x, said", "[order.x, said")
+)
+
+
+def test_under_faults(tmp_path: Path) -> None:
+    """On a virtual clock with faults at random, stages that fall behind and come again: every law holds."""
+    path = tmp_path / "two.py"
+    path.write_text(APART)
+    ground = schedule.ground(str(path))
+    assert [run.broken for seed in range(1, 5) if (run := schedule.run(ground, seed)).broken] == []
