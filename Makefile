@@ -44,7 +44,7 @@ kafka: .venv/dev.stamp
 
 # A thousand seeded schedules of the flights: faults at random, then healed, every law held.
 simulate: .venv/dev.stamp
-	$(BIN)/penstock simulate examples/flights/pipeline.py $(ARGS)
+	$(BIN)/penstock simulate examples/flights/lean.py $(ARGS)
 
 # Every part of the fault harness, one table; ARGS="--scale 0.02 --only power" does less.
 faults: .venv/dev.stamp
