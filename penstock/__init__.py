@@ -3,13 +3,29 @@
 What a pipeline file needs is imported from here; everything else has its own room.
 """
 
-from penstock.app.pipeline import Pipeline, label
-from penstock.feature import count, distinct, feature, first, last, max, mean, min, since, std, sum
+from penstock.app.pipeline import Pipeline, label, rate
+from penstock.feature import (
+    case,
+    count,
+    distinct,
+    feature,
+    first,
+    last,
+    last_k,
+    max,
+    mean,
+    min,
+    row,
+    since,
+    source,
+    std,
+    sum,
+)
 from penstock.gate import better, not_worse
 from penstock.model.fit import Data
 from penstock.model.schedule import every
-from penstock.monitor.rules import dead, drift, errors, loss, missing, rate
-from penstock.record.event import Event, key, pii, source
+from penstock.monitor.rules import dead, drift, errors, loss, missing
+from penstock.record.event import Event, key, pii
 from penstock.release.stage import steps
 
 __version__ = "0.1.0"
@@ -19,6 +35,7 @@ __all__ = [
     "Event",
     "Pipeline",
     "better",
+    "case",
     "count",
     "dead",
     "distinct",
@@ -30,6 +47,7 @@ __all__ = [
     "key",
     "label",
     "last",
+    "last_k",
     "loss",
     "max",
     "mean",
@@ -38,6 +56,7 @@ __all__ = [
     "not_worse",
     "pii",
     "rate",
+    "row",
     "since",
     "source",
     "std",

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from penstock.feature.fold import dropped
 from penstock.log import Log
 from penstock.record.codec import unpack
 from penstock.record.decisions import DEAD, REFUSED, DeadLetter, Refusal, read
@@ -115,8 +116,7 @@ class Counters:
         answering = self.log.load(f"predict.{model}").state
         left: Counter[tuple[str, str]] = Counter()
         for data in unpack(answering, _Answered).folds.values() if answering else ():
-            _, dropped, _ = unpack(data, tuple[int, list[tuple[str, int]], msgspec.Raw])
-            for why, n in dropped:
+            for why, n in dropped(data):
                 topic, _, reason = why.partition(": ")
                 left[topic, reason] = max(left[topic, reason], n)
         made += [

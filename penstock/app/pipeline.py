@@ -14,17 +14,19 @@ import msgspec
 
 from penstock.app.keep import Looking, check_keep
 from penstock.dataset.outcome import Label
-from penstock.feature import FeatureSet
+from penstock.feature import Column, FeatureSet
 from penstock.feature import compile as compile_features
+from penstock.feature import rate as event_rate
 from penstock.gate import Gate
 from penstock.model.fit import Data
 from penstock.model.pack import Predict
 from penstock.model.schedule import Every
 from penstock.monitor.rules import Rule, check_rules
+from penstock.monitor.rules import rate as watched_rate
 from penstock.record.codec import digest, span
 from penstock.record.decisions import SHARED
 from penstock.record.errors import DefinitionError, NotFound, PenstockError
-from penstock.record.event import TOPIC_NAME, Column, Event, Source, unknown
+from penstock.record.event import TOPIC_NAME, Event, Source, unknown
 from penstock.release.stage import Steps, steps
 
 DEFAULT_STEPS = steps()
@@ -74,6 +76,16 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     seed: int = 0
     threshold: float = 0.5
     name: str = ""
+
+
+def rate(of: Any, window: str = "1h", **options: Any) -> Any:
+    """How often something happens. Of events or a column it is a feature: how many a second in the window (`per`
+    says another unit). Of a name it is what a rule watches: the share of answers, `rate("positive", "1h")`."""
+    return (
+        watched_rate(of, window, **options)
+        if isinstance(of, str)
+        else event_rate(of, window=window, **options)
+    )
 
 
 class Plan(msgspec.Struct, frozen=True, eq=False):

@@ -107,7 +107,7 @@ def past(
                 event = fold.event(record)
                 if record.o in wanted:
                     made.append((record, fold.read(record, event)))
-                if record.topic in features.sources:
+                if features.reads(record.topic):
                     fold.add(record, event)
     return made
 

@@ -184,13 +184,13 @@ def _take(
 ) -> Ask | None:
     """Fold an event; the ask that it is, where it is a request to be answered and there is a champion."""
     asked = record.topic == request
-    using = [(d, one) for d, one in state.folds.items() if asked or record.topic in sets[d].sources]
+    using = [(d, one) for d, one in state.folds.items() if asked or sets[d].reads(record.topic)]
     events = [(d, one, one.event(record)) for d, one in using]  # all are read before any is folded
+    due = [(one, one.fit(record, event)) for d, one, event in events if sets[d].reads(record.topic)]
     wanted = answered and state.route.champion is not None
     ask = _ask(state.route, record, events, sets, means) if wanted else None
-    for digest, one, event in events:
-        if record.topic in sets[digest].sources:
-            one.add(record, event)
+    for one, fitting in due:
+        one.fold(record, fitting)
     return ask
 
 

@@ -91,7 +91,7 @@ class _Sweep:
             if record.topic == self.request.topic:
                 self.keep(record.o, self.seen(record))
             for digest, fold in self.folds.items():
-                if record.topic in self.sets[digest].sources:
+                if self.sets[digest].reads(record.topic):
                     with contextlib.suppress(Poison):
                         fold.add(record)
 

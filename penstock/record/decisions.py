@@ -30,9 +30,10 @@ DEAD = "dead"
 AGAIN = "again"
 RETENTION = "retention"
 REPAIRS = "repairs"
+RETRACTIONS = "retractions"
 SHARED = frozenset((
     TICKS, INTENTS, FAILURES, VERSIONS, VERDICTS, RELEASES, ALERTS, DECISIONS, DEPLOYMENTS, DELIVERIES, REFUSED,
-    DEAD, AGAIN, RETENTION, REPAIRS,
+    DEAD, AGAIN, RETENTION, REPAIRS, RETRACTIONS,
 ))  # fmt: skip
 
 
@@ -425,6 +426,17 @@ class Again(msgspec.Struct, frozen=True):
     stages: list[str]
     who: str
     t_ms: int
+
+
+class Retraction(msgspec.Struct, frozen=True):
+    """The word that an event is taken back: features do not count it from here on. `position`: the place from
+    which on it counted; `value`: its bytes, by which a fold finds whose it was."""
+
+    topic: str
+    id: str
+    position: int
+    time_ms: int
+    value: bytes
 
 
 S = TypeVar("S", bound=msgspec.Struct)

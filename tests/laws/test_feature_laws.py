@@ -24,13 +24,14 @@ from penstock.feature import (
     mean,
     min,
     since,
+    source,
     std,
     sum,
 )
-from penstock.feature import fold as fold_module
+from penstock.feature import reading as reading_module
 from penstock.predict.verify import same
 from penstock.record.codec import moment
-from penstock.record.event import Event, key, source
+from penstock.record.event import Event, key
 from penstock.record.record import Record
 
 HOUR_MS = 3_600_000
@@ -188,7 +189,7 @@ def test_a_closed_window_start_is_caught(monkeypatch: pytest.MonkeyPatch) -> Non
     """The law finds a planted bug: an event exactly at the window's start counted in."""
     moves = [("event", "a", -2, 1.5), ("ask", "a", 0, None)]
     assert play(moves, FEATURES) == []
-    monkeypatch.setattr(fold_module, "bisect_right", bisect_left)
+    monkeypatch.setattr(reading_module, "bisect_right", bisect_left)
     assert play(moves, FEATURES) != []
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import penstock.stage
 from penstock.app.dead import again, letters
 from penstock.dataset.outcome import Label, outcome_stage
-from penstock.feature import compile, count, last, sum
+from penstock.feature import compile, count, last, source, sum
 from penstock.feature.fold import Fold
 from penstock.log.memory import MemoryLog
 from penstock.model.pack import Model
@@ -23,7 +23,7 @@ from penstock.monitor.stage import Bucket, Watching, monitor_stage
 from penstock.predict.stage import Means, predict_stage
 from penstock.record.codec import millis, moment, pack, unpack
 from penstock.record.decisions import DEAD, RELEASES, TICKS, DeadLetter, Prediction, Release, Tick, read
-from penstock.record.event import Event, key, pii, source
+from penstock.record.event import Event, key, pii
 from penstock.record.poison import opened
 from penstock.record.record import START, Draft, Record
 from penstock.stage import Running, Stage, each, replay, stage

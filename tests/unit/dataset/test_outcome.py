@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from penstock.dataset.outcome import Joining, Label, outcome_stage
+from penstock.feature import source
 from penstock.record.codec import moment, pack, unpack
 from penstock.record.decisions import (
     DEAD,
@@ -18,7 +19,7 @@ from penstock.record.decisions import (
     Tick,
     predictions,
 )
-from penstock.record.event import Event, key, source
+from penstock.record.event import Event, key
 from penstock.record.record import START, Draft, Record
 
 HOUR_MS = 3_600_000

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from penstock.feature import compile, count, feature, last, mean, sum
+from penstock.feature import compile, count, feature, last, mean, source, sum
 from penstock.record.errors import DefinitionError
-from penstock.record.event import Event, key, source
+from penstock.record.event import Event, key
 
 
 class Payment(Event):
@@ -142,4 +142,4 @@ def test_the_digest_is_of_the_meaning() -> None:
 def test_a_lookup_is_a_last() -> None:
     """The default stands in for what is too old or never was."""
     home = last(payment.country, max_age="1h", default="?")
-    assert compile([home], payment, {"home": home}).topics == ("payment",)
+    assert compile([home], payment, {"home": home}).sources == {"payment": payment}

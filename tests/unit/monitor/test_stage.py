@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from penstock.dataset.profile import profile
+from penstock.feature import source
 from penstock.monitor import stage as stage_module
 from penstock.monitor.rules import Rule, check_rules, drift, errors, loss, missing, rate
 from penstock.monitor.stage import Watching, monitor_stage
@@ -31,7 +32,7 @@ from penstock.record.decisions import (
     predictions,
 )
 from penstock.record.errors import DefinitionError
-from penstock.record.event import Event, key, source
+from penstock.record.event import Event, key
 from penstock.record.record import START, Draft, Record
 
 MINUTE_MS, HOUR_MS = 60_000, 3_600_000

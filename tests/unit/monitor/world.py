@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from penstock.dataset.profile import profile
+from penstock.feature import source
 from penstock.monitor.rules import Rule
 from penstock.monitor.stage import Watching, monitor_stage
 from penstock.record.codec import pack, unpack
@@ -31,7 +32,7 @@ from penstock.record.decisions import (
     predictions,
     profiles,
 )
-from penstock.record.event import Event, key, source
+from penstock.record.event import Event, key
 from penstock.record.record import START, Record
 from penstock.stage import Stage
 

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.feature import source
 from penstock.record.codec import millis, moment, pack, span, span_text, to_json, unpack
 from penstock.record.decisions import Vector
 from penstock.record.errors import DefinitionError, Refused
-from penstock.record.event import Event, key, pii, source
+from penstock.record.event import Event, key, pii
 from penstock.record.record import Position, Record, output_id
 
 VALUES = st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(), st.text())

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.feature import source
 from penstock.log.blob import MemoryBlob
 from penstock.log.memory import MemoryLog
 from penstock.record.decisions import Prediction
 from penstock.record.errors import Refused, Unavailable
-from penstock.record.event import Event, key, source
+from penstock.record.event import Event, key
 from penstock.record.record import START
 from penstock.release.registry import Entry, Registry
 from penstock.release.route import Ref, Route

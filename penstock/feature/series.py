@@ -1,0 +1,214 @@
+"""feature: one entity's values of one column, in order, held in few bytes.
+
+Order is (time, position). Three buffers of 64-bit numbers hold an event's time, position and value; a
+fourth the running sum of integers; every eighth event the running sum of their squares. What 64 bits
+cannot hold is held in lists: nothing wraps.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Iterator, MutableSequence, Sequence
+from itertools import accumulate
+from operator import sub
+from typing import Any
+
+import msgspec
+
+BLOCK = 8
+SLACK_EVENTS = 8 * BLOCK
+Numbers = MutableSequence[int]
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """What a series holds of each event. `code`: the array that holds values ("" for none, "o" for a list)."""
+
+    code: str = ""
+    summed: bool = False
+    squared: bool = False
+    cap: int = 0
+
+
+class Series:
+    """The events are at [head, len): what lies before `head` is gone and not yet cut off. `gone`, `total`,
+    `square`: how many events were forgotten, and the sums of their integers and squares."""
+
+    __slots__ = (
+        "gone", "head", "order", "positions", "square", "squares", "sums", "times", "total", "trimmed", "values",
+    )  # fmt: skip
+
+    def __init__(self, shape: Shape) -> None:
+        self.times: Numbers = array("q")
+        self.positions: Numbers = array("q")
+        self.values: Any = _empty(shape.code)
+        self.sums: Numbers | None = array("q", (0,)) if shape.summed else None
+        self.squares: list[int] | None = [0] if shape.squared else None
+        self.order: deque[tuple[int, int]] | None = deque() if shape.cap else None
+        self.head = self.gone = self.total = self.square = self.trimmed = 0
+
+    def __len__(self) -> int:
+        return len(self.times) - self.head
+
+    def add(self, time_ms: int, position: int, value: Any, units: int) -> None:
+        """Insert an event. Almost always it is the newest; a late one rebuilds the sums behind it."""
+        times = self.times
+        if times and time_ms < times[-1]:
+            self._insert(bisect_right(times, time_ms, self.head), time_ms, position, value, units)
+            return
+        times.append(time_ms)
+        self.positions.append(position)
+        if self.values is not None:
+            try:
+                self.values.append(value)
+            except (OverflowError, TypeError):  # not of the column's usual kind: a list holds it as it is
+                self.values = [*self.values, value]
+        if self.sums is not None:
+            try:
+                self.sums.append(self.sums[-1] + units)
+            except OverflowError:
+                self.sums = [*self.sums, self.sums[-1] + units]
+            if self.squares is not None and not len(times) % BLOCK:
+                self.squares.append(self.squared(len(times)))
+
+    def _insert(self, at: int, time_ms: int, position: int, value: Any, units: int) -> None:
+        self.times.insert(at, time_ms)
+        self.positions.insert(at, position)
+        if self.values is not None:
+            try:
+                self.values.insert(at, value)
+            except (OverflowError, TypeError):
+                self.values = [*self.values]
+                self.values.insert(at, value)
+        if self.sums is not None:
+            self._replace(at, [units, *self.units(at)])
+
+    def remove(self, at: int) -> None:
+        """Take the event at this place out."""
+        if at == self.head:
+            self.head += 1
+            if self.head >= SLACK_EVENTS:
+                self._cut(self.head)
+            return
+        units = list(self.units(at + 1))
+        for part in (self.times, self.positions, self.values):
+            if part is not None:
+                del part[at]
+        if self.sums is not None:
+            self._replace(at, units)
+
+    def find(self, time_ms: int, position: int) -> int:
+        """The place of an event; -1 for none."""
+        at = bisect_left(self.times, time_ms, self.head)
+        while at < len(self.times) and self.times[at] == time_ms:
+            if self.positions[at] == position:
+                return at
+            at += 1
+        return -1
+
+    def push_out(self, time_ms: int, position: int, cap: int) -> None:
+        """Note an arrival, and let go of what is beyond the newest `cap` arrivals."""
+        assert self.order is not None
+        self.order.append((time_ms, position))
+        if len(self.order) > cap and (at := self.find(*self.order.popleft())) >= 0:
+            self.remove(at)
+
+    def units(self, start: int) -> Iterator[int]:
+        """The integers from a place on."""
+        assert self.sums is not None
+        return map(sub, self.sums[start + 1 :], self.sums[start:])
+
+    def _replace(self, at: int, units: Sequence[int]) -> None:
+        """The integers from a place on are others."""
+        assert self.sums is not None
+        sums = accumulate(units, initial=self.sums[at])
+        next(sums)
+        del self.sums[at + 1 :]
+        fresh = list(sums)
+        try:
+            self.sums.extend(fresh)
+        except OverflowError:
+            self.sums = [*self.sums[: at + 1], *fresh]
+        self._square_from(at)
+
+    def _square_from(self, at: int) -> None:
+        if self.squares is not None:
+            del self.squares[at // BLOCK + 1 :]
+            for end in range(len(self.squares) * BLOCK, len(self.times) + 1, BLOCK):
+                self.squares.append(self.squared(end))
+
+    def squared(self, at: int) -> int:
+        """The sum of the squares of the integers before a place."""
+        assert self.sums is not None
+        assert self.squares is not None
+        block = min(at // BLOCK, len(self.squares) - 1)
+        total, sums = self.squares[block], self.sums
+        for i in range(block * BLOCK, at):
+            units = sums[i + 1] - sums[i]
+            total += units * units
+        return total
+
+    def trim(self, floor_ms: int, *, keep_newest: bool, exact: bool) -> None:
+        """Forget what no read can see any more: events at or before `floor_ms`, but the newest of them if wanted.
+        Not `exact`: a few of them may stay."""
+        cut = bisect_right(self.times, floor_ms, self.head)
+        if keep_newest and cut > self.head:
+            cut -= 1
+        if not exact:
+            cut -= cut % BLOCK
+        if cut > self.head:
+            self.gone += cut - self.head
+            if self.sums is not None:
+                self.total += self.sums[cut] - self.sums[self.head]
+            if self.squares is not None:
+                self.square += self.squared(cut) - self.squared(self.head)
+        if cut > self.head or (exact and self.head):
+            self._cut(max(cut, self.head))
+        self.trimmed = len(self)
+
+    def _cut(self, n: int) -> None:
+        for part in (self.times, self.positions, self.values, self.sums):
+            if part is not None:
+                del part[:n]
+        self.head = 0
+        if self.squares is not None:
+            if n % BLOCK:
+                self.squares = [0]
+                self._square_from(0)
+            else:
+                del self.squares[: n // BLOCK]
+
+    def rows(self) -> tuple[list[int], list[int], list[Any] | None, list[int] | None]:
+        """Times, positions, values and integers, as lists."""
+        at = self.head
+        return (
+            list(self.times[at:]), list(self.positions[at:]),
+            None if self.values is None else list(self.values[at:]),
+            None if self.sums is None else list(self.units(at)),
+        )  # fmt: skip
+
+
+def _empty(code: str) -> Any:
+    return None if not code else [] if code == "o" else array(code)
+
+
+def loaded(
+    shape: Shape,
+    times: Sequence[int],
+    positions: Sequence[int],
+    values: Sequence[Any] | None,
+    units: Sequence[int] | None,
+) -> Series:
+    """The series that `rows` wrote."""
+    series = Series(shape)
+    series.times, series.positions = array("q", times), array("q", positions)
+    if series.values is not None and values is not None:
+        try:
+            series.values.extend(array(shape.code, values) if shape.code != "o" else values)
+        except (OverflowError, TypeError):
+            series.values = list(values)
+    if series.sums is not None and units is not None:
+        series._replace(0, units)
+    series.trimmed = len(times)
+    return series

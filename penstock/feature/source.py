@@ -1,0 +1,99 @@
+"""feature: sources as a pipeline file declares them: topics of events whose columns are expressions."""
+
+from __future__ import annotations
+
+import sys
+import types
+import typing
+from datetime import datetime
+
+from penstock.feature.expression import Column
+from penstock.record.errors import DefinitionError
+from penstock.record.event import TOPIC_NAME, Event, Source, unknown
+
+
+class NoColumn(DefinitionError, AttributeError):
+    """The source has no column of this name."""
+
+
+class Declared(Source, frozen=True, eq=False):
+    """A source as a pipeline file names it: its columns are expressions."""
+
+    def __getattr__(self, name: str) -> Column:
+        if name.startswith("_") or name not in self.schema.__struct_fields__:
+            text = unknown(name, self.columns, f"a column of {self.topic}")
+            raise NoColumn(text, code="unknown_column")
+        return Column(source=self, name=name)
+
+    def column(self, name: str) -> Column:
+        """A column by name, for names that collide with a field of `Source` (`id`, `key`, `time`)."""
+        if name not in self.columns:
+            raise DefinitionError(
+                unknown(name, self.columns, f"a column of {self.topic}"), code="unknown_column"
+            )
+        return Column(source=self, name=name)
+
+
+def source(
+    schema: type[Event] | str,
+    *,
+    topic: str = "",
+    id: str = "",
+    key: str = "",
+    time: str = "",
+    keep: str | tuple[str, ...] = (),
+    _depth: int = 1,
+) -> Declared:
+    """Declare a topic of events. A text alone is a topic whose events have nothing but their key and time.
+
+    `id` names the column that tells one event from another (a repeat is dropped), `key` the entity
+    (default: the column tagged `key()`), `time` the event time (default: the only `datetime` column;
+    an event type without one is a fact that holds always), `keep` how long or how much of it is kept
+    ("90d", "10GB", or both; default: all of it). Raises DefinitionError with the line.
+    """
+    line = sys._getframe(_depth).f_lineno
+    if isinstance(schema, str):
+        bare, topic = _bare(schema, key or id, time, line), topic or schema
+        return Declared(topic, bare, id, key or id, time, line, keep)
+    hints = typing.get_type_hints(schema)
+    columns = schema.__struct_fields__
+    tagged = [name for name in columns if "key" in schema.__tags__.get(name, ())]
+    moments = [name for name in columns if hints[name] is datetime]
+    if not time and len(moments) > 1:
+        raise DefinitionError(
+            f"{schema.__name__} has several datetime columns ({', '.join(moments)}).",
+            code="which_time", where=f"line {line}",
+            hint=f'Say which is the event time: time="{moments[0]}".',
+        )  # fmt: skip
+    chosen = {
+        "id": id,
+        "key": key or (tagged[0] if tagged else id),
+        "time": time or (moments[0] if moments else ""),
+    }
+    for role, name in chosen.items():
+        if name and name not in columns:
+            text = unknown(name, columns, f"a column of {schema.__name__}")
+            raise DefinitionError(text, code="unknown_column", where=f"line {line}, {role}=")
+    if chosen["time"] and hints[chosen["time"]] not in (datetime, int):
+        raise DefinitionError(
+            f'"{chosen["time"]}" must be a datetime or an int of UTC milliseconds to be an event time.',
+            code="which_time", where=f"line {line}",
+        )  # fmt: skip
+    name = topic or schema.__name__.lower()
+    if not TOPIC_NAME.fullmatch(name):
+        raise DefinitionError(
+            f'"{name}" cannot be a topic: use a-z, 0-9, ".", "_", "-".', where=f"line {line}"
+        )
+    return Declared(name, schema, chosen["id"], chosen["key"], chosen["time"], line, keep)
+
+
+def _bare(topic: str, key: str, time: str, line: int) -> type[Event]:
+    """The type of events that say only whose they are and when."""
+    if not key or not time:
+        raise DefinitionError(
+            f'"{topic}" has no columns of its own, so say which it has.',
+            code="no_key", where=f"line {line}", hint=f'source("{topic}", key="payment_id", time="at"), for example.',
+        )  # fmt: skip
+    hints = {"__annotations__": {key: str, time: datetime}, "__module__": __name__}
+    made: type[Event] = types.new_class(topic, (Event,), {}, lambda space: space.update(hints))
+    return made
