@@ -32,10 +32,10 @@ from bench.data_features import (
     path,
 )  # fmt: skip
 from penstock import __version__
-from penstock.feature import FeatureSet, Fold, compile, language
+from penstock.feature import FeatureSet, Fold, compile, language, source
 from penstock.record.codec import pack
 from penstock.record.decisions import Value
-from penstock.record.event import Event, key, source
+from penstock.record.event import Event, key
 from penstock.record.record import Record
 
 TICK_EVERY = 1_000  # records; the live state hears the time about as often
@@ -229,13 +229,12 @@ def ours_replay(features: FeatureSet, log: list[Record]) -> tuple[float, str, pa
 
 def look_up(fold: Fold, customer: str, t_ms: int) -> list[Value]:
     """The values of one entity now, in process."""
-    asked = Request(request="", customer=customer, at=EPOCH)
-    return fold.read(Record("request", 0, "", customer, t_ms, b""), asked)
+    return fold.get({"customer": customer}, t_ms)
 
 
 def kept(fold: Fold) -> int:
     """How many events the state holds."""
-    return sum(len(series.times) for table in fold._tables for series in table.series.values())
+    return sum(fold.sizes().values())
 
 
 def main() -> None:
