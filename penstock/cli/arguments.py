@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from penstock.cli import ask, run
+from penstock.cli.dataset import dataset
 from penstock.cli.dead import dead
 from penstock.cli.keep import backup
 from penstock.cli.repair import repair
@@ -256,6 +257,14 @@ def _proving(verbs: Any) -> None:
         "penstock rebuild fraud@v3",
     ))  # fmt: skip
     rebuild.add_argument("version", metavar="MODEL@vN")
+    rows = _homed(_verb(
+        verbs, "dataset", dataset, "Write a model's training set: requests as they were seen, with their labels.",
+        "penstock dataset pipeline.py --model fraud --out rows.parquet --from 2026-01-01",
+    ))  # fmt: skip
+    rows.add_argument("file", metavar="FILE")
+    rows.add_argument("--model", default="", metavar="MODEL", help="default: the file's only one")
+    rows.add_argument("--out", required=True, metavar="PATH", help="a name that ends in .parquet or .arrow")
+    rows.add_argument("--from", dest="since", default="", metavar="TIME", help="no request before it, in UTC")
     simulated = _verb(
         verbs, "simulate", simulate,
         "Play a pipeline on a virtual clock with faults at random, and hold it against its laws.",

@@ -39,7 +39,7 @@ def types_of(one: Any, leaf: Callable[[Expression], frozenset[type]]) -> frozens
         parts = found if one.op == "coalesce" else [*found[1:-1:2], found[-1]]
         return frozenset().union(*parts)
     if one.op in BY_NULLS:
-        return _returned(one.function) if one.op == "call" else TRUTH
+        return returned(one.function) if one.op == "call" else TRUTH
     kind = KINDS[one.op]
     firsts = found if one.op in "+-*/%" else found[:1]
     for mine in firsts:
@@ -67,7 +67,7 @@ def _family(kinds: frozenset[type]) -> str:
     return "number" if kinds <= NUMBERS else "text" if kinds <= WORD else "time" if kinds <= WHEN else "mixed"
 
 
-def _returned(function: Callable[..., Any] | None) -> frozenset[type]:
+def returned(function: Callable[..., Any] | None) -> frozenset[type]:
     """What a row function says that it returns."""
     try:
         hint = typing.get_type_hints(function).get("return", Any)

@@ -91,7 +91,7 @@ class Series:
             if self.head >= SLACK_EVENTS:
                 self._cut(self.head)
             return
-        units = list(self.units(at + 1))
+        units = [] if self.sums is None else list(self.units(at + 1))
         for part in (self.times, self.positions, self.values):
             if part is not None:
                 del part[at]
