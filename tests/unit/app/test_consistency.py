@@ -138,9 +138,8 @@ def test_where_retention_was_ahead_it_begins_at_the_end(home: Home, ran_before: 
     fresh.append([draft(RETENTION, taken, key="ask", t_ms=gone.time_ms)])
     fresh.drop("ask", Position(n=gone.position))
     if ran_before:
-        behind: Running[Any] = Running(stage, fresh)
         with pytest.raises(Broken, match="not read yet"):
-            behind.advance()
+            Running(stage, fresh).advance()
     end = fresh.end()
     running = own(stage, fresh)
     assert running.position == end and sum(one.vectors for one in running.state.sets.values()) >= compared
