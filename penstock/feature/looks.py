@@ -1,5 +1,7 @@
-"""feature: what each aggregate reads of windows that end together: a look is a function of a series, of the
-places where they begin, the shortest window first, and of the place where they end.
+"""feature: what each aggregate reads of windows that end together.
+
+A look is a function of a series, of the places where they begin, the shortest window first, and of the
+place where they end.
 
 Sums are integers until the last step: one division and one root, or one correctly rounded division where
 numbers are summed as they are.

@@ -241,7 +241,7 @@ def race(folder: Path, lock: Any = None) -> list[Any]:
     log: Any = SqliteLog(folder, create=True)
     lookup, stop = Lookup(FEATURES, log, STAGE), threading.Event()
     lookup._lock = lock or lookup._lock
-    entities = [{"card": f"c{i}", "shop": "s"} for i in range(8)]
+    entities = [{"card": f"c{i}", "shop": "s"} for i in range(24)]
     found: list[tuple[int, int, list[Any]]] = []
     wrong: list[Any] = []
 
@@ -249,7 +249,7 @@ def race(folder: Path, lock: Any = None) -> list[Any]:
         for n in range(150):
             at = T0_MS + n * 60_000
             rows = [
-                Paid(payment=f"{n}-{i}", card=f"c{(n + i) % 8}", shop="s", at=at - i, amount=0.1)
+                Paid(payment=f"{n}-{i}", card=f"c{(n + i) % 24}", shop="s", at=at - i, amount=0.1)
                 for i in range(6)
             ]
             log.append([*map(paid.draft, rows), draft(TICKS, Tick(at), key="", t_ms=at)], sync=False)
@@ -273,7 +273,7 @@ def race(folder: Path, lock: Any = None) -> list[Any]:
     stop.set()
     for thread in loops:
         thread.join()
-    for o, t_ms, rows in found[:: max(1, len(found) // 12)]:
+    for o, t_ms, rows in found[:: max(1, len(found) // 60)]:
         want = Lookup(FEATURES, log, STAGE).look(entities, t_ms, o=o).rows
         wrong += [(o, a, b) for a, b in zip(rows, want, strict=True) if not same(a, b)]
     log.close()
@@ -286,6 +286,6 @@ def test_many_threads_see_one_state(tmp_path: Path) -> None:
     sys.setswitchinterval(1e-5)
     try:
         assert race(tmp_path / "locked") == []
-        assert race(tmp_path / "open", NoLock()) != []
+        assert any(race(tmp_path / f"open{i}", NoLock()) for i in range(10))
     finally:
         sys.setswitchinterval(usual)
