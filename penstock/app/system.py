@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import threadpoolctl
 
-from penstock.app.consistency import KIND, checked, checking, long_ago, refill
+from penstock.app.consistency import KIND, begin_again, checked, checking, long_ago, passed_by, refill
 from penstock.app.lookup import Lookup
 from penstock.app.pipeline import File, Plan, in_transit, load_text
 from penstock.app.train import Order
@@ -316,6 +316,8 @@ def own(one: AnyStage, log: Log) -> Running[Any]:
     if donor and known[donor].position.n > known.get(one.name, Checkpoint()).position.n:
         state, epoch = log.load(donor), log.load(one.name, claim=True).epoch
         log.commit(Commit(one.name, epoch, state.position, [], one.dump(restore(one, log, state))))
+    if one.name.startswith(f"{KIND}.") and passed_by(one, log):
+        begin_again(one, log)
     return Running(one, log)
 
 
