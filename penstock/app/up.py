@@ -31,6 +31,7 @@ from penstock.app.train import Order
 from penstock.app.upkeep import Caretaker
 from penstock.app.worker import in_process
 from penstock.console import Sight, pages
+from penstock.feature import raw
 from penstock.monitor.rules import watched
 from penstock.record.codec import to_json
 from penstock.record.decisions import ALERTS, DELIVERIES, Alert, Delivery, Failure, Version, draft, read
@@ -110,7 +111,7 @@ def desk(live: Live, file: File, views: Views, looks: Looks, training: Mapping[s
         with lock:
             return views.registry()
 
-    faces = {n: ModelFace(n, p.pipeline.request, p.features.names) for n, p in file.plans.items()}
+    faces = {n: ModelFace(n, raw(p.pipeline.request), p.features.names) for n, p in file.plans.items()}
     return Desk(
         faces,
         live.ask,
@@ -159,7 +160,8 @@ class Server:
         rules = {
             name: [str(rule) for rule in watched(plan.pipeline.watch)] for name, plan in file.plans.items()
         }
-        sight = Sight(home.log, home.blobs, self.desk.status, self.desk.registry, rules, books.trace)
+        sets = {name: books.sets(name) for name in file.plans}
+        sight = Sight(home.log, home.blobs, self.desk.status, self.desk.registry, rules, books.trace, sets)
         app = create(self.desk, keys_of(settings), (*settings.hosts, settings.host), pages(sight), note)
         config = uvicorn.Config(
             app, host=settings.host, port=settings.port, log_level="warning", access_log=False, lifespan="off",

@@ -6,5 +6,6 @@ script link along, and there was no interval plot.
 
 from penstock.chart.draw import COLOURS, calibration, forest, line
 from penstock.chart.flow import Box, flow
+from penstock.chart.small import spark, spread
 
-__all__ = ["COLOURS", "Box", "calibration", "flow", "forest", "line"]
+__all__ = ["COLOURS", "Box", "calibration", "flow", "forest", "line", "spark", "spread"]

@@ -10,8 +10,8 @@ from typing import NamedTuple
 INK, QUIET, LINE, BACK = "#1d2329", "#646c75", "#9aa3ad", "#c47a3d"
 FILLS = {"outside": "#e8f1f8", "topic": "#f5f6f7", "work": "#fff", "feature": "#eef7f3"}
 EDGES = {"outside": "#0b62a4", "topic": "#c4c9cf", "work": "#4b535c", "feature": "#00734f"}
-CHAR, ROW, PAD, GAP, MARGIN = 6.5, 15, 9, 16, 14
-"""Pixels: of a character, a line of text, inside a box, between boxes, around all."""
+CHAR, STRONG, ROW, PAD, GAP, MARGIN = 6.5, 7.3, 15, 9, 16, 14
+"""Pixels: of a character, of a strong one, a line of text, inside a box, between boxes, around all."""
 BEND = 14
 """The width of a line that passes a layer."""
 LOOP = 14
@@ -89,7 +89,8 @@ def layered(ids: Sequence[str], edges: Sequence[Edge]) -> dict[str, int]:
 
 def _size(box: Box, sideways: bool) -> tuple[float, float]:
     """A box's size along its layer, and across it."""
-    width = max(len(line) for line in box.lines) * CHAR + 2 * PAD
+    first = len(box.lines[0]) * (STRONG if len(box.lines) > 1 else CHAR)
+    width = max(first, *(len(line) * CHAR for line in box.lines)) + 2 * PAD
     height = ROW * len(box.lines) + 2 * PAD - 4
     return (height, width) if sideways else (width, height)
 
@@ -145,8 +146,21 @@ def _placed(layers: Sequence[Sequence[_Item]], chains: Mapping[Edge, list[str]])
         for layer in layers if sweep % 2 == 0 else layers[::-1]:
             wished = [_wished(one, [*up.get(one.id, []), *down.get(one.id, [])], places) for one in layer]
             places |= _apart(layer, wished)
-    least = min(places[item.id] - item.along / 2 for layer in layers for item in layer)
-    return {id: place - least + MARGIN for id, place in places.items()}
+    return _closed([item for layer in layers for item in layer], places)
+
+
+def _closed(items: Sequence[_Item], places: Mapping[str, float]) -> dict[str, float]:
+    """The places without stripes in which nothing stands."""
+    found: dict[str, float] = {}
+    end = shift = 0.0
+    for item in sorted(items, key=lambda one: places[one.id] - one.along / 2):
+        begin = places[item.id] - item.along / 2
+        if not found:
+            end, shift = begin, MARGIN - begin
+        shift -= max(0.0, begin - end - GAP)
+        end = max(end, begin + item.along)
+        found[item.id] = places[item.id] + shift
+    return found
 
 
 def _wished(one: _Item, near: Sequence[str], places: Mapping[str, float]) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 
 from penstock.cli import ask, run
 from penstock.cli.consistency import consistency
+from penstock.cli.dataset import dataset
 from penstock.cli.dead import dead
 from penstock.cli.features import diff, listed
 from penstock.cli.graph import graph
@@ -14,6 +15,7 @@ from penstock.cli.keep import backup
 from penstock.cli.lookup import get, retract
 from penstock.cli.repair import repair
 from penstock.cli.simulate import simulate
+from penstock.cli.suggest import suggested
 
 
 def declare(verbs: Any) -> None:
@@ -108,7 +110,7 @@ def _running(verbs: Any) -> None:
     )  # fmt: skip
     some.add_argument(
         "stages", nargs="+", metavar="STAGE",
-        help="predict, outcome, monitor, train, gate, release, consistency, tick, predict.MODEL..., or all",
+        help="predict, derive, outcome, monitor, train, gate, release, consistency, tick, predict.MODEL..., or all",
     )  # fmt: skip
     some.add_argument("--file", required=True, metavar="FILE")
     _homed(some, json=False)
@@ -236,6 +238,7 @@ def _looking(verbs: Any) -> None:
     parts = features.add_subparsers(dest="part", metavar="WHAT", required=True)
     _listing(parts)
     _getting(parts)
+    _suggesting(parts)
     gone = _homed(_verb(
         verbs, "retract", retract, "Take events back by their ids: from here on no feature sees them.",
         "penstock retract pipeline.py payment 1234 1235",
@@ -259,6 +262,21 @@ def _listing(parts: Any) -> None:
     compared.add_argument("a", metavar="A", help=one)
     compared.add_argument("b", metavar="B")
     compared.add_argument("--model", default="", metavar="MODEL")
+
+
+def _suggesting(parts: Any) -> None:
+    parser = _verb(
+        parts, "suggest", suggested, "Propose features for an entity, as definitions to paste into the file.",
+        "penstock features suggest pipeline.py --entity tailnum --most 20",
+    )  # fmt: skip
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("--entity", required=True, metavar="COLUMN", help="a column of the request")
+    parser.add_argument("--model", default="", metavar="MODEL", help="default: the only one")
+    parser.add_argument(
+        "--depth", type=int, choices=(1, 2), default=2, help="2: through other entities, too (default)"
+    )
+    parser.add_argument("--most", type=int, default=40, metavar="N", help="definitions (default: 40)")
+    parser.add_argument("--json", action="store_true", help="print JSON for a machine to read")
 
 
 def _getting(parts: Any) -> None:
@@ -333,6 +351,14 @@ def _proving(verbs: Any) -> None:
         "penstock rebuild fraud@v3",
     ))  # fmt: skip
     rebuild.add_argument("version", metavar="MODEL@vN")
+    rows = _homed(_verb(
+        verbs, "dataset", dataset, "Write a model's training set: requests as they were seen, with their labels.",
+        "penstock dataset pipeline.py --model fraud --out rows.parquet --from 2026-01-01",
+    ))  # fmt: skip
+    rows.add_argument("file", metavar="FILE")
+    rows.add_argument("--model", default="", metavar="MODEL", help="default: the file's only one")
+    rows.add_argument("--out", required=True, metavar="PATH", help="a name that ends in .parquet or .arrow")
+    rows.add_argument("--from", dest="since", default="", metavar="TIME", help="no request before it, in UTC")
     simulated = _verb(
         verbs, "simulate", simulate,
         "Play a pipeline on a virtual clock with faults at random, and hold it against its laws.",

@@ -19,6 +19,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from penstock.chart import line
+from penstock.console.features import PREFIX, found_by, view
+from penstock.console.tail import newest
+from penstock.feature import FeatureSet
 from penstock.gate.report import report
 from penstock.log import Blob, Log
 from penstock.monitor import board
@@ -50,7 +53,8 @@ _SENTENCES = {404: "There is nothing at this address.", 405: "This address does 
 
 
 class Sight(msgspec.Struct, frozen=True):
-    """What the pages read: the log and its folds, the rules' texts by model, and the tracer."""
+    """What the pages read: the log and its folds, the rules' texts by model, the tracer, and the feature sets by
+    model and digest."""
 
     log: Log
     blobs: Blob
@@ -58,6 +62,7 @@ class Sight(msgspec.Struct, frozen=True):
     registry: Callable[[], Registry]
     rules: Mapping[str, Sequence[str]]
     trace: Callable[[str], Trace]
+    sets: Mapping[str, Mapping[str, FeatureSet]] = {}
 
 
 class Hours(msgspec.Struct):
@@ -101,9 +106,18 @@ def _templates() -> jinja2.Environment:
         time=lambda ms: f"{moment(ms):%Y-%m-%d %H:%M}",
         n=lambda x: "–" if x is None else f"{x:,}" if isinstance(x, int) else f"{x:,.4g}",
         percent=lambda x: "–" if x is None else f"{x:.1%}",
+        age=lambda ms: "–" if ms is None else _age(ms),
         span=lambda ms: span_text(ms) if ms else "all history",
     )
     return environment
+
+
+def _age(ms: int) -> str:
+    """A span of time in two figures of its unit."""
+    for unit, length in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000)):
+        if ms >= 2 * length:
+            return f"{ms / length:.1f} {unit}" if ms < 10 * length else f"{ms // length} {unit}"
+    return f"{ms} ms"
 
 
 def pages(sight: Sight) -> ASGIApp:
@@ -114,6 +128,13 @@ def pages(sight: Sight) -> ASGIApp:
         found = await run_in_threadpool(sight.trace, request.path_params["id"])
         return _page("prediction.html", trace=found)
 
+    async def features(request: Request) -> Response:  # it reads a state, so off the loop
+        name, one = _set(sight, request)
+        hours, entry = folds.hours(name), sight.registry().models.get(name, Entry())
+        folded = Position(n=sight.status()["stages"].get(f"predict.{name}", {}).get("position", 0))
+        shown = await run_in_threadpool(view, sight.log, name, one, entry, hours, folded)
+        return _page("features.html", **shown)
+
     routes = [
         Route("/", _shown(lambda request: _overview(sight, folds))),
         Route("/static/style.css", _shown(_style)),
@@ -121,6 +142,7 @@ def pages(sight: Sight) -> ASGIApp:
         Route("/models/{name}", _shown(lambda request: _model(sight, folds, request))),
         Route("/models/{name}/predictions", _shown(lambda request: _predictions(sight, request))),
         Route("/models/{name}/versions/{n:int}/report", _shown(lambda request: _report(sight, request))),
+        Route("/features/{name}/{digest}", features),
         Route("/predictions/{id:path}", traced),
     ]
     handlers: dict[Any, Any] = {PenstockError: _sorry, HTTPException: _sorry, Exception: _sorry}
@@ -166,6 +188,28 @@ def _entry(sight: Sight, name: str) -> Entry:
     return sight.registry().models.get(name, Entry())
 
 
+def _set(sight: Sight, request: Request) -> tuple[str, FeatureSet]:
+    name = request.path_params["name"]
+    _entry(sight, name)
+    found = found_by(sight.sets.get(name, {}), request.path_params["digest"])
+    if found is None:
+        raise NotFound("There is no feature set of this digest.")
+    return name, found
+
+
+def _sets(sight: Sight) -> list[dict[str, Any]]:
+    """A line for each feature set: what it is called, how large it is, and which versions are bound to it."""
+    known = sight.registry().models
+    return [
+        {
+            "model": name, "digest": digest, "short": digest[:PREFIX], "count": len(one.names),
+            "topics": list(one.sources),
+            "versions": [n for n, v in known.get(name, Entry()).versions.items() if v.features == digest],
+        }
+        for name, sets in sight.sets.items() for digest, one in sets.items()
+    ]  # fmt: skip
+
+
 def _overview(sight: Sight, folds: Folds) -> Response:
     status, alarms = sight.status(), folds.alarms()
     standing = [alert for mine in alarms.standing.values() for alert in mine.values()]
@@ -186,7 +230,7 @@ def _overview(sight: Sight, folds: Folds) -> Response:
     return _page(
         "overview.html",
         how=status, models=models, standing=standing, recent=alarms.recent[::-1][:8], refused=refused, dead=dead,
-        charts=[Markup(one) for one in drawn],
+        charts=[Markup(one) for one in drawn], sets=_sets(sight),
         lag=max((one["lag"] for one in status["stages"].values()), default=0),
     )  # fmt: skip
 
@@ -217,6 +261,7 @@ def _model(sight: Sight, folds: Folds, request: Request) -> Response:
         name=name, entry=entry, rules=[(rule, standing.get(rule)) for rule in sight.rules[name]],
         versions=[entry.versions[n] for n in sorted(entry.versions, reverse=True)],
         releases=entry.releases[::-1], charts=_charts(hours, entry),
+        sets=[one for one in _sets(sight) if one["model"] == name],
     )  # fmt: skip
 
 
@@ -240,23 +285,9 @@ def _charts(hours: Sequence[Hour], entry: Entry) -> list[Markup]:
 def _predictions(sight: Sight, request: Request) -> Response:
     name = request.path_params["name"]
     _entry(sight, name)
-    topic, end = predictions(name), sight.log.end().n
-    found: list[Record] = []
-    reach = 500
-    while len(found) < PREDICTIONS_SHOWN and reach <= 64_000:
-        found = _after(sight.log, topic, Position(n=max(0, end - reach)))[-PREDICTIONS_SHOWN:]
-        reach = reach * 4 if reach < end else 10**9
+    found = newest(sight.log, predictions(name), PREDICTIONS_SHOWN)
     rows = [(record.id, read(record, Prediction)) for record in reversed(found)]
     return _page("predictions.html", name=name, rows=rows)
-
-
-def _after(log: Log, topic: str, position: Position) -> list[Record]:
-    found: list[Record] = []
-    while True:
-        records, position = log.read([topic], position)
-        if not records:
-            return found
-        found = [*found, *records][-PREDICTIONS_SHOWN:]
 
 
 def _report(sight: Sight, request: Request) -> Response:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 
 import msgspec
 
-from penstock.dataset.kept import horizon_ms
-from penstock.feature import FeatureSet, Fold, Past
+from penstock.dataset.kept import NEVER, horizon_ms
+from penstock.feature import FeatureSet, Fold
+from penstock.feature.replay import Answers, Decoded, answers, replay
+from penstock.feature.table import SLACK_MS
 from penstock.log import Blob, Log
 from penstock.record.codec import pack, unpack
 from penstock.record.decisions import AGAIN, TICKS, Dataset, Outcome, Tick, Value, outcomes, read
@@ -18,6 +21,11 @@ from penstock.record.record import Position, Record
 from penstock.stage import folded
 
 Progress = Callable[[int, int], None]
+
+
+BATCH_ROWS = 65_536
+BATCH_EVENTS = 1 << 20
+"""A batch is answered when it has so many requests, or when so many events have come since the last one."""
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
@@ -32,6 +40,29 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     facts: list[str]
 
 
+class Batch(msgspec.Struct, frozen=True):
+    """Some rows as columns, in log order. `o`: what each request saw lies below it; `states`: how its label became
+    known; `facts`: the columns they are sliced by, by name."""
+
+    requests: list[str]
+    entities: list[str]
+    t_ms: list[int]
+    positions: list[int]
+    o: list[int]
+    columns: dict[str, Answers]
+    labels: list[float]
+    states: list[str]
+    facts: dict[str, list[str]]
+
+    def rows(self) -> Iterator[Row]:
+        """One by one, as a model is fitted on them."""
+        values = zip(*(column.tolist() for column in self.columns.values()), strict=True)
+        facts = zip(*self.facts.values(), strict=True) if self.facts else repeat(())
+        heads = zip(self.requests, self.entities, self.t_ms, self.positions, strict=True)
+        for head, row, label, told in zip(heads, values, self.labels, facts, strict=False):
+            yield Row(*head, list(row), label, list(told))
+
+
 def rows(
     log: Log,
     features: FeatureSet,
@@ -42,52 +73,136 @@ def rows(
     facts: Sequence[str] = (),
     progress: Progress = lambda done, total: None,
 ) -> list[Row]:
+    """All rows of `batches`."""
+    found = batches(log, features, model, o=o, from_ms=from_ms, facts=facts, progress=progress)
+    return [row for batch in found for row in batch.rows()]
+
+
+def batches(
+    log: Log,
+    features: FeatureSet,
+    model: str,
+    *,
+    o: Position,
+    from_ms: int,
+    facts: Sequence[str] = (),
+    progress: Progress = lambda done, total: None,
+) -> Iterator[Batch]:
     """The labelled requests from `from_ms` on, in log order: features at each one's own (t, O).
 
-    Labels are those known below `o`; requests still waiting for theirs are left out. One sweep over
-    the log; memory is that of the rows and of the fold's windows. Requests that look back to what
-    retention took are left out: no row is other than it was.
+    Labels are those known below `o`; requests still waiting for theirs are left out. Requests that look back to what
+    retention took are left out: no row is other than it was. The log is read twice: for labels, then for rows. What is
+    held is the labels, the events that the features' windows still reach (some 100 bytes each for every key), and
+    one batch.
     """
     from_ms = max(from_ms, horizon_ms(log, features))
-    fold, name = Fold(features), f"predict.{model}"
-    asked = features.request.topic
-    found: list[tuple[Record, list[Value]]] = []
-    labels: dict[str, float | None] = {}
-    late: list[Record] = []
-    sources = set(features.topics)
-    topics = tuple(sorted(sources | {asked, outcomes(model), TICKS, AGAIN}))
+    name, asked = f"predict.{model}", features.request.topic
+    known = _known(log, name, features, model, o, from_ms, progress)
+    old = {record.o: values for record, values in past(log, name, features, known.late)} if known.late else {}
+    topics = tuple(sorted({*features.topics, asked, TICKS, AGAIN}))
+    found, due = Decoded(features), _Due(features, facts)
+    now_ms, held = NEVER, 0
     for records, position in folded(log, name, topics, stop=o, limit=4096):
         for record in records:
             if record.topic == TICKS:
-                fold.tick(read(record, Tick).t_ms)
+                now_ms = max(now_ms, read(record, Tick).t_ms)
                 continue
-            if record.topic == outcomes(model):
-                outcome = read(record, Outcome)
-                labels[outcome.request] = outcome.label
-                continue
-            try:
-                event = fold.event(record)
-            except Poison:  # the answering stage buries it, too
-                continue
-            if record.topic == asked and record.time_ms >= from_ms:
-                try:
-                    found.append((record, fold.read(record, event)))
-                except Past:
-                    late.append(record)
-            if record.topic in sources:
-                fold.add(record, event)
-        progress(position.n, o.n)
-    if late:
-        found.extend(past(log, name, features, late))
-        found.sort(key=lambda pair: pair[0].o)
-    made = []
-    for record, values in found:
-        label = labels.get(record.id)
-        if label is not None:
-            event = unpack(record.value, features.request.schema)
-            told = [_fact(event, features.names, values, name) for name in facts]
-            made.append(Row(record.id, record.key, record.time_ms, record.position, values, label, told))
-    return made
+            label = (
+                known.labels.get(record.id) if record.topic == asked and record.time_ms >= from_ms else None
+            )
+            with contextlib.suppress(Poison):  # the answering stage buries it, too
+                event = found.fold.event(record)
+                found.take(record, event, ask=label is not None and record.o not in old)
+                if label is not None:
+                    due.add(record, event, label, old.get(record.o))
+        progress(o.n + position.n, 2 * o.n)
+        if len(due.records) >= BATCH_ROWS or found.held() > held + BATCH_EVENTS:
+            yield from due.batch(found)
+            found.clear()
+            found.forget(now_ms)
+            held = found.held()
+    yield from due.batch(found)
+
+
+class _Known(msgspec.Struct, frozen=True):
+    """What is to be known before the sweep: labels by request, with how they became known, and the requests whose
+    time lies too far back for the live state."""
+
+    labels: dict[str, tuple[float, str]]
+    late: list[Record]
+
+
+def _known(
+    log: Log, name: str, features: FeatureSet, model: str, o: Position, from_ms: int, progress: Progress
+) -> _Known:
+    labels: dict[str, tuple[float, str]] = {}
+    late: list[Record] = []
+    now_ms = NEVER
+    topics = tuple(sorted({features.request.topic, outcomes(model), TICKS, AGAIN}))
+    for records, position in folded(log, name, topics, stop=o, limit=4096):
+        progress(position.n, 2 * o.n)
+        for record in records:
+            if record.topic == TICKS:
+                now_ms = max(now_ms, read(record, Tick).t_ms)
+            elif record.topic == outcomes(model):
+                said = read(record, Outcome)
+                labels.pop(said.request, None)
+                if said.label is not None:
+                    labels[said.request] = (said.label, said.state)
+            elif features.sources and from_ms <= record.time_ms < now_ms - SLACK_MS:
+                late.append(record)
+    return _Known(labels, [record for record in late if record.id in labels])
+
+
+class _Due:
+    """The requests of the batch to come."""
+
+    def __init__(self, features: FeatureSet, facts: Sequence[str]) -> None:
+        self.facts = facts
+        self.plain = [name for name in facts if name not in features.names]
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin the next batch."""
+        self.records: list[Record] = []
+        self.labels: list[tuple[float, str]] = []
+        self.told: list[dict[str, Value]] = []
+        self.old: dict[int, list[Value]] = {}
+
+    def add(self, record: Record, event: Event, label: tuple[float, str], old: list[Value] | None) -> None:
+        """A labelled request; `old`: its values, where they are not for the sweep to find."""
+        if old is not None:
+            self.old[len(self.records)] = old
+        self.records.append(record)
+        self.labels.append(label)
+        self.told.append({name: getattr(event, name) for name in self.plain})
+
+    def batch(self, found: Decoded) -> Iterator[Batch]:
+        """The batch, where there are any."""
+        if not self.records:
+            return
+        columns = replay(found)
+        if self.old:
+            columns = {
+                name: self._woven(i, column.tolist()) for i, (name, column) in enumerate(columns.items())
+            }
+        yield Batch(
+            [record.id for record in self.records], [record.key for record in self.records],
+            [record.time_ms for record in self.records], [record.position for record in self.records],
+            [record.o for record in self.records], columns,
+            [label for label, _ in self.labels], [state for _, state in self.labels],
+            {name: self._fact(name, columns) for name in self.facts},
+        )  # fmt: skip
+        self.clear()
+
+    def _woven(self, i: int, values: list[Value]) -> Answers:
+        """A column with the old requests' values in their places."""
+        swept = iter(values)
+        return answers([self.old[n][i] if n in self.old else next(swept) for n in range(len(self.records))])
+
+    def _fact(self, name: str, columns: dict[str, Answers]) -> list[str]:
+        found = [told[name] for told in self.told] if name in self.plain else columns[name].tolist()
+        return ["missing" if value is None else str(value) for value in found]
 
 
 def past(
@@ -110,11 +225,6 @@ def past(
                 if features.reads(record.topic):
                     fold.add(record, event)
     return made
-
-
-def _fact(event: Event, names: Sequence[str], values: Sequence[Value], name: str) -> str:
-    value = values[names.index(name)] if name in names else getattr(event, name)
-    return "missing" if value is None else str(value)
 
 
 def described(chosen: Sequence[Row], source: str, o: Position, blobs: Blob) -> Dataset:

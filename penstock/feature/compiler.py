@@ -18,12 +18,15 @@ from penstock.feature.plan import (
     Key,
     Node,
     column_types,
+    derivation_of,
     key_of,
+    row_meaning,
     row_text,
     row_types,
     value_types,
     written,
 )
+from penstock.feature.source import lineage, wider
 from penstock.record.codec import digest, pack
 from penstock.record.errors import DefinitionError
 from penstock.record.event import Source, unknown
@@ -88,7 +91,7 @@ class _Compiler:
 
     def name(self, one: Any) -> str:
         if isinstance(one, Column):
-            if one.source is not self.request:
+            if one.source not in lineage(self.request):
                 raise DefinitionError(
                     f'"{one.name}" is a column of {one.source.topic}, not of the request.',
                     code="not_a_feature", hint=f"Say which of its values: last({one.source.topic}.{one.name}).",
@@ -156,7 +159,7 @@ class _Compiler:
                 hint="A feature must be known before the label.",
             )
         if name not in self.places:
-            self.meanings[name] = ["column", name]
+            self.meanings[name] = ["column", name, *derivation_of(self.request, name)]
             self.about[name] = About(f"{self.request.topic}.{name}", "column", (self.request.topic,))
             self.put(name, Node(name, column=name))
         return self.places[name]
@@ -205,7 +208,10 @@ class _Compiler:
             return one.name
         name = self.names.get(id(one))
         if name is None:
-            name = self.names[id(one)] = written(one)
+            name = written(one)
+            while name in self.defined and not _alike(self.defined[name], one):
+                name += "'"
+            self.names[id(one)] = name
             self.defined[name] = one
         return name
 
@@ -240,7 +246,7 @@ class _Compiler:
                 code="leak", where=where, hint="Aggregate over another entity, such as the customer.",
             )  # fmt: skip
         _check_types(one, where)
-        self.sources[one.source.topic] = one.source
+        self.take(one.source, where)
         key = key_of(one, mine)
         series = self.series.setdefault(key, len(self.series))
         place = self.column(asked, where)
@@ -251,6 +257,21 @@ class _Compiler:
             note.tags,
         )  # fmt: skip
         return Node(name, aggregate=one, series=series, entity=asked, inputs=(place,))
+
+    def take(self, source: Source, where: str) -> None:
+        """Read a source. Of one topic the widest type is read: the request's may be that."""
+        others = [
+            self.sources.get(source.topic),
+            self.request if source.topic == self.request.topic else None,
+        ]
+        for other in filter(None, others):
+            widest = wider(source, other)
+            if widest is None:
+                raise DefinitionError(
+                    f'Two sources share the topic "{source.topic}".', code="topic_taken", where=where
+                )
+            source = widest
+        self.sources[source.topic] = source
 
     def entity(self, one: Aggregate, where: str) -> tuple[str, str]:
         """Whose events: the column of the source, and the column of the request that names the same."""
@@ -279,6 +300,10 @@ class _Compiler:
                 f'"{mine}" of {one.source.topic} is {told(a)}, "{asked}" of the request is {told(b)}.',
                 code="wrong_type", where=where,
             )  # fmt: skip
+        if not a <= VALUES:
+            raise DefinitionError(
+                f'"{mine}" is {told(a)}, which names nobody.', code="wrong_type", where=where
+            )
         return mine, asked
 
     def value_type(self, name: str, place: int) -> None:
@@ -294,7 +319,7 @@ def _spaces(namespace: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """The names of a namespace, and behind them those of the modules in it: definitions may be shared so."""
     modules = [
         one for one in namespace.values()
-        if isinstance(one, types.ModuleType) and not one.__name__.startswith("penstock")
+        if isinstance(one, types.ModuleType) and one.__name__.partition(".")[0] != "penstock"
     ]  # fmt: skip
     shared = [pair for module in modules for pair in vars(module).items()]
     return [*namespace.items(), *((n, v) for n, v in shared if isinstance(v, (Expression, Family)))]
@@ -326,6 +351,12 @@ def _check_types(one: Aggregate, where: str) -> None:
             f'"{spelled(one.value, row_text)}" is a time, not a value.',
             code="wrong_type", where=where, hint="Use since().",
         )  # fmt: skip
+
+
+def _alike(a: Expression, b: Expression) -> bool:
+    """Whether two aggregates that are written alike are the same: a row function's name does not say it all."""
+    parts = [(one.value, one.where) for one in (a, b) if isinstance(one, Aggregate)]
+    return len(parts) == 2 and len({pack([row_meaning(part) for part in pair]) for pair in parts}) == 1
 
 
 def _aggregate_meaning(one: Aggregate, key: Key, mine: str, asked: str) -> list[Any]:

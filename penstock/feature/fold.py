@@ -24,6 +24,8 @@ from penstock.record.poison import poison
 from penstock.record.record import Record
 
 _NEVER = -(2**62)
+MOST_PLANS = 100
+"""So many choices of features are kept ready to be read."""
 
 
 class Past(Refused):
@@ -46,7 +48,8 @@ class Seen(msgspec.Struct, frozen=True):
     last: int
 
 
-Due = list[tuple[Table, Take]]
+Due = list[tuple[Table, Take | None]]
+"""What each series would take of a record; None: nothing, for it belongs to nobody."""
 
 
 class Fold:
@@ -93,7 +96,8 @@ class Fold:
             due = self._due(record.topic, event or self.event(record))
             if now_ms is not None:
                 for table, take in due:
-                    table.room(take.entity, now_ms)
+                    if take is not None:
+                        table.room(take.entity, now_ms)
         except Unfit as error:
             raise self.features.sources[record.topic].poison(record, error.code, error.what) from None
         return due
@@ -109,19 +113,26 @@ class Fold:
             if due:
                 self.taken.add(taken.position)
             for table, take in due:
-                table.remove(take, taken.time_ms, taken.position)
+                if take is not None:
+                    table.remove(take, taken.time_ms, taken.position)
             return
         now_ms, time_ms = self.now_ms if self.prune else None, record.time_ms
         tables = self._adding[record.topic]
-        if len(due) < len(tables):
-            self._nobodys(record, due)
         if now_ms is not None and all(time_ms <= now_ms - SLACK_MS - table.horizon_ms for table in tables):
             self._drop(f"{record.topic}: late")
         for table, take in due:
-            table.add(take, time_ms, record.o, now_ms)
+            if take is None:
+                self._drop(f"{record.topic}: no {table.key.entity}")
+            else:
+                table.add(take, time_ms, record.o, now_ms)
 
     def _due(self, topic: str, event: Event) -> Due:
-        return [(table, take) for table in self._adding[topic] if (take := table.take(event)) is not None]
+        due: Due = []
+        for table in self._adding[topic]:
+            take = table.take(event)
+            if take is not None or table.nobodys(event):
+                due.append((table, take))
+        return due
 
     def _fit_retraction(self, record: Record) -> Due:
         """What a retraction takes out: once, and only what had been folded."""
@@ -135,20 +146,11 @@ class Fold:
         try:
             if self.prune:
                 for table, take in due:
-                    table.removable(take, taken.time_ms, taken.position, self.now_ms)
+                    if take is not None:
+                        table.removable(take, taken.time_ms, taken.position, self.now_ms)
         except Unfit as error:
             raise poison(record, error.code, error.what, Retraction.__struct_fields__) from None
         return due
-
-    def _nobodys(self, record: Record, due: Due) -> None:
-        """Count an event that has no entity for some key."""
-        taken = {id(table) for table, _ in due}
-        event: Event | None = None
-        for table in self._adding[record.topic]:
-            if id(table) not in taken:
-                event = event or self.event(record)
-                if table.entity(event) is None:
-                    self._drop(f"{record.topic}: no {table.key.entity}")
 
     def _drop(self, why: str) -> None:
         self.dropped[why] = self.dropped.get(why, 0) + 1
@@ -190,6 +192,8 @@ class Fold:
             if name not in self.features.names:
                 text = unknown(name, self.features.names, "a feature of this set")
                 raise Refused(text, code="unknown_feature")
+        if len(self._some) >= MOST_PLANS:
+            self._some.clear()
         some = self._some[names] = reading(self.features, self.tables, names)
         return some
 
@@ -211,10 +215,10 @@ class Fold:
         entity, table = slots[node.inputs[0]], self.tables[node.series]
         series = table.series.get(entity, Series(table.shape))
         low, high = self._whole.places(node, series, t_ms)
+        forgotten, ends = table.behind(entity, one, t_ms)
         if one.kind in ("last", "since"):
-            low = max(low, high - 1)
-        some = series.positions[low:high]
-        forgotten = 0 if one.window_ms or one.kind in ("last", "since") else series.gone
+            low, forgotten = max(low, high - 1), 0
+        some = [*series.positions[low:high], *ends]
         first, last = (min(some), max(some)) if some else (-1, -1)
         what = f"{one.kind} of {table.key.column}" if table.key.column else one.kind
         return Seen(
@@ -224,7 +228,7 @@ class Fold:
             one.source.topic,
             str(entity),
             one.window_ms,
-            forgotten + len(some),
+            forgotten + high - low,
             first,
             last,
         )

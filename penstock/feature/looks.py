@@ -1,4 +1,7 @@
-"""feature: what each aggregate reads of a window. A look is a function of a series and two places in it.
+"""feature: what each aggregate reads of windows that end together.
+
+A look is a function of a series, of the places where they begin, the shortest window first, and of the
+place where they end.
 
 Sums are integers until the last step: one division and one root, or one correctly rounded division where
 numbers are summed as they are.
@@ -7,15 +10,20 @@ numbers are summed as they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from operator import gt, lt
 from typing import Any
 
 from penstock.feature.hops import Hops
 from penstock.feature.language import SUMS, Aggregate
+from penstock.feature.plan import mixed
+from penstock.feature.series import Series
 from penstock.record.decisions import Value
 
-Look = Callable[[Any, int, int, int], Value]  # a series that holds what this look needs, low, high, t
-HopLook = Callable[[Hops, int, Any, int, int, int], Value]  # the hops, from which one on, and as before
+Look = Callable[[Series, Sequence[int], int, int], list[Value]]  # a series, lows, high, t
+HopLook = Callable[
+    [Hops, int, Any, int, int, int], Value
+]  # the hops, from which one on, series, low, high, t
 Total = Callable[[int, int, int], Value]
 UNIT_BITS = 1074
 """Numbers summed as they are, are counted in the smallest number there is, 2 ** -1074."""
@@ -78,29 +86,77 @@ def total_of(one: Aggregate) -> Total:
 MOMENTS = ("count", "rate", *SUMS)
 
 
-def look_of(one: Aggregate) -> Look:
-    """How an aggregate reads the events at [low, high)."""
+def look_of(one: Aggregate, *, forgotten: bool = False) -> Look:
+    """How an aggregate reads the events at [low, high), for each low of some; `forgotten`: with those that the
+    series has let go."""
     if one.kind in MOMENTS:
-        return _moment(one)
+        return _over_all(one) if forgotten else _moment(one)
     if one.kind == "last_k":
         k = one.k
-        return lambda s, low, high, t: s.values[high - k] if high - low >= k else None
-    return _ENDS[one.kind]
+        return lambda s, lows, high, t: [s.values[high - k] if high - low >= k else None for low in lows]
+    look = _LOOKS[one.kind]
+    if one.kind in ("min", "max") and mixed(one):
+        return lambda s, lows, high, t: [None if v is None else float(v) for v in look(s, lows, high, t)]
+    return look
 
 
 def _moment(one: Aggregate) -> Look:
+    """As `total_of`, without a call for each window where that is what costs."""
     total, q = total_of(one), one.quantum
     if one.kind == "count":
-        return lambda s, low, high, t: high - low
-    if one.kind == "sum" and not one.exact:
-        return lambda s, low, high, t: (s.sums[high] - s.sums[low]) * q
-    if one.kind == "std":
-        return lambda s, low, high, t: total(
-            high - low, s.sums[high] - s.sums[low], s.squared(high) - s.squared(low)
-        )
+        return lambda s, lows, high, t: [high - low for low in lows]
     if one.kind == "rate":
-        return lambda s, low, high, t: total(high - low, 0, 0)
-    return lambda s, low, high, t: total(high - low, s.sums[high] - s.sums[low], 0)
+        return lambda s, lows, high, t: [total(high - low, 0, 0) for low in lows]
+    if one.kind == "std":
+        return _spread(total, None if one.exact else q)
+
+    def added(s: Series, lows: Sequence[int], high: int, t: int) -> list[Value]:
+        sums: Any = s.sums
+        top = sums[high]
+        if one.exact:
+            return [total(high - low, top - sums[low], 0) for low in lows]
+        if one.kind == "sum":
+            return [(top - sums[low]) * q for low in lows]
+        return [(top - sums[low]) / (high - low) * q if high > low else None for low in lows]
+
+    return added
+
+
+def _spread(total: Total, q: float | None) -> Look:
+    root = math.sqrt
+
+    def look(s: Series, lows: Sequence[int], high: int, t: int) -> list[Value]:
+        sums: Any = s.sums
+        top, square, squared = sums[high], s.squared(high), s.squared
+        made: list[Value] = []
+        for low in lows:
+            n, added = high - low, top - sums[low]
+            if n < 2:
+                made.append(None)
+            elif q is None:
+                made.append(total(n, added, square - squared(low)))
+            else:
+                made.append(root((n * (square - squared(low)) - added * added) / (n * (n - 1))) * q)
+        return made
+
+    return look
+
+
+def _over_all(one: Aggregate) -> Look:
+    total, summed, squared = total_of(one), one.kind in SUMS, one.kind == "std"
+
+    def look(s: Series, lows: Sequence[int], high: int, t: int) -> list[Value]:
+        sums: Any = s.sums
+        return [
+            total(
+                s.gone + high - low,
+                s.total + sums[high] - sums[low] if summed else 0,
+                s.square + s.squared(high) - s.squared(low) if squared else 0,
+            )
+            for low in lows
+        ]
+
+    return look
 
 
 def plain(value: Any) -> Value:
@@ -108,14 +164,51 @@ def plain(value: Any) -> Value:
     return 0.0 if value == 0 and type(value) is float else value
 
 
-_ENDS: dict[str, Look] = {
-    "min": lambda s, low, high, t: plain(min(s.values[low:high], default=None)),
-    "max": lambda s, low, high, t: plain(max(s.values[low:high], default=None)),
-    "first": lambda s, low, high, t: s.values[low] if high > low else None,
-    "last": lambda s, low, high, t: s.values[high - 1] if high > low else None,
-    "distinct": lambda s, low, high, t: len(set(s.values[low:high])),
-    "since": lambda s, low, high, t: (t - s.times[high - 1]) / 1000 if high > low else None,
-}
+def _extreme(best: Callable[..., Any], better: Callable[[Any, Any], bool]) -> Look:
+    """The least or the greatest. A window holds the shorter ones, so each event is looked at once."""
+
+    def look(s: Series, lows: Sequence[int], high: int, t: int) -> list[Value]:
+        values, found, made = s.values, None, []
+        for low in lows:
+            if low < high:
+                part = best(values[low:high])
+                if found is None or better(part, found):
+                    found = plain(part)
+                high = low
+            made.append(found)
+        return made
+
+    return look
+
+
+def _oldest(s: Series, lows: Sequence[int], high: int, t: int) -> list[Value]:
+    return [s.values[low] if high > low else None for low in lows]
+
+
+def _newest(s: Series, lows: Sequence[int], high: int, t: int) -> list[Value]:
+    value = s.values[high - 1] if high > lows[-1] else None
+    return [value if high > low else None for low in lows]
+
+
+def _ago(s: Series, lows: Sequence[int], high: int, t: int) -> list[Value]:
+    value = (t - s.times[high - 1]) / 1000 if high > lows[-1] else None
+    return [value if high > low else None for low in lows]
+
+
+def _kinds(s: Series, lows: Sequence[int], high: int, t: int) -> list[Value]:
+    seen: set[Any] = set()
+    made: list[Value] = []
+    for low in lows:
+        seen.update(s.values[low:high])
+        high = low
+        made.append(len(seen))
+    return made
+
+
+_LOOKS: dict[str, Look] = {
+    "min": _extreme(min, lt), "max": _extreme(max, gt),
+    "first": _oldest, "last": _newest, "distinct": _kinds, "since": _ago,
+}  # fmt: skip
 
 
 # Where old events are held as hops.
@@ -125,7 +218,10 @@ def hop_look_of(one: Aggregate) -> HopLook:
     """How an aggregate reads the hops from a place on together with the events at [low, high)."""
     if one.kind in MOMENTS:
         return _hop_moment(one)
-    return _HOPS[one.kind]
+    look = _HOPS[one.kind]
+    if one.kind in ("min", "max") and mixed(one):
+        return lambda *read: None if (value := look(*read)) is None else float(value)
+    return look
 
 
 def _hop_moment(one: Aggregate) -> HopLook:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from penstock.feature.evaluate import compiled
 from penstock.feature.expression import Expression
+from penstock.feature.hops import Hops
 from penstock.feature.language import Aggregate
-from penstock.feature.looks import MOMENTS, HopLook, Look, hop_look_of, look_of, total_of
+from penstock.feature.looks import HopLook, Look, hop_look_of, look_of
 from penstock.feature.plan import FeatureSet, Node
 from penstock.feature.series import Series
 from penstock.feature.table import Table
@@ -23,25 +24,37 @@ from penstock.record.decisions import Value
 from penstock.record.errors import Refused
 
 Slots = list[Any]
-Seat = tuple[int, Look, HopLook | None, Value]
-"""Which slot, how it is read without and with hops, and what stands there when it is null."""
 
 
-class Window(msgspec.Struct, frozen=True):
-    """The aggregates over one window of one entity's series."""
+class Sight(NamedTuple):
+    """One aggregate over several windows of one entity's series. `span`: the slots, where they lie side by side;
+    `picks`: which of the group's windows (None: all); `default`: what stands where there is no value."""
 
-    length_ms: int
-    hop_ms: int
-    seats: list[Seat]
+    look: Look
+    places: tuple[int, ...]
+    span: slice | None
+    picks: tuple[int, ...] | None
+    default: Value
+
+
+class Seat(NamedTuple):
+    """One aggregate over one window, where old events are held as hops."""
+
+    look: HopLook
+    place: int
+    window_ms: int
+    default: Value
 
 
 class Group(msgspec.Struct, frozen=True):
-    """The aggregates over one entity's series. `empty`: what each says of an entity without history."""
+    """The aggregates over one entity's series. `windows`: their lengths, the shortest first, 0 (all history) last;
+    `empty`: what each says of an entity without history."""
 
     table: Table
     asked: int
-    windows: list[Window]
-    forever: list[Seat]
+    windows: tuple[int, ...]
+    sights: list[Sight]
+    seats: list[Seat]
     empty: list[tuple[int, Value]]
 
 
@@ -90,25 +103,27 @@ def _look(group: Group, slots: Slots, t_ms: int) -> None:
     entity, table = slots[group.asked], group.table
     series = table.series.get(entity)
     if table.hops and entity in table.hops:
-        _look_hops(group, Series(table.shape) if series is None else series, slots, t_ms)
+        _look_hops(group, Series(table.shape) if series is None else series, table.hops[entity], slots, t_ms)
         return
     if series is None:
-        for slot, value in group.empty:
-            slots[slot] = value
+        for place, value in group.empty:
+            slots[place] = value
         return
-    times, head = series.times, series.head
-    high = bisect_right(times, t_ms, head)
-    for window in group.windows:
-        start = t_ms - window.length_ms
-        if window.hop_ms:
-            start = start // window.hop_ms * window.hop_ms
-        low = bisect_right(times, start, head)
-        for slot, look, _, default in window.seats:
-            value = look(series, low, high, t_ms)
-            slots[slot] = default if value is None else value
-    for slot, look, _, default in group.forever:
-        value = look(series, head, high, t_ms)
-        slots[slot] = default if value is None else value
+    times, head, hop_ms = series.times, series.head, table.key.hop_ms
+    low = high = bisect_right(times, t_ms, head)
+    lows: list[int] = []
+    for length_ms in group.windows:
+        low = bisect_right(times, start_ms(t_ms, length_ms, hop_ms), head, low) if length_ms else head
+        lows.append(low)
+    for look, places, span, picks, default in group.sights:
+        values = look(series, lows if picks is None else [lows[i] for i in picks], high, t_ms)
+        if default is not None:
+            values = [default if value is None else value for value in values]
+        if span is not None:
+            slots[span] = values
+        else:
+            for place, value in zip(places, values, strict=True):
+                slots[place] = value
 
 
 def reading(features: FeatureSet, tables: Sequence[Table], names: Sequence[str]) -> Reading:
@@ -144,44 +159,33 @@ def _groups(nodes: Sequence[tuple[int, Node]], tables: Sequence[Table]) -> list[
 
 
 def _group(table: Table, asked: int, nodes: Sequence[tuple[int, Aggregate]]) -> Group:
-    windows: dict[int, list[Seat]] = {}
-    forever: list[Seat] = []
-    for place, one in nodes:
-        if one.window_ms:
-            windows.setdefault(one.window_ms, []).append(
-                (place, look_of(one), hop_look_of(one) if table.key.hop_ms else None, one.default)
-            )
-        else:
-            forever.append((place, _over_all(one, table), None, one.default))
+    windows = tuple(sorted({one.window_ms for _, one in nodes}, key=lambda ms: (not ms, ms)))
+    families: dict[tuple[Any, ...], list[tuple[int, Aggregate]]] = {}
+    for place, one in sorted(nodes, key=lambda pair: windows.index(pair[1].window_ms)):
+        alone = one.window_ms if one.kind == "rate" or not one.window_ms else -1
+        alike = (one.kind, one.k, one.per_ms, repr(one.default), alone)
+        families.setdefault(alike, []).append((place, one))
+    sights = [_sight(table, windows, family) for family in families.values()]
+    seats = [
+        Seat(hop_look_of(one), place, one.window_ms, one.default) for place, one in nodes if table.key.hop_ms
+    ]
     none = Series(table.shape)
     empty = [
-        (place, one.default if (value := look_of(one)(none, 0, 0, 0)) is None else value)
+        (place, one.default if (value := look_of(one)(none, [0], 0, 0)[0]) is None else value)
         for place, one in nodes
     ]
-    return Group(
-        table,
-        asked,
-        [Window(length, table.key.hop_ms, seats) for length, seats in windows.items()],
-        forever,
-        empty,
-    )
+    return Group(table, asked, windows, sights, seats, empty)
 
 
-def _over_all(one: Aggregate, table: Table) -> Look:
-    """Over all history: with what was forgotten, where nothing but sums is asked of it."""
-    if one.kind not in MOMENTS or table.key.cap:
-        return look_of(one)
-    total, summed, squared = total_of(one), table.shape.summed, one.kind == "std"
-
-    def look(series: Series, low: int, high: int, t_ms: int) -> Value:
-        sums = series.sums
-        return total(
-            series.gone + high - low,
-            series.total + sums[high] - sums[low] if summed and sums is not None else 0,
-            series.square + series.squared(high) - series.squared(low) if squared else 0,
-        )
-
-    return look
+def _sight(table: Table, windows: tuple[int, ...], family: list[tuple[int, Aggregate]]) -> Sight:
+    one, places = family[0][1], tuple(place for place, _ in family)
+    side_by_side = places == tuple(range(places[0], places[0] + len(places)))
+    picks = tuple(windows.index(member.window_ms) for _, member in family)
+    return Sight(
+        look_of(one, forgotten=not one.window_ms and not table.key.cap), places,
+        slice(places[0], places[0] + len(places)) if side_by_side else None,
+        None if picks == tuple(range(len(windows))) else picks, one.default,
+    )  # fmt: skip
 
 
 # Functions and operations.
@@ -217,14 +221,11 @@ def value_of(answer: Any) -> Value:
 # Hops.
 
 
-def _look_hops(group: Group, series: Series, slots: Slots, t_ms: int) -> None:
+def _look_hops(group: Group, series: Series, hops: Hops, slots: Slots, t_ms: int) -> None:
     """As `_look`, where old events are held as hops."""
-    closed = group.table.hops[slots[group.asked]]
     high = bisect_right(series.times, t_ms, series.head)
-    for window in group.windows:
-        start = start_ms(t_ms, window.length_ms, window.hop_ms)
-        low, at = bisect_right(series.times, start, series.head), closed.since(start // window.hop_ms)
-        for slot, _, look, default in window.seats:
-            assert look is not None
-            value = look(closed, at, series, low, high, t_ms)
-            slots[slot] = default if value is None else value
+    for look, place, window_ms, default in group.seats:
+        start = start_ms(t_ms, window_ms, hops.width_ms)
+        low, at = bisect_right(series.times, start, series.head), hops.since(start // hops.width_ms)
+        value = look(hops, at, series, low, high, t_ms)
+        slots[place] = default if value is None else value

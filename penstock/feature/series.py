@@ -1,8 +1,8 @@
 """feature: one entity's values of one column, in order, held in few bytes.
 
-Order is (time, position). Three buffers of 64-bit numbers hold an event's time, position and value; a
-fourth the running sum of integers; at every fourth event stands the running sum of their squares, in two
-halves. What such numbers cannot hold is held in lists: nothing wraps.
+Order is (time, position). Three arrays hold an event's time, position and value; a fourth the running sum of
+integers; at every fourth event stands the running sum of their squares, in two halves. What an array cannot
+hold goes to a wider one, and what none can to a list: nothing wraps.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterator, MutableSequence, Sequence
+from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 from itertools import accumulate
 from operator import sub
 from typing import Any
@@ -44,11 +44,11 @@ class Series:
 
     def __init__(self, shape: Shape) -> None:
         self.times: Numbers = array("q")
-        self.positions: Numbers = array("q")
+        self.positions: Numbers = array("I")
         self.values: Any = _empty(shape.code)
         self.sums: Numbers | None = array("q", (0,)) if shape.summed else None
         self.lower: Numbers | None = array("Q", (0,)) if shape.squared else None
-        self.upper: Numbers = array("q", (0,) if shape.squared else ())
+        self.upper: Numbers = array("i", (0,) if shape.squared else ())
         self.order: deque[tuple[int, int]] | None = deque() if shape.cap else None
         self.head = self.gone = self.total = self.square = self.trimmed = 0
 
@@ -62,7 +62,10 @@ class Series:
             self._insert(bisect_right(times, time_ms, self.head), time_ms, position, value, units)
             return
         times.append(time_ms)
-        self.positions.append(position)
+        try:
+            self.positions.append(position)
+        except OverflowError:
+            self.positions = _wider(self.positions, position)
         if self.values is not None:
             try:
                 self.values.append(value)
@@ -72,13 +75,16 @@ class Series:
             try:
                 self.sums.append(self.sums[-1] + units)
             except OverflowError:
-                self.sums = [*self.sums, self.sums[-1] + units]
+                self.sums = _wider(self.sums, self.sums[-1] + units)
             if self.lower is not None and not len(times) % BLOCK:
                 self._square_from(len(times) - 1)
 
     def _insert(self, at: int, time_ms: int, position: int, value: Any, units: int) -> None:
         self.times.insert(at, time_ms)
-        self.positions.insert(at, position)
+        try:
+            self.positions.insert(at, position)
+        except OverflowError:
+            self.positions = _wider(self.positions[:at], position, *self.positions[at:])
         if self.values is not None:
             try:
                 self.values.insert(at, value)
@@ -116,6 +122,13 @@ class Series:
         if len(self.order) > cap and (at := self.find(*self.order.popleft())) >= 0:
             self.remove(at)
 
+    def let_go(self, floor_ms: int) -> None:
+        """Forget the oldest arrivals that are at or before `floor_ms`: whatever comes pushes them out first."""
+        order = self.order
+        while order and order[0][0] <= floor_ms:
+            if (at := self.find(*order.popleft())) >= 0:
+                self.remove(at)
+
     def units(self, start: int) -> Iterator[int]:
         """The integers from a place on."""
         assert self.sums is not None
@@ -131,7 +144,7 @@ class Series:
         try:
             self.sums.extend(fresh)
         except OverflowError:
-            self.sums = [*self.sums[: at + 1], *fresh]
+            self.sums = _wider(self.sums[: at + 1], *fresh)
         self._square_from(at)
 
     def _square_from(self, at: int) -> None:
@@ -150,7 +163,7 @@ class Series:
             try:
                 upper.append(total >> HALF)
             except OverflowError:
-                upper = self.upper = [*upper, total >> HALF]
+                upper = self.upper = _wider(upper, total >> HALF)
 
     def squared(self, at: int) -> int:
         """The sum of the squares of the integers before a place."""
@@ -188,7 +201,7 @@ class Series:
                 del part[:n]
         self.head = 0
         if self.lower is not None and n % BLOCK:
-            self.lower, self.upper = array("Q", (0,)), array("q", (0,))
+            self.lower, self.upper = array("Q", (0,)), array("i", (0,))
             self._square_from(0)
         elif self.lower is not None:
             del self.lower[: n // BLOCK]
@@ -204,6 +217,15 @@ class Series:
         )  # fmt: skip
 
 
+def _wider(numbers: Iterable[int], *more: int) -> Numbers:
+    """Numbers, and more of them, where there is room for all."""
+    every = [*numbers, *more]
+    try:
+        return array("q", every)
+    except OverflowError:
+        return every
+
+
 def _empty(code: str) -> Any:
     return None if not code else [] if code == "o" else array(code)
 
@@ -217,7 +239,8 @@ def loaded(
 ) -> Series:
     """The series that `rows` wrote."""
     series = Series(shape)
-    series.times, series.positions = array("q", times), array("q", positions)
+    narrow = max(positions, default=0) >> 32 == 0
+    series.times, series.positions = array("q", times), array("I" if narrow else "q", positions)
     if series.values is not None and values is not None:
         try:
             series.values.extend(array(shape.code, values) if shape.code != "o" else values)

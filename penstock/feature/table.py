@@ -63,6 +63,7 @@ class Table:
         forever = [node for node in nodes if not node.window_ms]
         self.tally = bool(forever)
         self.newest = any(node.kind in ("last", "since") for node in forever)
+        self.numbers = bool(kinds & {*SUMS, "min", "max"})
         self.ends = bool(kinds & {"first", "last", "since"})
         self.extremes = bool(kinds & {"min", "max"})
         self.whole = any(node.kind in ("min", "max", "first", "distinct", "last_k") for node in forever)
@@ -82,15 +83,20 @@ class Table:
         value = self.value(event)
         if value is None or value != value:  # a NaN says as little as a null
             return None
+        if self.numbers and not isinstance(value, (int, float)):  # a row function may return what it likes
+            raise Unfit(f"A {type(value).__name__} is no number.", code="wrong_type")
         return Take(entity, value, self.units(value) if self.summed else 0)
+
+    def nobodys(self, event: Any) -> bool:
+        """Whether an event has no entity."""
+        entity = self.entity(event)
+        return entity is None or entity != entity
 
     def units(self, value: Any) -> int:
         """A number as an integer."""
-        if not isinstance(value, (int, float)):
-            raise Unfit(f"A {type(value).__name__} cannot be summed.", code="wrong_type")
         if self.exact and math.isfinite(value):
             return whole(value)
-        scaled = value / self.key.quantum
+        scaled: float = value / self.key.quantum
         if not -LARGEST_UNITS < scaled < LARGEST_UNITS:
             raise Unfit(
                 f"A number of {self.key.topic} is too large to be summed: declare a larger quantum=, or exact=True.",
@@ -149,6 +155,8 @@ class Table:
 
     def trim(self, entity: Any, series: Series, now_ms: int, *, exact: bool = False) -> None:
         """Forget what no read can see any more."""
+        if self.key.cap and not self.tally:
+            series.let_go(now_ms - SLACK_MS - self.window_ms)
         if self.whole or self.key.cap:
             series.trimmed = len(series)
             return
@@ -201,6 +209,18 @@ class Table:
             series.gone -= 1
             series.total -= take.units
             series.square -= take.units * take.units if self.shape.squared else 0
+
+    def behind(self, entity: Any, one: Aggregate, t_ms: int) -> tuple[int, list[int]]:
+        """How many events a read sees that are not held one by one, and the positions of some of them."""
+        if not one.window_ms:
+            series = self.series.get(entity)
+            return (0 if series is None else series.gone), []
+        closed = self.hops.get(entity)
+        if closed is None:
+            return 0, []
+        at = closed.since((t_ms - one.window_ms) // self.key.hop_ms)
+        places = closed.firsts[at:] + closed.lasts[at:]
+        return sum(closed.counts[at:]), [position for _, position, _ in places]
 
     def dump(self, now_ms: int | None) -> list[list[Any]]:
         """All series, in an order that does not depend on how they came to be."""

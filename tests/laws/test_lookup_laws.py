@@ -242,7 +242,7 @@ def race(folder: Path) -> list[Any]:
     """One appends, one follows, two look up, all at once; the answers that the log does not confirm, and errors."""
     log: Any = SqliteLog(folder, create=True)
     lookup, stop = Lookup(FEATURES, log, STAGE), threading.Event()
-    entities = [{"card": f"c{i}", "shop": "s"} for i in range(8)]
+    entities = [{"card": f"c{i}", "shop": "s"} for i in range(24)]
     found: list[tuple[int, int, list[Any]]] = []
     wrong: list[Any] = []
 
@@ -250,7 +250,7 @@ def race(folder: Path) -> list[Any]:
         for n in range(60):
             at = T0_MS + n * 60_000
             rows = [
-                Paid(payment=f"{n}-{i}", card=f"c{(n + i) % 8}", shop="s", at=at - i, amount=0.1)
+                Paid(payment=f"{n}-{i}", card=f"c{(n + i) % 24}", shop="s", at=at - i, amount=0.1)
                 for i in range(6)
             ]
             log.append([*map(paid.draft, rows), draft(TICKS, Tick(at), key="", t_ms=at)], sync=False)

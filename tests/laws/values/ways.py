@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from penstock.dataset.rows import past
 from penstock.feature import Fold, Past
+from penstock.feature.replay import decoded, replay
 from penstock.log.memory import MemoryLog
 from penstock.predict.verify import same
 from penstock.record.codec import pack
@@ -32,6 +33,7 @@ from tests.laws.values.oracle import Oracle
 from tests.laws.values.worlds import Ask, Move, Paid, Visit, World, ask, moves, only, paid, visit, world
 
 NAME = "predict.m"
+TOPICS = ("ask", "paid", "visit", RETRACTIONS)
 Values = dict[int, list[Value]]
 
 
@@ -42,6 +44,7 @@ class Played(msgspec.Struct, frozen=True):
     log: Any
     live: Values
     dead: dict[int, str]
+    state: bytes
 
     def records(self) -> list[Record]:
         """What the stage has folded, in order."""
@@ -85,7 +88,7 @@ def play(world: World, moves: Sequence[Move], log: Any = None) -> Played:
     while running.advance() is not None:
         pass
     letters = [read(r, DeadLetter) for r in log.read([DEAD], START, limit=10**9)[0]]
-    return Played(world, log, live, {letter.o: letter.code for letter in letters})
+    return Played(world, log, live, {letter.o: letter.code for letter in letters}, running.state.dump())
 
 
 def _retraction(move: Move, of: Draft, position: int) -> Draft:
@@ -162,6 +165,24 @@ def replayed(played: Played) -> Values:
     return {record.position: values for record, values in found}
 
 
+def compiled(played: Played) -> Values:
+    """The columnar replay, its kernels compiled."""
+    return _columns(played, least=0)
+
+
+def columns(played: Played) -> Values:
+    """The columnar replay in plain Python."""
+    return _columns(played, least=10**9)
+
+
+def _columns(played: Played, least: int) -> Values:
+    records = played.records()
+    found = replay(decoded(played.world.features, [r for r in records if r.topic in TOPICS]), least=least)
+    places = [record.position for record in records if record.topic == "ask"]
+    rows = zip(*(found[name].tolist() for name in played.world.features.names), strict=True)
+    return {place: list(row) for place, row in zip(places, rows, strict=True)}
+
+
 def oracle(played: Played) -> Values:
     """SQL."""
     return told(played).values(played.world.meant)
@@ -173,6 +194,8 @@ WAYS: dict[str, Callable[[Played], Values]] = {
     "unpruned": unpruned,
     "look-up": looked_up,
     "replay": replayed,
+    "compiled": compiled,
+    "columns": columns,
 }
 """What must equal the oracle. A way leaves out the requests that it need not answer."""
 
@@ -235,7 +258,16 @@ def compared(played: Played) -> tuple[int, list[Wrong]]:
             if not same(mine, want[position]):
                 wrong += [Wrong(way, n, position, a, b) for n, a, b in zip(names, mine, want[position], strict=True)
                           if not same([a], [b])]  # fmt: skip
-    return count, wrong + _graves(played)
+    return count, wrong + _graves(played) + _state(played)
+
+
+def _state(played: Played) -> list[Wrong]:
+    """Folded in one go, and with restarts: the same bytes."""
+    fold = Fold(played.world.features)
+    _folded(played, fold)
+    return (
+        [] if fold.dump() == played.state else [Wrong("state", "", -1, len(fold.dump()), len(played.state))]
+    )
 
 
 def _graves(played: Played) -> list[Wrong]:

@@ -30,6 +30,17 @@ READING = (
 )
 
 
+def test_a_dataset_is_written(played: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The file's only model needs no name; no request before `--from`; a machine is told what lies there."""
+    words = ["dataset", str(PIPELINE), "--home", str(played), "--out", str(tmp_path / "rows.parquet")]
+    assert main([*words, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["model"] == "agree" and said["rows"] > 500 and (tmp_path / "rows.parquet").stat().st_size
+    assert main([*words, "--from", "2100-01-01"]) == 2 and "label" in capsys.readouterr().err
+    assert main([*words, "--from", "soon"]) == 2 and "--from" in capsys.readouterr().err
+    assert main(words) == 0 and f"{said['rows']} rows" in capsys.readouterr().out
+
+
 def _verbs() -> dict[str, argparse.ArgumentParser]:
     (found,) = [one for one in _parser()._actions if isinstance(one, argparse._SubParsersAction)]
     return dict(found.choices)
