@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-kafka test lint format size lock clean flights flights-kafka figures docs bench bench-log bench-slow kafka simulate faults laws consistency
+.PHONY: demo demo-kafka test lint format size lock clean flights flights-kafka figures docs bench bench-log bench-features \
+	bench-slow kafka simulate faults laws consistency
 
 demo: .venv/run.stamp
 	$(BIN)/penstock demo $(ARGS)
@@ -37,6 +38,13 @@ bench: .venv/dev.stamp
 bench-log: .venv/dev.stamp
 	$(BIN)/python bench/log.py $(ARGS)
 
+# Features beside Feast, storey, river, polars and DuckDB. Those that pin what we or each other use have an environment
+# of their own; one that cannot be made is said so, and its figures are short.
+bench-features: .venv/dev.stamp
+	@for name in features storey; do $(MAKE) -s .venv-bench/$$name/stamp || \
+		echo "bench: .venv-bench/$$name cannot be made" >&2; done
+	$(BIN)/python bench/features.py $(ARGS)
+
 # A plain Kafka broker on loopback, for developers: Java 17 and, the first time, Maven. PENSTOCK_KAFKA=3.9.1
 # before any target takes that version, for the tests and the faults as well.
 kafka: .venv/dev.stamp
@@ -44,7 +52,7 @@ kafka: .venv/dev.stamp
 
 # A thousand seeded schedules of the flights: faults at random, then healed, every law held.
 simulate: .venv/dev.stamp
-	$(BIN)/penstock simulate examples/flights/pipeline.py $(ARGS)
+	$(BIN)/penstock simulate examples/flights/lean.py $(ARGS)
 
 # Every part of the fault harness, one table; ARGS="--scale 0.02 --only power" does less.
 faults: .venv/dev.stamp
@@ -78,9 +86,11 @@ COMPILE = $(BIN)/uv pip compile -q pyproject.toml --group build --universal --py
 lock: .venv/dev.stamp
 	$(COMPILE) --extra dev -o requirements-dev.lock
 	$(COMPILE) --extra examples -c requirements-dev.lock -o requirements.lock
+	$(subst pyproject.toml --group build,bench/features.in,$(COMPILE)) -o bench/features.lock
+	$(subst pyproject.toml --group build,bench/storey.in,$(COMPILE)) -o bench/storey.lock
 
 clean:
-	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One virtual environment; the second stamp adds what tests need to what runs.
@@ -90,6 +100,11 @@ clean:
 
 .venv/dev.stamp: requirements-dev.lock pyproject.toml | .venv
 	$(call install,requirements-dev.lock)
+	touch $@
+
+.venv-bench/%/stamp: bench/%.lock
+	$(PYTHON) -m venv .venv-bench/$*
+	.venv-bench/$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@
 
 define install

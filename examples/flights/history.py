@@ -58,16 +58,17 @@ def _flight(row: dict[str, Any], zone: ZoneInfo) -> Iterator[Timed]:
     flight_id = (
         f"{row['year']}-{row['month']:02}-{row['day']:02}/{row['carrier']}{row['flight']}/{row['origin']}"
     )
-    same = {"flight_id": flight_id, "carrier": row["carrier"], "origin": row["origin"]}
-    tail = {"tailnum": row["tailnum"]}
+    same = {
+        "flight_id": flight_id, "tailnum": row["tailnum"], "carrier": row["carrier"], "origin": row["origin"],
+        "route": f"{row['origin']}-{row['dest']}", "line": f"{row['carrier']}{row['flight']}",
+    }  # fmt: skip
     yield _ms(at), "flight", {
-        **same, **tail, "at": at, "number": row["flight"], "dest": row["dest"],
-        "distance": row["distance"], "local_hour": row["hour"],
+        **same, "at": at, "dest": row["dest"], "distance": row["distance"], "local_hour": row["hour"],
     }  # fmt: skip
     if row["dep_delay"] is None:
         return
     left = at + timedelta(minutes=row["dep_delay"])
-    yield _ms(left), "departure", {**same, **tail, "at": left, "dep_delay": row["dep_delay"]}
+    yield _ms(left), "departure", {**same, "at": left, "dep_delay": row["dep_delay"]}
     if row["arr_delay"] is None or row["arr_time"] is None:
         return
     landed = _after(left, int(row["arr_time"]), zone)

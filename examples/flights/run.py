@@ -12,20 +12,24 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import apart
+import msgspec
 import numpy as np
 from history import history
 
 from penstock.app.digest import digests
 from penstock.app.home import Books, Home, open_home
-from penstock.app.pipeline import load
+from penstock.app.pipeline import Plan, load
 from penstock.app.replay import Played, replay
 from penstock.app.system import System
 from penstock.app.worker import Ahead, rebuild
 from penstock.cli import show
+from penstock.dataset.rows import sealed
+from penstock.feature import FeatureSet
 from penstock.gate.paired import Paired, compare_auc
+from penstock.model.fit import answers, fit_rows
 from penstock.record.decisions import Outcome, Prediction, outcomes, predictions, read
 from penstock.release.registry import registry
 from penstock.stage import every
@@ -171,7 +175,9 @@ def measure(home: Home, played: Played, seconds: float, *, whole: bool, quiet: b
     entry = registry(home.log).models[MODEL]
     shipped = sum(one.step == "champion" for one in entry.releases)
     stopped = sum(one.decision != "ship" for one in entry.verdicts.values())
-    auc = live_auc(home)
+    plan = load(HERE / "pipeline.py").plan(MODEL)
+    rows = answered(home)
+    carrier, plain = against_carrier(rows, plan.features), against_plain(home, rows, plan)
     with show.bar("verify", quiet=quiet) as progress:
         verified = Books(home.file(), home.log, home.blobs).verify(MODEL, progress)
     newest = entry.versions[max(entry.versions)]
@@ -184,9 +190,12 @@ def measure(home: Home, played: Played, seconds: float, *, whole: bool, quiet: b
         ("versions", versions, f">= {few[0]}", versions >= few[0]),
         ("shipped", shipped, f">= {few[1]}", shipped >= few[1]),
         ("blocked_or_inconclusive", stopped, f">= {few[2]}", stopped >= few[2]),
-        ("live_auc", auc.candidate, "", True),
-        ("carrier_share_auc", auc.champion, "", True),
-        ("auc_difference_low", auc.low, "> 0", auc.low > 0),
+        ("features", len(plan.features.names), ">= 30", len(plan.features.names) >= 30),
+        ("live_auc", plain.candidate, "", True),
+        ("live_auc_without", plain.champion, "", True),
+        ("auc_difference_low", plain.low, "> 0", plain.low > 0),
+        ("carrier_share_auc", carrier.champion, "", True),
+        ("auc_over_carrier_low", carrier.low, "> 0", carrier.low > 0),
         ("predictions_verified", verified.predictions, "> 0", verified.predictions > 0),
         ("unequal", len(verified.unequal), "0", not verified.unequal),
         ("rebuild_same", int(digest == newest.digest), "1", digest == newest.digest),
@@ -195,22 +204,69 @@ def measure(home: Home, played: Played, seconds: float, *, whole: bool, quiet: b
     ]
 
 
-def live_auc(home: Home) -> Paired:
-    """The served scores against the carrier's running late share, on every flight whose truth came."""
+class Answered(NamedTuple):
+    """A served answer whose truth came: by which version, from which values."""
+
+    version: int
+    values: list[Any]
+    score: float
+    label: float
+
+
+def answered(home: Home) -> list[Answered]:
+    """Every served answer whose truth came."""
     labels = {
         o.request: o.label
         for o in (read(r, Outcome) for r in every(home.log, [outcomes(MODEL)]))
         if o.label is not None
     }
-    place = load(HERE / "pipeline.py").plan(MODEL).features.names.index("carrier_late")
-    rows = []
-    for record in every(home.log, [predictions(MODEL)]):
-        said = read(record, Prediction)
-        share: Any = said.values[place] if said.values else None
-        if said.served and said.score is not None and share is not None and said.request in labels:
-            rows.append((labels[said.request], said.score, share))
-    y, mine, other = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
-    return compare_auc(y.tolist(), mine, other, LEVEL)
+    said = (read(record, Prediction) for record in every(home.log, [predictions(MODEL)]))
+    return [
+        Answered(one.version, one.values, one.score, labels[one.request])
+        for one in said
+        if one.served and one.score is not None and one.request in labels
+    ]
+
+
+def against_carrier(rows: list[Answered], features: FeatureSet) -> Paired:
+    """The served scores against the carrier's running late share, where it has one."""
+    place = features.names.index("carrier_late")
+    known = [one for one in rows if one.values[place] is not None]
+    return compared(known, [one.values[place] for one in known])
+
+
+def against_plain(home: Home, rows: list[Answered], plan: Plan) -> Paired:
+    """The served scores against those of a twin of each version: the same fit on the same training rows, but
+    with nothing to see beside the request itself."""
+    names = [name for name in plan.features.names if of_the_request(plan.features, name)]
+    places = [plan.features.names.index(name) for name in names]
+    plain = msgspec.structs.replace(plan.features, names=tuple(names))
+    versions = registry(home.log).models[MODEL].versions
+    order, others = [], []
+    for number in sorted({one.version for one in rows}):
+        version = versions[number]
+        training = [
+            msgspec.structs.replace(row, values=[row.values[i] for i in places])
+            for row in sealed(home.blobs, version.training.digest)
+        ]
+        twin = fit_rows(plan.pipeline.fit, None, training, plain, "binary", version.params, version.seed)
+        mine = [one for one in rows if one.version == number]
+        others += answers(twin, [[one.values[i] for i in places] for one in mine])
+        order += mine
+    return compared(order, others)
+
+
+def of_the_request(features: FeatureSet, name: str) -> bool:
+    """Whether a feature needs nothing but the request's own columns."""
+    about = features.about[name]
+    parts = about.kind in ("function", "expression") and about.needs
+    return about.kind == "column" or bool(parts and all(of_the_request(features, one) for one in about.needs))
+
+
+def compared(rows: list[Answered], others: list[Any]) -> Paired:
+    """The paired comparison of two scores by the area under the curve."""
+    mine = np.array([one.score for one in rows])
+    return compare_auc([one.label for one in rows], mine, np.array(others, dtype=np.float64), LEVEL)
 
 
 def _print(home: Home, figures: list[Figure]) -> None:

@@ -11,12 +11,12 @@ from penstock.app.pipeline import File, Plan
 from penstock.dataset.kept import horizon_ms
 from penstock.dataset.rows import past
 from penstock.feature import FeatureSet, Fold
-from penstock.log import Log
-from penstock.predict.consistency import Checking, Lookups, consistency_stage
-from penstock.record.decisions import AGAIN, DEAD, TICKS, DeadLetter, Tick, Value, read
+from penstock.log import Checkpoint, Commit, Log
+from penstock.predict.consistency import Checking, Lookups, consistency_stage, peek
+from penstock.record.decisions import AGAIN, DEAD, RELEASES, TICKS, DeadLetter, Tick, Value, read
 from penstock.record.errors import NotFound, Poison
-from penstock.record.record import Draft, Position, Record
-from penstock.stage import Stage, View, folded, restore, stage
+from penstock.record.record import START, Draft, Position, Record
+from penstock.stage import AnyStage, Stage, View, every, folded, restore, stage
 
 KIND = "consistency"
 
@@ -71,6 +71,24 @@ def checking(log: Log, plan: Plan, sets: dict[str, FeatureSet]) -> Stage[Checkin
         lambda: buried.read().places,
     )
     return consistency_stage(plan.name, plan.pipeline.request, sets, lookups, plan.pipeline.consistency)
+
+
+def passed_by(one: AnyStage, log: Log) -> bool:
+    """Whether retention took records that the stage would still have to read: it is new here, or was off."""
+    at = log.stages().get(one.name, Checkpoint())
+    first = max(log.first(topic).n for topic in one.inputs)
+    return at.position.n < first or START.n < at.state_position.n < first
+
+
+def begin_again(one: Stage[Checking], log: Log) -> None:
+    """Let the stage go on from the log's end, with folds made anew; what it had compared it remembers."""
+    before, end = log.load(one.name, claim=True), log.end()
+    route = [record for record in every(log, [RELEASES]) if end.covers(record)]
+    state, _ = one.step_many(one.empty(), route)
+    state.reading.folds, state.seen = {}, end.n
+    if before.state:
+        state.sets = peek(before.state)
+    log.commit(Commit(one.name, before.epoch, end, [], one.dump(one.load(one.dump(state)))), sync=False)
 
 
 class Found(msgspec.Struct, frozen=True):

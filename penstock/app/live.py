@@ -196,7 +196,7 @@ class Live:
     async def ask(self, model: str, rows: Sequence[Mapping[str, Any]], timeout_s: float) -> list[Prediction]:
         """Append requests and wait for their predictions; raises Refused before anything is written
         when a row does not fit, Unavailable when no champion or no answer is there in time."""
-        source = self.system.file.plan(model).pipeline.request
+        source = self.system.file.source(self.system.file.plan(model).pipeline.request.topic)
         drafts = [source.draft(source.parse(self._complete(row, source.id, source.time))) for row in rows]
         return await self._asked(model, drafts, timeout_s)
 

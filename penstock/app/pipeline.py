@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import linecache
 import sys
 import traceback
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from penstock.app.beside import gathered, opened, prepare
 from penstock.app.keep import Looking, check_keep
 from penstock.dataset.outcome import Label
-from penstock.feature import Column, FeatureSet
+from penstock.feature import Answers, Column, Derived, FeatureSet, wider
 from penstock.feature import compile as compile_features
 from penstock.feature import rate as event_rate
+from penstock.feature.meaning import OF_A_FILE
 from penstock.gate import Gate
 from penstock.model.fit import Data
 from penstock.model.pack import Predict
@@ -24,7 +25,7 @@ from penstock.model.schedule import Every
 from penstock.monitor.rules import Rule, check_rules
 from penstock.monitor.rules import rate as watched_rate
 from penstock.record.codec import digest, span
-from penstock.record.decisions import SHARED
+from penstock.record.decisions import SHARED, outcomes, predictions, profiles, vectors
 from penstock.record.errors import DefinitionError, NotFound, PenstockError
 from penstock.record.event import TOPIC_NAME, Event, Source, unknown
 from penstock.release.stage import Steps, steps
@@ -100,13 +101,15 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
 
 
 class File(msgspec.Struct, frozen=True, eq=False):
-    """A pipeline file, loaded: its plans by model name, its sources by topic, its text and digest."""
+    """A pipeline file, loaded: its plans by model name, its sources by topic, its text and digest.
+    `derived`: the topics that its own stages write from those sources."""
 
     path: str
     text: bytes
     code: str
     plans: dict[str, Plan]
     sources: dict[str, Source]
+    derived: dict[str, Derived] = {}
 
     def plan(self, model: str) -> Plan:
         """The plan of a model; raises NotFound with the nearest name."""
@@ -125,46 +128,50 @@ def load(path: str | Path) -> File:
     """Load a pipeline file; raises DefinitionError with the line and the mend."""
     where = Path(path)
     try:
-        return load_text(where.read_bytes(), str(where))
+        text = gathered(where)
     except OSError:
         raise NotFound(f"There is no pipeline file at {where}.") from None
+    return load_text(text, str(where))
 
 
 def load_text(text: bytes, path: str) -> File:
-    """Load a pipeline from its text; `path` names it in messages and tracebacks.
+    """Load a pipeline from its text (see `app.beside`); `path` names it in messages and tracebacks.
 
     The module is named after the text's digest, so that a model's pickled classes are found again
     and two texts of one file may be in use side by side.
     """
     code = digest(text)
-    module = types.ModuleType(f"penstock_file_{code[:16]}")
+    module = types.ModuleType(f"{OF_A_FILE}{code[:16]}")
     module.__file__ = path
     sys.modules[module.__name__] = module
-    lines = text.decode(errors="replace").splitlines(keepends=True)
-    linecache.cache[path] = (len(text), None, lines, path)  # this text, whatever the file says by now
+    bundle = opened(text)
+    places = prepare(module, bundle, path)
     try:
-        exec(compile(text, path, "exec"), module.__dict__)
+        exec(compile(bundle.text, path, "exec"), module.__dict__)
         return build(vars(module), path, text)
     except DefinitionError as error:
         raise DefinitionError(
-            error.what, code=error.code, hint=error.hint, where=_where(error, path)
+            error.what, code=error.code, hint=error.hint, where=_where(error, path, places)
         ) from error
     except PenstockError:
         raise
     except Exception as error:  # whatever the user's file raises is told by its own line
         sentence = f"{type(error).__name__}: {error}."
-        raise DefinitionError(sentence, code="file", where=_where(error, path)) from error
+        raise DefinitionError(sentence, code="file", where=_where(error, path, places)) from error
 
 
-def _where(error: BaseException, path: str) -> str:
-    """The place in the user's file: the line that the error names, or the innermost one of the traceback."""
+def _where(error: BaseException, path: str, places: Collection[str]) -> str:
+    """The place in the user's files: the line that the error names, or the innermost one of the traceback."""
     said = error.where if isinstance(error, PenstockError) else ""
-    if isinstance(error, SyntaxError) and error.filename == path:
-        said = f"line {error.lineno}"
-    if not said:
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
-        said = f"line {lines[-1]}" if lines else ""
-    return f"{path}, {said}" if said else path
+    lines = [
+        (f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__) if f.filename in places
+    ]
+    file, line = lines[-1] if lines else (path, None)
+    if isinstance(error, SyntaxError) and error.filename in places:
+        file, line = str(error.filename), error.lineno
+    if not said and line:
+        said = f"line {line}"
+    return f"{file}, {said}" if said else path
 
 
 def build(namespace: Mapping[str, Any], path: str = "", text: bytes = b"") -> File:
@@ -173,11 +180,18 @@ def build(namespace: Mapping[str, Any], path: str = "", text: bytes = b"") -> Fi
     if not found:
         raise DefinitionError("The file declares no Pipeline.", hint="Add NAME = Pipeline(...).")
     plans = [_plan(value.name or name, value, namespace) for name, value in found.values()]
-    sources = [value for value in namespace.values() if isinstance(value, Source)]
+    found_sources = [value for value in namespace.values() if isinstance(value, Source)]
     for plan in plans:
-        sources += [plan.pipeline.request, plan.label.source]
-    file = File(path, text, digest(text), {plan.name: plan for plan in plans}, _topics(sources))
-    for source in file.sources.values():
+        found_sources += [plan.pipeline.request, plan.label.source, *plan.features.sources.values()]
+    models = {plan.name: plan for plan in plans}
+    sources = [one for one in found_sources if not isinstance(one, Answers)]
+    moved = in_transit(sources)
+    bases = [one.derivation.base for one in moved.values()]
+    sent = [one for one in (*sources, *bases) if one.topic not in moved]
+    file = File(path, text, digest(text), models, _topics(sent, models), moved)
+    for plan in plans:
+        _check_answers(plan, models)
+    for source in (*file.sources.values(), *file.derived.values()):
         check_keep(source, looking(file))
     return file
 
@@ -187,17 +201,51 @@ def looking(file: File) -> list[Looking]:
     return [(plan.features, plan.pipeline.train.window_ms) for plan in file.plans.values()]
 
 
-def _topics(sources: Sequence[Source]) -> dict[str, Source]:
+def in_transit(sources: Iterable[Source]) -> dict[str, Derived]:
+    """The sources that stages derive, by topic, each after what it derives from."""
+    found: dict[str, Derived] = {}
+    for one in sources:
+        if isinstance(one, Derived):
+            found |= in_transit([one.derivation.base])
+            found |= {one.topic: one} if one.derivation.at == "transit" else {}
+    return found
+
+
+def _check_answers(plan: Plan, models: Mapping[str, Plan], path: tuple[str, ...] = ()) -> None:
+    """Models whose answers a model reads are there, and do not read its own."""
+    if plan.name in path:
+        chain = " -> ".join([*path[path.index(plan.name) :], plan.name])
+        raise DefinitionError(f"Models read each other's answers in a circle: {chain}.", code="cycle")
+    for one in _answers(plan):
+        if one.elsewhere:
+            continue
+        if one.model not in models:
+            raise DefinitionError(
+                unknown(one.model, models, "a model of this file"), code="unknown_model",
+                hint=f'Of another file on the same log: predictions("{one.model}", elsewhere=True).',
+            )  # fmt: skip
+        _check_answers(models[one.model], models, (*path, plan.name))
+
+
+def _answers(plan: Plan) -> list[Answers]:
+    return [one for one in plan.features.sources.values() if isinstance(one, Answers)]
+
+
+def _topics(sources: Sequence[Source], models: Iterable[str]) -> dict[str, Source]:
+    own = SHARED.union(topic(name) for name in models for topic in (predictions, outcomes, profiles, vectors))
     topics: dict[str, Source] = {}
     for source in sources:
-        other = topics.setdefault(source.topic, source)
-        if other is not source:
+        other = topics.get(source.topic, source)
+        widest = wider(other, source)
+        if widest is not None:
+            topics[source.topic] = widest
+        else:
             raise DefinitionError(
                 f'Two sources share the topic "{source.topic}".',
                 code="topic_taken", where=f"line {source.line}",
                 hint=f"Give one of them topic= (the other: line {other.line}).",
             )  # fmt: skip
-        if source.topic in SHARED:
+        if source.topic in own:
             raise DefinitionError(
                 f'"{source.topic}" is a topic of Penstock\'s own.',
                 code="topic_taken", where=f"line {source.line}", hint="Give the source another topic=.",
@@ -209,6 +257,11 @@ def _plan(name: str, pipeline: Pipeline, namespace: Mapping[str, Any]) -> Plan:
     if not TOPIC_NAME.fullmatch(name):
         raise DefinitionError(f'"{name}" cannot be the name of a model: use a-z, 0-9, ".", "_", "-".')
     truth = _label(pipeline)
+    if isinstance(pipeline.request, Answers) or isinstance(truth.source, Answers):
+        raise DefinitionError(
+            "What a model said is neither a request nor the truth.", code="not_a_source",
+            hint="Aggregate it: last(risk.score, where=risk.served), for example.",
+        )  # fmt: skip
     column = pipeline.label.name if isinstance(pipeline.label, Column) else ""
     if not pipeline.request.id:
         raise DefinitionError(

@@ -16,11 +16,12 @@ from typing import Any
 import msgspec
 import threadpoolctl
 
-from penstock.app.consistency import KIND, checked, checking, long_ago, refill
+from penstock.app.consistency import KIND, begin_again, checked, checking, long_ago, passed_by, refill
 from penstock.app.lookup import Lookup
-from penstock.app.pipeline import File, Plan, load_text
+from penstock.app.pipeline import File, Plan, in_transit, load_text
 from penstock.app.train import Order
 from penstock.dataset.outcome import outcome_stage
+from penstock.feature import derive_stage
 from penstock.gate.stage import gate_stage
 from penstock.log import Blob, Checkpoint, Commit, Log
 from penstock.log.crash import Point, point
@@ -180,8 +181,10 @@ class Parts:
             for plan in self.file.plans.values()
         }
         rest = [msgspec.structs.replace(one, sync=sync) for one in folds(self.file, self.blobs)]
+        used = [one for sets in self.sets.values() for f in sets.values() for one in f.sources.values()]
+        older = [one for topic, one in in_transit(used).items() if topic not in self.file.derived]
         again = [checking(self.log, plan, self.sets[plan.name]) for plan in checked(self.file)]
-        return answering | {one.name: [one] for one in [*rest, *again]}
+        return answering | {one.name: [one] for one in [*map(derive_stage, older), *rest, *again]}
 
 
 class System:
@@ -313,6 +316,8 @@ def own(one: AnyStage, log: Log) -> Running[Any]:
     if donor and known[donor].position.n > known.get(one.name, Checkpoint()).position.n:
         state, epoch = log.load(donor), log.load(one.name, claim=True).epoch
         log.commit(Commit(one.name, epoch, state.position, [], one.dump(restore(one, log, state))))
+    if one.name.startswith(f"{KIND}.") and passed_by(one, log):
+        begin_again(one, log)
     return Running(one, log)
 
 
@@ -346,6 +351,7 @@ def folds(file: File, blobs: Blob) -> list[AnyStage]:
     """Every stage of a file after the predictions, in the order of the loop."""
     plans = list(file.plans.values())
     return [
+        *map(derive_stage, file.derived.values()),
         *(outcome_stage(p.name, p.pipeline.request, p.label) for p in plans),
         *(monitor_stage(p.name, p.pipeline.watch, p.pipeline.request, p.features.names) for p in plans),
         *(train_stage(p.name, p.pipeline.train, p.pipeline.params, p.pipeline.seed) for p in plans),

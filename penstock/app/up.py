@@ -31,6 +31,7 @@ from penstock.app.train import Order
 from penstock.app.upkeep import Caretaker
 from penstock.app.worker import in_process
 from penstock.console import Sight, pages
+from penstock.feature import raw
 from penstock.monitor.rules import watched
 from penstock.record.codec import to_json
 from penstock.record.decisions import ALERTS, DELIVERIES, Alert, Delivery, Failure, Version, draft, read
@@ -110,7 +111,7 @@ def desk(live: Live, file: File, views: Views, looks: Looks, training: Mapping[s
         with lock:
             return views.registry()
 
-    faces = {n: ModelFace(n, p.pipeline.request, p.features.names) for n, p in file.plans.items()}
+    faces = {n: ModelFace(n, raw(p.pipeline.request), p.features.names) for n, p in file.plans.items()}
     return Desk(
         faces,
         live.ask,

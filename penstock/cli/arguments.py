@@ -15,6 +15,7 @@ from penstock.cli.keep import backup
 from penstock.cli.lookup import get, retract
 from penstock.cli.repair import repair
 from penstock.cli.simulate import simulate
+from penstock.cli.suggest import suggested
 
 
 def declare(verbs: Any) -> None:
@@ -109,7 +110,7 @@ def _running(verbs: Any) -> None:
     )  # fmt: skip
     some.add_argument(
         "stages", nargs="+", metavar="STAGE",
-        help="predict, outcome, monitor, train, gate, release, consistency, tick, predict.MODEL..., or all",
+        help="predict, derive, outcome, monitor, train, gate, release, consistency, tick, predict.MODEL..., or all",
     )  # fmt: skip
     some.add_argument("--file", required=True, metavar="FILE")
     _homed(some, json=False)
@@ -237,6 +238,7 @@ def _looking(verbs: Any) -> None:
     parts = features.add_subparsers(dest="part", metavar="WHAT", required=True)
     _listing(parts)
     _getting(parts)
+    _suggesting(parts)
     gone = _homed(_verb(
         verbs, "retract", retract, "Take events back by their ids: from here on no feature sees them.",
         "penstock retract pipeline.py payment 1234 1235",
@@ -260,6 +262,21 @@ def _listing(parts: Any) -> None:
     compared.add_argument("a", metavar="A", help=one)
     compared.add_argument("b", metavar="B")
     compared.add_argument("--model", default="", metavar="MODEL")
+
+
+def _suggesting(parts: Any) -> None:
+    parser = _verb(
+        parts, "suggest", suggested, "Propose features for an entity, as definitions to paste into the file.",
+        "penstock features suggest pipeline.py --entity tailnum --most 20",
+    )  # fmt: skip
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("--entity", required=True, metavar="COLUMN", help="a column of the request")
+    parser.add_argument("--model", default="", metavar="MODEL", help="default: the only one")
+    parser.add_argument(
+        "--depth", type=int, choices=(1, 2), default=2, help="2: through other entities, too (default)"
+    )
+    parser.add_argument("--most", type=int, default=40, metavar="N", help="definitions (default: 40)")
+    parser.add_argument("--json", action="store_true", help="print JSON for a machine to read")
 
 
 def _getting(parts: Any) -> None:

@@ -1,4 +1,4 @@
-"""console: a feature set's page: definitions and where they come from, values now and before, age, size."""
+"""console: what is shown of a feature set: its definitions, its values now and before, its age and its size."""
 
 from __future__ import annotations
 

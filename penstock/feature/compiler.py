@@ -18,6 +18,7 @@ from penstock.feature.plan import (
     Key,
     Node,
     column_types,
+    derivation_of,
     key_of,
     row_meaning,
     row_text,
@@ -25,6 +26,7 @@ from penstock.feature.plan import (
     value_types,
     written,
 )
+from penstock.feature.source import lineage, wider
 from penstock.record.codec import digest, pack
 from penstock.record.errors import DefinitionError
 from penstock.record.event import Source, unknown
@@ -89,7 +91,7 @@ class _Compiler:
 
     def name(self, one: Any) -> str:
         if isinstance(one, Column):
-            if one.source is not self.request:
+            if one.source not in lineage(self.request):
                 raise DefinitionError(
                     f'"{one.name}" is a column of {one.source.topic}, not of the request.',
                     code="not_a_feature", hint=f"Say which of its values: last({one.source.topic}.{one.name}).",
@@ -157,7 +159,7 @@ class _Compiler:
                 hint="A feature must be known before the label.",
             )
         if name not in self.places:
-            self.meanings[name] = ["column", name]
+            self.meanings[name] = ["column", name, *derivation_of(self.request, name)]
             self.about[name] = About(f"{self.request.topic}.{name}", "column", (self.request.topic,))
             self.put(name, Node(name, column=name))
         return self.places[name]
@@ -244,7 +246,7 @@ class _Compiler:
                 code="leak", where=where, hint="Aggregate over another entity, such as the customer.",
             )  # fmt: skip
         _check_types(one, where)
-        self.sources[one.source.topic] = one.source
+        self.take(one.source, where)
         key = key_of(one, mine)
         series = self.series.setdefault(key, len(self.series))
         place = self.column(asked, where)
@@ -255,6 +257,21 @@ class _Compiler:
             note.tags,
         )  # fmt: skip
         return Node(name, aggregate=one, series=series, entity=asked, inputs=(place,))
+
+    def take(self, source: Source, where: str) -> None:
+        """Read a source. Of one topic the widest type is read: the request's may be that."""
+        others = [
+            self.sources.get(source.topic),
+            self.request if source.topic == self.request.topic else None,
+        ]
+        for other in filter(None, others):
+            widest = wider(source, other)
+            if widest is None:
+                raise DefinitionError(
+                    f'Two sources share the topic "{source.topic}".', code="topic_taken", where=where
+                )
+            source = widest
+        self.sources[source.topic] = source
 
     def entity(self, one: Aggregate, where: str) -> tuple[str, str]:
         """Whose events: the column of the source, and the column of the request that names the same."""
@@ -302,7 +319,7 @@ def _spaces(namespace: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """The names of a namespace, and behind them those of the modules in it: definitions may be shared so."""
     modules = [
         one for one in namespace.values()
-        if isinstance(one, types.ModuleType) and not one.__name__.startswith("penstock")
+        if isinstance(one, types.ModuleType) and one.__name__.partition(".")[0] != "penstock"
     ]  # fmt: skip
     shared = [pair for module in modules for pair in vars(module).items()]
     return [*namespace.items(), *((n, v) for n, v in shared if isinstance(v, (Expression, Family)))]

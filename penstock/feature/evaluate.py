@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from penstock.feature import text
 from penstock.feature.expression import Expression, Op
 from penstock.record.codec import moment
 from penstock.record.errors import DefinitionError
@@ -82,10 +83,12 @@ KINDS: dict[str, Kind] = {
     "floor": Kind(math.floor, NUMBERS, frozenset((int,))),
     "length": Kind(len, WORD, frozenset((int,))),
     "lower": Kind(str.lower, WORD, WORD),
-    "contains": Kind(lambda a, text: text in a, WORD, TRUTH),
+    "contains": Kind(lambda a, part: part in a, WORD, TRUTH),
     "part": Kind(lambda a, start, n: a[start : start + n], WORD, WORD),
     "split": Kind(_split, WORD, WORD),
     "bucket": Kind(_bucket, WORD | NUMBERS, frozenset((int,))),
+    "tokens": Kind(text.number, WORD, frozenset((int,))),
+    "hashed": Kind(text.place, WORD, frozenset((float,))),
     "year": _calendar(lambda at: at.year),
     "month": _calendar(lambda at: at.month),
     "day": _calendar(lambda at: at.day),

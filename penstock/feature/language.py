@@ -10,6 +10,7 @@ from typing import Any, Literal, TypedDict, Unpack
 
 import msgspec
 
+from penstock.feature import text
 from penstock.feature.expression import Column, Expression, Note, at_line, here, leaves
 from penstock.record.codec import span
 from penstock.record.decisions import Value
@@ -73,14 +74,14 @@ class Function(Expression, frozen=True, eq=False, kw_only=True):
 class Family(msgspec.Struct, frozen=True, eq=False):
     """Several features of one definition, by the suffix of each one's name: `n["1h"]` is the feature `n_1h`."""
 
-    members: dict[str, Aggregate | Family]
+    members: dict[str, Expression | Family]
 
     def __getitem__(self, suffix: str) -> Any:
         if suffix not in self.members:
             raise DefinitionError(unknown(suffix, self.members, "one of these"), code="unknown_member")
         return self.members[suffix]
 
-    def flat(self, name: str) -> Iterator[tuple[str, Aggregate]]:
+    def flat(self, name: str) -> Iterator[tuple[str, Expression]]:
         """Every feature of it with its name."""
         for suffix, one in self.members.items():
             named = f"{name}_{suffix}"
@@ -188,6 +189,14 @@ def last_k(of: Expression, k: int, **options: Unpack[Options]) -> Any:
         where = at_line(here())
         raise DefinitionError(f"last_k() takes 1 to {MOST_K} values.", code="arguments", where=where)
     return Family({str(i): _made("last_k", of, options, k=i) for i in range(1, k + 1)})
+
+
+def hashed(
+    of: Expression, n: int, *, ngrams: tuple[int, int] = (1, 1), analyzer: text.Analyzer = "word"
+) -> Family:
+    """The n-grams of a text, hashed by scikit-learn into `n` numbers: a family `NAME_0` ... of as many features.
+    `analyzer`: "word", "char" or "char_wb" (within words)."""
+    return Family(dict(text.hashed(of, n, ngrams=ngrams, analyzer=analyzer)))
 
 
 def distinct(of: Expression, **options: Unpack[Options]) -> Any:

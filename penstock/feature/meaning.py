@@ -11,6 +11,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
+from penstock.feature import text
 from penstock.feature.evaluate import (
     ANY,
     BY_NULLS,
@@ -100,6 +101,8 @@ def meaning(one: Any, leaf: Callable[[Expression], Any]) -> Any:
     parts = [one.op, *(meaning(arg, leaf) for arg in one.args)]
     if one.op in CALENDAR:
         parts.append(zones_version())
+    if one.op in text.OPS:
+        parts.append(text.version())
     if one.function is not None:
         parts.append(meaning_of(one.function))
     return parts
@@ -119,6 +122,8 @@ def spelled(one: Any, leaf: Callable[[Expression], str]) -> str:
     parts = [spelled(arg, leaf) for arg in one.args]
     if one.op == "call":
         return f"{getattr(one.function, '__name__', 'row')}({', '.join(parts)})"
+    if one.op in text.OPS:
+        return text.spelled(one.op, parts[0], one.args[1:])
     if one.op == "case":
         pairs = [f"({a}, {b})" for a, b in zip(parts[:-1:2], parts[1:-1:2], strict=True)]
         return f"case({', '.join(pairs)}, otherwise={parts[-1]})"
@@ -133,6 +138,9 @@ def spelled(one: Any, leaf: Callable[[Expression], str]) -> str:
 
 
 # Functions by their meaning.
+
+OF_A_FILE = "penstock_file_"
+"""A pipeline file's module, and the modules kept with it, are named so and then by a digest."""
 
 
 def meaning_of(function: Any, seen: set[int] | None = None) -> list[Any]:
@@ -150,7 +158,29 @@ def meaning_of(function: Any, seen: set[int] | None = None) -> list[Any]:
                 part.body = part.body[1:]
     names = sorted({part.id for part in ast.walk(tree) if isinstance(part, ast.Name)})
     used = [(name, function.__globals__[name]) for name in names if name in function.__globals__]
-    return [ast.dump(tree), [[name, _used(value, seen)] for name, value in used]]
+    return [
+        ast.dump(tree),
+        [[name, _used(value, seen)] for name, value in used],
+        *[[name, _used(value, seen)] for name, value in _behind(tree, dict(used))],
+    ]
+
+
+def _behind(tree: ast.AST, used: dict[str, Any]) -> list[tuple[str, Any]]:
+    """What is used of the modules beside the pipeline file: `cards.usual(x)` means what `usual` does."""
+    reached = {
+        (part.value.id, part.attr)
+        for part in ast.walk(tree)
+        if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name)
+    }
+    return [
+        (f"{name}.{attribute}", getattr(used[name], attribute))
+        for name, attribute in sorted(reached)
+        if _beside(used.get(name)) and hasattr(used[name], attribute)
+    ]
+
+
+def _beside(value: Any) -> bool:
+    return isinstance(value, types.ModuleType) and value.__name__.startswith(OF_A_FILE)
 
 
 def _used(value: Any, seen: set[int]) -> Any:
@@ -162,4 +192,5 @@ def _used(value: Any, seen: set[int]) -> Any:
         return repr(sorted(value, key=repr)) if isinstance(value, frozenset) else repr(value)
     if isinstance(value, (dict, list, set)):
         return repr(sorted(value, key=repr)) if isinstance(value, set) else repr(value)
-    return getattr(value, "__name__", type(value).__name__)
+    name: str = getattr(value, "__name__", type(value).__name__)
+    return name.partition(".")[2] if _beside(value) else name

@@ -11,6 +11,7 @@ import msgspec
 from penstock.feature.expression import Column, Expression, Op
 from penstock.feature.language import QUANTUM, Aggregate, Function
 from penstock.feature.meaning import kinds_of, meaning, spelled, types_of
+from penstock.feature.source import Derived
 from penstock.record.codec import pack, span_text
 from penstock.record.decisions import RETRACTIONS
 from penstock.record.event import Event, Source
@@ -127,9 +128,18 @@ def row_meaning(one: Any) -> Any:
 
     def leaf(one: Expression) -> Any:
         assert isinstance(one, Column)
-        return ["column", one.source.topic, one.name]
+        return ["column", one.source.topic, one.name, *derivation_of(one.source, one.name)]
 
     return meaning(one, leaf)
+
+
+def derivation_of(source: Source, name: str) -> list[Any]:
+    """What a derived column means; nothing of one that comes with the event."""
+    while isinstance(source, Derived):
+        if name in source.derivation.meanings:
+            return [source.derivation.meanings[name]]
+        source = source.derivation.base
+    return []
 
 
 def row_text(leaf: Expression) -> str:
@@ -140,9 +150,10 @@ def row_text(leaf: Expression) -> str:
 
 def key_of(one: Aggregate, entity: str) -> Key:
     """The series that an aggregate reads."""
-    plain = one.value is None or isinstance(one.value, Column)
+    named = one.value is None or isinstance(one.value, Column)
+    plain = one.value is None or (named and not derivation_of(one.source, one.column))
     return Key(
-        one.source.topic, entity, one.column if plain else spelled(one.value, row_text), one.quantum,
+        one.source.topic, entity, one.column if named else spelled(one.value, row_text), one.quantum,
         b"" if plain else pack(row_meaning(one.value)),
         b"" if one.where is None else pack(row_meaning(one.where)), one.hop_ms, one.cap,
     )  # fmt: skip

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from penstock.feature.fold import Fold
 from penstock.feature.language import Aggregate
-from penstock.feature.looks import plain
 from penstock.feature.plan import FeatureSet, mixed
 from penstock.feature.reading import Group, Reading, reading
 from penstock.feature.table import FOREVER_MS, SLACK_MS, Table, Take
@@ -344,7 +343,7 @@ def _aggregates(group: Group, features: FeatureSet) -> list[Aggregate]:
 
 def _places(group: Group) -> list[int]:
     """The slots of a group's aggregates."""
-    return [place for place, _ in group.empty]
+    return [place for sight in group.sights for place in sight.places]
 
 
 def _ordered(values: NDArray[Any]) -> Numbers | None:
@@ -414,8 +413,7 @@ def _swept(
     entities: Sequence[Any],
     spread: Spread,
 ) -> dict[int, Answers]:
-    hop_ms = group.table.key.hop_ms
-    spans = [(window_ms, hop_ms if window_ms else 0) for window_ms in group.windows]
+    spans = [(length_ms, taken.table.key.hop_ms if length_ms else 0) for length_ms in group.windows]
     whole = _aggregates(group, decoded.features)
     kinds, rows = {one.kind for one in whole}, len(entities)
     asked = np.fromiter(map(taken.numbers.get, entities, repeat(-1)), np.int64, rows)
@@ -496,19 +494,17 @@ def _newest(look: Look, k: int, valid: NDArray[np.bool_]) -> Answers:
 
 
 def _extreme(look: Look, found: Numbers) -> Answers:
-    made = _best(look, found)
-    return Answers(made.values.astype(np.float64), made.valid) if mixed(look.one) else made
-
-
-def _best(look: Look, found: Numbers) -> Answers:
+    """The least or the greatest, 0.0 for -0.0; of numbers of several types as a float."""
     valid = look.held > 0
-    if look.laid.by_key:
-        floats = look.laid.values.dtype == np.float64
-        return Answers(_unordered(np.where(valid, found, 0)) if floats else found.copy(), valid)
-    picked = _picked(look, found, valid)
-    if picked.values.dtype == object:
-        return answers([plain(value) for value in picked.tolist()])
-    return Answers(picked.values + 0.0, valid) if picked.values.dtype == np.float64 else picked
+    if not look.laid.by_key:
+        picked = _picked(look, found, valid).values
+    elif look.laid.values.dtype == np.int64:
+        picked = found.copy()
+    else:
+        picked = _unordered(np.where(valid, found, 0))
+    if mixed(look.one):
+        picked = picked.astype(np.float64)
+    return Answers(picked + 0.0 if picked.dtype == np.float64 else picked, valid)
 
 
 def _rate(look: Look) -> Answers:

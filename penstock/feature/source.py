@@ -5,10 +5,14 @@ from __future__ import annotations
 import sys
 import types
 import typing
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
 
 from penstock.feature.expression import Column
-from penstock.record.errors import DefinitionError
+from penstock.record.errors import DefinitionError, Refused
 from penstock.record.event import TOPIC_NAME, Event, Source, unknown
 
 
@@ -32,6 +36,52 @@ class Declared(Source, frozen=True, eq=False):
                 unknown(name, self.columns, f"a column of {self.topic}"), code="unknown_column"
             )
         return Column(source=self, name=name)
+
+
+class Derivation(msgspec.Struct, frozen=True, eq=False):
+    """How a source's further columns come to be: of which source, where, by what they mean."""
+
+    base: Source
+    at: Literal["ingest", "transit"]
+    meanings: dict[str, Any]
+    work: Callable[[Event], dict[str, Any]]
+
+
+class Derived(Declared, frozen=True, eq=False, kw_only=True):
+    """A source with further columns, worked out of a row before it lies on the topic. See `derive.derived`."""
+
+    derivation: Derivation
+
+    def parse(self, row: Mapping[str, Any] | bytes, *, strict: bool = True) -> Event:
+        """See `Source`. Whatever a row says of the further columns is not taken: they are worked out."""
+        return self.filled(self.derivation.base.parse(row, strict=strict))
+
+    def filled(self, event: Event) -> Event:
+        """An event of the base with the further columns; raises Refused where a row function fails."""
+        try:
+            made = self.derivation.work(event)
+            return msgspec.convert({**msgspec.structs.asdict(event), **made}, self.schema)
+        except Exception:  # a row function is the user's code, whatever it raises or returns
+            raise Refused(
+                "A derived column cannot be worked out.", code="row_failed", where=self.topic
+            ) from None
+
+
+def lineage(one: Source) -> Iterator[Source]:
+    """A source and those that it derives from on the same topic."""
+    yield one
+    if isinstance(one, Derived) and one.derivation.at == "ingest":
+        yield from lineage(one.derivation.base)
+
+
+def raw(one: Source) -> Source:
+    """What producers send of a source."""
+    return list(lineage(one))[-1]
+
+
+def wider(one: Source, other: Source) -> Source | None:
+    """Of two sources of one topic the one that derives from the other; None: neither does."""
+    return one if other in lineage(one) else other if one in lineage(other) else None
 
 
 def source(

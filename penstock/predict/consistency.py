@@ -107,6 +107,7 @@ class _Saved(msgspec.Struct, frozen=True):
     more_ms: int
     now_ms: int
     seen: int
+    share: float = 1.0
 
 
 def consistency_stage(
@@ -129,13 +130,15 @@ def consistency_stage(
 
     def load(data: bytes) -> Checking:
         saved = unpack(data, _Saved)
+        if saved.share < share:  # its folds have left out what is looked at now
+            saved = msgspec.structs.replace(saved, reading=msgspec.structs.replace(saved.reading, folds={}))
         kept = again.load(saved.reading, lambda one: (lookups.refill(one, saved.seen), lookups.horizon(one)))
-        rest = {name: getattr(saved, name) for name in saved.__struct_fields__ if name != "reading"}
+        rest = {name: getattr(saved, name) for name in Checking.__struct_fields__ if name != "reading"}
         return Checking(kept, **rest)
 
     return Stage(
         f"consistency.{model}", consistency_inputs(model, request, sets),
-        lambda: Checking(again.empty(lookups.horizon)), step_many, lambda state: _dump(again, state), load,
+        lambda: Checking(again.empty(lookups.horizon)), step_many, lambda state: _dump(again, state, share), load,
         snapshot_every=50_000, sync=False, said_as=f"predict.{model}",
     )  # fmt: skip
 
@@ -146,9 +149,9 @@ def consistency_inputs(model: str, request: Source, sets: Mapping[str, FeatureSe
     return tuple(sorted({*again.inputs, predictions(model), AGAIN}))
 
 
-def _dump(again: Refold, state: Checking) -> bytes:
+def _dump(again: Refold, state: Checking, share: float) -> bytes:
     rest = {name: getattr(state, name) for name in state.__struct_fields__ if name != "reading"}
-    return pack(_Saved(again.dump(state.reading), **rest))
+    return pack(_Saved(again.dump(state.reading), share=share, **rest))
 
 
 class _Peeked(msgspec.Struct):

@@ -50,7 +50,8 @@ class Kept(msgspec.Struct, frozen=True):
 
 class Refold:
     """How a model's records are read again. `past` reads values too old for a fold from the log itself;
-    `wanted` says of which requests the values are kept."""
+    `wanted` says of whose records: the values of a request are kept, and events are folded, where they can
+    only be seen by such."""
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class Refold:
         self.direct = vectors(model)
         topics = {topic for features in sets.values() for topic in features.topics}
         self.inputs = tuple(sorted(topics | {request.topic, self.direct, RELEASES, TICKS}))
+        self.alone = _alone(request, sets)
 
     def empty(self, horizon: Callable[[FeatureSet], int]) -> Reading:
         """Nothing read yet. `horizon` says from which time on a set's events are all there."""
@@ -79,7 +81,7 @@ class Refold:
         elif record.topic == RELEASES:
             if record.key == self.model:
                 at.route = follow(at.route, read(record, Release))
-        else:
+        elif record.topic not in self.alone or self.wanted(record):
             try:
                 self._event(at, record)
             except Poison:
@@ -147,6 +149,18 @@ class Refold:
             else:
                 folds[digest], since[digest] = begun(features)
         return Reading(folds, since, kept.route, dict(kept.waiting), kept.last)
+
+
+def _alone(request: Source, sets: Mapping[str, FeatureSet]) -> set[str]:
+    """The topics whose events are seen by requests of the same key only: others need not be folded for those."""
+    topics = {request.topic, *(topic for features in sets.values() for topic in features.sources)}
+    for features in sets.values():
+        for node in features.nodes:
+            if node.aggregate is not None:
+                source, mine = node.aggregate.source, features.series[node.series].entity
+                if (mine, node.entity) != (source.key, request.key):
+                    topics.discard(source.topic)
+    return topics if request.key else set()
 
 
 def same(a: Sequence[Value], b: Sequence[Value]) -> bool:

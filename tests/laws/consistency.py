@@ -52,6 +52,7 @@ MODEL = "m"
 
 class Paid(Event):
     card: str = key()
+    shop: str = "s"
     at: int
     amount: float | None
 

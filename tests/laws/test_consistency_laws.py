@@ -12,11 +12,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from penstock.feature import FeatureSet, Fold, compile
 from penstock.log import Commit
 from penstock.log.memory import MemoryLog
 from penstock.predict import consistency
 from penstock.predict.consistency import Differences, quantile, report, sampled
 from penstock.predict.consistency import _differ as differ
+from penstock.predict.refold import Refold
 from penstock.record.codec import unpack
 from penstock.record.decisions import ALERTS, TICKS, Alert, Tick, draft, read
 from penstock.record.record import Record
@@ -214,3 +216,44 @@ def test_quantiles_are_an_eighth_too_high_at_most() -> None:
         assert found is not None and true <= found <= true * 1.125
     assert one.largest == max(sizes) and quantile(Differences(), 0.5) is None
     assert len(one.sizes) < 8 * 2100
+
+
+def test_a_sample_folds_its_own_keys_only(clean: tuple[MemoryLog, Any]) -> None:
+    """What only other keys can see is not folded; where another key may see it, all of it is."""
+    _, state = played(share=0.5)
+    (fold,) = state.reading.folds.values()
+    (whole,) = clean[1].reading.folds.values()
+    cards = {card for table in fold.tables for card in table.series}
+    assert cards == {card for table in whole.tables for card in table.series if sampled("m", 0.5)(card)}
+    assert 0 < len(cards) < len(whole.tables[0].series) and all(
+        line.equal == line.compared for line in report(state)
+    )
+    by_shop = {"seen": world.count(world.paid, window="1h", entity=("shop", "card"))}
+    features = compile(list(by_shop.values()), world.ask, by_shop)
+    assert Refold("m", world.ask, {"d": features}, world._past).alone == {"ask"}
+    assert Refold("m", world.ask, {FEATURES.digest: FEATURES}, world._past).alone == {"ask", "paid"}
+
+
+def test_a_larger_sample_is_folded_from_the_start() -> None:
+    """A state that has left keys out is not gone on from where they are looked at: all is folded again."""
+    log = MemoryLog()
+    half = len(HISTORY) // 2
+    play(log, HISTORY[:half], lambda one: one, world.checking(0.3), lives=1)
+    asked: list[int] = []
+
+    def refill(features: FeatureSet, stop: int) -> Fold:
+        asked.append(stop)
+        fold = Fold(features)
+        for record in every(log, ["paid", TICKS]):
+            if record.position < stop:
+                fold.tick(read(record, Tick).t_ms) if record.topic == TICKS else fold.add(record)
+        return fold
+
+    lookups = msgspec.structs.replace(world.LOOKUPS, refill=refill)
+    wider = consistency.consistency_stage("m", world.ask, {FEATURES.digest: FEATURES}, lookups, 1.0)
+    state = play(log, HISTORY[half:], lambda one: one, wider, lives=1).state
+    assert len(asked) == 1 and alerts(log) == []
+    assert all(line.equal == line.compared for line in report(state))
+    narrower = consistency.consistency_stage("m", world.ask, {FEATURES.digest: FEATURES}, lookups, 0.1)
+    narrower.load(wider.dump(state))
+    assert len(asked) == 1

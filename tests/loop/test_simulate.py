@@ -26,7 +26,7 @@ from penstock.release import stage as release
 from penstock.stage import Running
 
 ROOT = Path(__file__).parents[2]
-FLIGHTS = ROOT / "examples" / "flights" / "pipeline.py"
+FLIGHTS = ROOT / "examples" / "flights" / "lean.py"
 SHOP = ROOT / "penstock" / "demo" / "shop.py"
 WITHIN = 20
 """Each planted bug is found in so many schedules; most are in the first."""

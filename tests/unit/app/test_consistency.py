@@ -15,17 +15,18 @@ from penstock.app.home import Books, Home, inputs_of, open_home, pressure
 from penstock.app.pipeline import load, load_text
 from penstock.app.pressure import Bounds
 from penstock.app.processes.crew import chosen
-from penstock.app.system import Parts, System, append
+from penstock.app.system import Parts, System, append, own
 from penstock.app.worker import in_process
 from penstock.cli import main
+from penstock.dataset.kept import Retained
 from penstock.feature import Fold
 from penstock.log.blob import MemoryBlob
 from penstock.log.memory import MemoryLog
 from penstock.predict.consistency import report
 from penstock.record.codec import millis, moment
-from penstock.record.decisions import ALERTS, Alert, predictions, read
-from penstock.record.errors import DefinitionError
-from penstock.record.record import Draft
+from penstock.record.decisions import ALERTS, RETENTION, Alert, draft, predictions, read
+from penstock.record.errors import Broken, DefinitionError
+from penstock.record.record import Draft, Position
 from penstock.stage import Running, every
 
 PIPELINE = Path(__file__).parents[2] / "crash" / "pipeline.py"
@@ -111,6 +112,63 @@ def test_on_an_old_log_it_begins_at_the_start(home: Home) -> None:
         pass
     assert sum(one.vectors for one in running.state.sets.values()) == log.count(predictions("agree"))
     assert all(line.equal == line.compared for line in report(running.state))
+    log.close()
+
+
+@pytest.mark.parametrize("ran_before", [True, False])
+def test_where_retention_was_ahead_it_begins_at_the_end(home: Home, ran_before: bool) -> None:
+    """It was off for a while, or is new, and what it would read is gone: it goes on where the log ends, silent,
+    and compares what comes."""
+    log, fresh = home.log, MemoryLog()
+    fresh.append([Draft(r.topic, r.key, r.time_ms, r.value, r.id) for r in every(log, log.topics())])
+    file, off = load(PIPELINE), load_text(said("0"), str(PIPELINE))
+    others = System(off, fresh, home.blobs, home.path, time.perf_counter, in_process, sync=False)
+    others.drain()
+    others.save()
+    (stage,) = Parts(file, fresh, home.blobs, time.perf_counter).posts(1)["consistency.agree"]
+    compared = 0
+    if ran_before:
+        early: Running[Any] = Running(stage, fresh)
+        early.advance()
+        early.save()
+        compared = sum(one.vectors for one in early.state.sets.values())
+    asks = list(every(fresh, ["ask"]))
+    gone = next(one for one in asks if one.time_ms > asks[-1].time_ms - 3 * 86_400_000)
+    taken = Retained("ask", Position(n=gone.position), gone.time_ms, 1, gone.time_ms)
+    fresh.append([draft(RETENTION, taken, key="ask", t_ms=gone.time_ms)])
+    fresh.drop("ask", Position(n=gone.position))
+    if ran_before:
+        with pytest.raises(Broken, match="not read yet"):
+            Running(stage, fresh).advance()
+    end = fresh.end()
+    running = own(stage, fresh)
+    assert running.position == end and sum(one.vectors for one in running.state.sets.values()) >= compared
+    system = System(file, fresh, home.blobs, home.path, time.perf_counter, in_process, sync=False)
+    at = moment(asks[-1].time_ms)
+    for i in range(20):
+        row = {"ask_id": f"now-{i}", "who": f"who-{i}", "at": at + timedelta(minutes=i), "x": 1.0, "z": 0.5}
+        append(file, fresh, "ask", [row], now_ms=0)
+    before = sum(one.vectors for one in system.folding[-1].state.sets.values())
+    system.drain()
+    state = system.folding[-1].state
+    assert sum(one.vectors for one in state.sets.values()) >= before + 20
+    assert all(line.equal == line.compared for line in report(state))
+    assert not any("consistency" in read(r, Alert).rule for r in every(fresh, [ALERTS]))
+    log.close()
+
+
+def test_one_that_lags_keeps_nobody_waiting(home: Home) -> None:
+    """A turn of the folding stages takes all that is new to the others, and one batch of the comparison."""
+    log, fresh = home.log, MemoryLog()
+    fresh.append([Draft(r.topic, r.key, r.time_ms, r.value, r.id) for r in every(log, log.topics())])
+    system = System(load(PIPELINE), fresh, home.blobs, home.path, time.perf_counter, in_process, sync=False)
+    for running in system.folding:
+        running.batch = 50
+    assert system.fold()
+    left = {
+        one.stage.name: sum(fresh.count(t, one.position) for t in one.stage.inputs) for one in system.folding
+    }
+    assert left.pop("consistency.agree") > 500 and max(left.values()) < 50
     log.close()
 
 
