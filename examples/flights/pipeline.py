@@ -9,7 +9,6 @@ from penstock import (
     Event,
     Pipeline,
     better,
-    case,
     count,
     every,
     key,
@@ -23,7 +22,6 @@ from penstock import (
     rate,
     since,
     source,
-    std,
     steps,
     sum,
 )
@@ -90,63 +88,47 @@ landing = source(Landing, id="flight_id", time="at")
 weather = source(Weather)
 plane = source(Plane, id="tailnum")
 
-# The plan: what the request itself says. All three airports keep New York's time.
+# What the request itself says. All three airports keep New York's time.
 
 NEW_YORK = "America/New_York"
 weekday = flight.at.weekday(NEW_YORK)
-minute = flight.at.minute(NEW_YORK)
 
-# The carrier, the route, and the line (a carrier's flight number) that flies it day by day. What looks back over
-# weeks moves on in whole hours (`hop`): the state is then small however busy the carrier is.
+# The carrier, the route, and the line (a carrier's flight number), which flies day by day. What looks back over
+# days moves on in whole hours (`hop`): its state stays small however busy a carrier is.
 
 carrier_late = mean(landing.late, entity="carrier")
-carrier_late_week = mean(landing.late, entity="carrier", window="7d", hop="1h")
-carrier_late_2d = mean(landing.late, entity="carrier", window="2d", hop="1h")
+carrier_lately = mean(landing.late, entity="carrier", windows=("2d", "7d"), hop="1h")
 carrier_late_6h = mean(landing.late, entity="carrier", window="6h")
-carrier_trend = carrier_late_6h - carrier_late_week
+carrier_trend = carrier_late_6h - carrier_lately["7d"]
 route_late = mean(landing.late, entity="route", windows=("7d", "60d"), hop="6h")
-route_spread = std(landing.arr_delay, entity="route", window="60d", hop="6h")
-line_delay = mean(landing.arr_delay.clip(-60, 180), entity="line", windows=("14d", "60d"))
+line_delay = mean(landing.arr_delay, entity="line", windows=("14d", "60d"))
 line_last = last(landing.arr_delay, entity="line", max_age="3d")
 
-# The airport at this hour: how late planes leave, and whether they leave at all.
+# The airport at this hour: how late planes leave it, whether they leave at all, and how late they land elsewhere.
 
 origin_late = mean(landing.late, entity="origin", window="30d", hop="1h")
 origin_delay = mean(departure.dep_delay, entity="origin", windows=("1h", "2h", "6h"))
 origin_worst = max(departure.dep_delay, entity="origin", window="2h")
-origin_held = mean(departure.dep_delay > 30, entity="origin", window="2h")
+origin_held = count(departure, entity="origin", window="2h", where=departure.dep_delay > 30)
+origin_of = mean(
+    departure.dep_delay, entity="origin", window="3h", by=departure.carrier, categories=("UA", "B6")
+)
 planned_2h = count(flight, entity="origin", window="2h")
-left_2h = count(departure, entity="origin", window="2h")
+left_2h = count(departure.dep_delay, entity="origin", window="2h")
 backlog = planned_2h - left_2h
 flow = left_2h / planned_2h
-of_carriers = mean(
-    departure.dep_delay,
-    entity="origin",
-    window="3h",
-    by=departure.carrier,
-    categories=("UA", "B6", "EV", "DL", "AA"),
-)
-carrier_delay_here = case(
-    (flight.carrier == "UA", of_carriers["UA"]),
-    (flight.carrier == "B6", of_carriers["B6"]),
-    (flight.carrier == "EV", of_carriers["EV"]),
-    (flight.carrier == "DL", of_carriers["DL"]),
-    (flight.carrier == "AA", of_carriers["AA"]),
-    otherwise=of_carriers["other"],
-)
-dest_late = mean(landing.late, entity="dest", window="30d", hop="6h")
 dest_late_6h = mean(landing.late, entity="dest", window="6h")
-route_delay_6h = mean(departure.dep_delay, entity="route", window="6h")
 
-# The plane: when and how late it was last seen, and whether it can be here at all.
+# The plane: when and how late it was last seen, and whether it can be here at all. One that leaves before its time
+# is known to have left when the question is asked.
 
 plane_delay = last(departure.dep_delay, max_age="12h")
 plane_late = last(landing.arr_delay, entity="tailnum", max_age="18h")
-plane_left = since(departure, window="18h") / 3600
-plane_landed = since(landing, entity="tailnum", window="18h") / 3600
+plane_left = since(departure.dep_delay, window="18h") / 3600
+plane_landed = since(landing.arr_delay, entity="tailnum", window="18h") / 3600
 plane_flying = plane_left.coalesce(99) < plane_landed.coalesce(99)
 plane_recent = last_k(departure.dep_delay, 3, window="3d")
-plane_flights = count(departure, window="1d")
+plane_flights = count(departure.dep_delay, window="1d")
 plane_age = flight.at.year(NEW_YORK) - last(plane.year)
 plane_seats = last(plane.seats)
 
@@ -171,20 +153,21 @@ late = Pipeline(
     label=landing.late,
     wait="2d",
     features=[
-        *(flight.distance, flight.local_hour, weekday, minute),
-        *(carrier_late, carrier_late_week, carrier_late_2d, carrier_late_6h, carrier_trend),
-        *(route_late, route_spread, route_delay_6h, line_delay, line_last),
-        *(origin_late, origin_delay, origin_worst, origin_held, planned_2h, left_2h, backlog, flow),
+        *(flight.distance, flight.local_hour, weekday),
+        *(carrier_late, carrier_lately, carrier_late_6h, carrier_trend, route_late, line_delay, line_last),
         *(
-            of_carriers["UA"],
-            of_carriers["B6"],
-            of_carriers["EV"],
-            carrier_delay_here,
-            dest_late,
-            dest_late_6h,
+            origin_late,
+            origin_delay,
+            origin_worst,
+            origin_held,
+            origin_of,
+            planned_2h,
+            left_2h,
+            backlog,
+            flow,
         ),
-        *(plane_delay, plane_late, plane_left, plane_landed, plane_flying, plane_recent, plane_flights),
-        *(plane_age, plane_seats),
+        *(dest_late_6h, plane_delay, plane_late, plane_left, plane_landed, plane_flying, plane_recent),
+        *(plane_flights, plane_age, plane_seats),
         *(temp, wind, rain, rain_6h, visibility, haze, pressure, pressure_change),
     ],
     fit=fit,
