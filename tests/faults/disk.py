@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -245,4 +246,5 @@ def findings(plan: Plan) -> Iterator[Finding]:
 
 def _caught(seed: int, bug: str) -> bool:
     """Whether one of some runs shows a planted bug."""
-    return any(suffer((BUGS[bug], n, False, seed), bug).wrong for n in range(3, 80, 7))
+    cases = [(BUGS[bug], n, False, seed) for n in range(3, 80, 7)]
+    return any(one.wrong for one in side_by_side(partial(suffer, bug=bug), cases))
