@@ -90,5 +90,8 @@ def answer_tasks(version: str, tasks: dict[str, Callable[..., dict[str, Any]]]) 
     print(json.dumps({"version": version}), file=replies, flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
-        answer = tasks[asked.pop("task")](**asked)
+        try:
+            answer = tasks[asked.pop("task")](**asked)
+        except Exception as error:  # a peer that cannot do one task may do the next
+            answer = {"failed": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=replies, flush=True)

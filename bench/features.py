@@ -68,7 +68,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Child:
-    """A side in a process of its own, which answers one task at a time; one that fails is gone from then on."""
+    """A side in a process of its own, which answers one task at a time; one that ends or hangs is gone from then on."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.version, self.trouble = name, "", ""
@@ -103,9 +103,10 @@ class Child:
         self._process.stdin.write(json.dumps({"task": task, **given}) + "\n")
         self._process.stdin.flush()
         found = self._answer(PATIENCE_S if self.name == "ours" else PEER_S)
-        if found is None:
-            note(f"{self.name} left out of {task}: {self.trouble}")
-        return found
+        failed = self.trouble if found is None else found.get("failed")
+        if failed:
+            note(f"{self.name} left out of {task}: {failed}")
+        return None if failed else found
 
     def _answer(self, patience_s: float) -> dict[str, Any] | None:
         assert self._process.stdout is not None
@@ -165,7 +166,10 @@ def asked_of(name: str, form: str, plan: Plan) -> dict[str, Any]:
     return {
         "duckdb": {"joined": joined},
         "polars": {"joined": joined, "rolled": form == "uniform"},
-        "feast": {"kinds": ["dask", "duckdb"]},
+        "feast": {
+            "kinds": ["dask", "duckdb"],
+            "asked": plan.requests if form == "uniform" else plan.joined_hot // 4,
+        },
     }.get(name, {})
 
 
