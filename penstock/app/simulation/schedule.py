@@ -260,9 +260,10 @@ class Free:
         self.zombies: list[Running[Any]] = []
         self.closed: list[Intent] = []
         self.ticker = self._handle()
+        all_ = len(self.owners)  # what happens to some owner happens to each as often, however many there are
         moves: dict[Callable[[], str], float] = {
-            self.produce: 6, self.advance: 12, self.tick: 1.1, self.restart: 2, self.rival: 0.05,
-            self.wake: 0.15, self.reboot: 0.02, self.training: 1.2, self.person: 0.03, self.save: 0.1,
+            self.produce: 6, self.advance: 2 * all_, self.tick: 1.1, self.restart: all_ / 3, self.rival: all_ / 120,
+            self.wake: all_ / 40, self.reboot: 0.02, self.training: 1.2, self.person: 0.03, self.save: all_ / 60,
         }  # fmt: skip
         self.moves, self.weights = list(moves), list(itertools.accumulate(moves.values()))
 

@@ -175,7 +175,7 @@ class _Made:
         """A model's requests and their truths, which turn round at some point of most histories."""
         request, wait_ms = plan.pipeline.request, plan.label.wait_ms
         column, turns = _telling(plan), self.chance.choice((0.7, 0.8, 2.0))
-        noise, step_ms = self.chance.choice((0.0, 0.03, 0.15)), span_ms // (2 * REQUESTS)
+        noise, step_ms = self.chance.choice((0.0, 0.03, 0.1)), span_ms // (2 * REQUESTS)
         kept = plan.label.source.topic
         for i in range(REQUESTS):
             place = i + max(0, 2 * i - REQUESTS)  # half of them in the first quarter: so training is early
