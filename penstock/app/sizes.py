@@ -41,12 +41,9 @@ def sizes(model: str, folds: Iterable[Fold]) -> list[Count]:
     largest: dict[tuple[str, str], int] = {}
     for fold in folds:
         for table in fold.tables:
-            key = table.key
-            at = fold.features.digest[:12], f"{key.topic}.{key.column or '*'} by {key.entity}"
-            each = [len(one) for one in table.series.values()]
-            each += [len(one.keys) for one in table.hops.values()]
+            at, each = (fold.features.digest[:12], table.key.label), table.held()
             held[at] += sum(each)
-            entities[at] = max(entities[at], len(table.series), len(table.hops))
+            entities[at] = max(entities[at], len(each))
             largest[at] = max(largest.get(at, 0), max(each, default=0))
     return [
         Count(f"state_{name}", {"model": model, "set": digest, "series": series}, n)

@@ -237,10 +237,8 @@ class Fold:
         """How many events (and rows of hops) are held, by series."""
         sizes: dict[str, int] = {}
         for table in self.tables:
-            key = table.key
-            label = f"{key.topic}{f'.{key.column}' if key.column else ''} by {key.entity}"
-            held = sum(map(len, table.series.values())) + sum(len(one.keys) for one in table.hops.values())
-            sizes[label] = sizes.get(label, 0) + held
+            label = table.key.label
+            sizes[label] = sizes.get(label, 0) + sum(table.held())
         return sizes
 
     def dump(self) -> bytes:

@@ -30,6 +30,11 @@ class Key(msgspec.Struct, frozen=True):
     hop_ms: int = 0
     cap: int = 0
 
+    @property
+    def label(self) -> str:
+        """The series in words."""
+        return f"{self.topic}{self.column and '.'}{self.column} by {self.entity}"
+
 
 class Node(msgspec.Struct, frozen=True, eq=False):
     """One value on the way to a vector: a request's column, an aggregate, a function of earlier nodes, or an

@@ -41,9 +41,7 @@ def _size(features: FeatureSet, at: int, rows: Sequence[msgspec.Raw]) -> Size:
         held.append(_length(parts[TIMES]) + (_hops(parts[MORE]) if len(parts) > MORE else 0))
         gone += unpack(parts[GONE], int)
         size_bytes += memoryview(row).nbytes
-    column = f".{key.column}" if key.column else ""
-    name = f"{key.topic}{column} by {key.entity}"
-    return Size(name, key.topic, sum(held), len(held), max(held, default=0), gone, size_bytes)
+    return Size(key.label, key.topic, sum(held), len(held), max(held, default=0), gone, size_bytes)
 
 
 def _hops(more: msgspec.Raw) -> int:

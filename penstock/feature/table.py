@@ -222,6 +222,13 @@ class Table:
         places = closed.firsts[at:] + closed.lasts[at:]
         return sum(closed.counts[at:]), [position for _, position, _ in places]
 
+    def held(self) -> list[int]:
+        """How many events, or rows of hops, each entity has."""
+        events = {entity: len(series) for entity, series in self.series.items()}
+        for entity, closed in self.hops.items():
+            events[entity] = events.get(entity, 0) + len(closed.keys)
+        return list(events.values())
+
     def dump(self, now_ms: int | None) -> list[list[Any]]:
         """All series, in an order that does not depend on how they came to be."""
         for entity in list(self.series):
