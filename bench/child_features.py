@@ -33,7 +33,8 @@ from bench.data_features import (
     path,
 )  # fmt: skip
 from penstock import __version__
-from penstock.feature import FeatureSet, Fold, compile, language, source
+from penstock.feature import FeatureSet, Fold, compile, source
+from penstock.feature.definition import language
 from penstock.feature.replay import Answers, Decoded, decoded, kernels, replay
 from penstock.record.codec import pack
 from penstock.record.decisions import Value

@@ -17,7 +17,7 @@ from penstock.dataset.outcome import Label
 from penstock.feature import Answers, Column, Derived, FeatureSet, wider
 from penstock.feature import compile as compile_features
 from penstock.feature import rate as event_rate
-from penstock.feature.meaning import OF_A_FILE
+from penstock.feature.definition.meaning import OF_A_FILE
 from penstock.gate import Gate
 from penstock.model.fit import Data
 from penstock.model.pack import Predict

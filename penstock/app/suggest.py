@@ -6,10 +6,11 @@ import sys
 import types
 
 from penstock.app.pipeline import File
-from penstock.feature import Answers, Declared, language
-from penstock.feature.expression import Column
-from penstock.feature.meaning import OF_A_FILE
-from penstock.feature.suggest import Told
+from penstock.feature import Answers, Declared
+from penstock.feature.definition import language
+from penstock.feature.definition.expression import Column
+from penstock.feature.definition.meaning import OF_A_FILE
+from penstock.feature.definition.suggest import Told
 from penstock.record.codec import pack
 
 

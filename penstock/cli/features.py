@@ -12,7 +12,7 @@ import msgspec
 from penstock.app.features import sets_of
 from penstock.cli import show
 from penstock.feature import FeatureSet
-from penstock.feature.change import WHOLE, Change, Changed, change
+from penstock.feature.definition.change import WHOLE, Change, Changed, change
 from penstock.record.codec import span_text
 from penstock.record.errors import NotFound, Refused
 from penstock.record.event import unknown

@@ -9,7 +9,7 @@ import msgspec
 from penstock.app.pipeline import load
 from penstock.app.suggest import told
 from penstock.cli import show
-from penstock.feature.suggest import source_text, suggest
+from penstock.feature.definition.suggest import source_text, suggest
 from penstock.record.errors import Refused
 
 

@@ -14,7 +14,7 @@ from penstock.chart.small import number
 from penstock.console.tail import newest
 from penstock.dataset.profile import cell
 from penstock.feature import FeatureSet
-from penstock.feature.size import Size, sizes
+from penstock.feature.state.size import Size, sizes
 from penstock.log import Log
 from penstock.monitor import board
 from penstock.predict.consistency import Compared, peek

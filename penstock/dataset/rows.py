@@ -11,7 +11,7 @@ import msgspec
 from penstock.dataset.kept import NEVER, horizon_ms
 from penstock.feature import FeatureSet, Fold
 from penstock.feature.replay import Answers, Decoded, answers, replay
-from penstock.feature.table import SLACK_MS
+from penstock.feature.state.table import SLACK_MS
 from penstock.log import Blob, Log
 from penstock.record.codec import pack, unpack
 from penstock.record.decisions import AGAIN, TICKS, Dataset, Outcome, Tick, Value, outcomes, read

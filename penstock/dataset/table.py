@@ -13,8 +13,8 @@ import numpy as np
 
 from penstock.dataset.rows import Batch
 from penstock.feature import FeatureSet
-from penstock.feature.meaning import returned, types_of
-from penstock.feature.plan import Node, column_types, value_types
+from penstock.feature.definition.meaning import returned, types_of
+from penstock.feature.definition.plan import Node, column_types, value_types
 from penstock.feature.replay import Answers
 from penstock.record.errors import Refused
 

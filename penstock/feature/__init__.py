@@ -1,10 +1,9 @@
 """feature: definitions and windows: events -> the value at (t, O). One fold for live, replay and look-up."""
 
-from penstock.feature.compiler import compile
-from penstock.feature.derive import derive_stage, derived
-from penstock.feature.expression import Column, Expression, case, row
-from penstock.feature.fold import Fold, Past, Seen
-from penstock.feature.language import (
+from penstock.feature.definition.compiler import compile
+from penstock.feature.definition.derive import derive_stage, derived
+from penstock.feature.definition.expression import Column, Expression, case, row
+from penstock.feature.definition.language import (
     count,
     distinct,
     feature,
@@ -20,10 +19,11 @@ from penstock.feature.language import (
     std,
     sum,
 )
-from penstock.feature.plan import About, FeatureSet
-from penstock.feature.said import Answers, predictions
-from penstock.feature.source import Declared, Derived, lineage, raw, source, wider
-from penstock.feature.text import tokens
+from penstock.feature.definition.plan import About, FeatureSet
+from penstock.feature.definition.said import Answers, predictions
+from penstock.feature.definition.source import Declared, Derived, lineage, raw, source, wider
+from penstock.feature.definition.text import tokens
+from penstock.feature.fold import Fold, Past, Seen
 
 __all__ = [
     "About",

@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from penstock.feature.plan import FeatureSet, Node
-from penstock.feature.reading import Reading, reading
-from penstock.feature.series import Series
-from penstock.feature.table import SLACK_MS, Table, Take, Unfit
+from penstock.feature.definition.plan import FeatureSet, Node
+from penstock.feature.state.reading import Reading, reading
+from penstock.feature.state.series import Series
+from penstock.feature.state.table import SLACK_MS, Table, Take, Unfit
 from penstock.record.codec import pack, unpack
 from penstock.record.decisions import RETRACTIONS, Retraction, Value, read
 from penstock.record.errors import Poison, Refused

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
+from penstock.feature.definition.plan import FeatureSet
 from penstock.feature.fold import Fold
-from penstock.feature.plan import FeatureSet
 from penstock.record.decisions import Value
 from penstock.record.errors import PenstockError, Refused
 from penstock.record.event import unknown

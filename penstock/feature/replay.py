@@ -16,11 +16,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.feature.definition.language import Aggregate
+from penstock.feature.definition.plan import FeatureSet, mixed
 from penstock.feature.fold import Fold
-from penstock.feature.language import Aggregate
-from penstock.feature.plan import FeatureSet, mixed
-from penstock.feature.reading import Group, Reading, reading
-from penstock.feature.table import FOREVER_MS, SLACK_MS, Table, Take
+from penstock.feature.state.reading import Group, Reading, reading
+from penstock.feature.state.table import FOREVER_MS, SLACK_MS, Table, Take
 from penstock.record.decisions import RETRACTIONS, Retraction, Value, read
 from penstock.record.event import Event
 from penstock.record.record import Record
@@ -197,10 +197,10 @@ def _fill(slots: list[Any], found: dict[int, Answers]) -> None:
 def kernels() -> ModuleType | None:
     """The compiled kernels, where numba is installed."""
     try:
-        from penstock.feature import compiled
+        from penstock.feature import kernels
     except ImportError:
         return None
-    return compiled
+    return kernels
 
 
 def _work(plan: Reading, slots: list[Any], rows: int) -> None:

@@ -15,7 +15,8 @@ from penstock.app.pipeline import load_text
 from penstock.app.sample import START_AT, made_row
 from penstock.app.system import System, append
 from penstock.dataset.rows import past
-from penstock.feature import Expression, language
+from penstock.feature import Expression
+from penstock.feature.definition import language
 from penstock.log.blob import MemoryBlob
 from penstock.log.memory import MemoryLog
 from penstock.stage import every

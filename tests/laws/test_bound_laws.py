@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from penstock.feature import FeatureSet, Fold, compile, count, last, max, source, sum
-from penstock.feature import table as table_module
+from penstock.feature.state import table as table_module
 from penstock.log.memory import MemoryLog
 from penstock.model.pack import Model
 from penstock.predict.stage import Means, predict_stage

@@ -28,7 +28,7 @@ from penstock.feature import (
     std,
     sum,
 )
-from penstock.feature import reading as reading_module
+from penstock.feature.state import reading as reading_module
 from penstock.predict.refold import same
 from penstock.record.codec import moment
 from penstock.record.event import Event, key

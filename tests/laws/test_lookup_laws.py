@@ -22,7 +22,7 @@ from penstock.dataset.asof import Standing
 from penstock.dataset.rows import past
 from penstock.feature import Fold, compile, count, feature, last, mean, since, source, sum
 from penstock.feature.lookup import Values
-from penstock.feature.table import Table
+from penstock.feature.state.table import Table
 from penstock.log.memory import MemoryLog
 from penstock.log.sqlite import SqliteLog
 from penstock.predict.stage import Means, Predicting, predict_stage

@@ -277,7 +277,7 @@ WORDS = st.one_of(
 )
 def test_a_division_is_correctly_rounded(above: int, below: int) -> None:
     """128 bits by 63 gives the bits of Python's int / int, halfway cases among them."""
-    from penstock.feature.compiled import divided
+    from penstock.feature.kernels import divided
 
     for number in (above, above | 1, (below * (2**53 + 1) << 1) % 2**126, below * (2**54 + 1) % 2**126):
         got = divided(np.uint64(number >> 64), np.uint64(number & (2**64 - 1)), np.uint64(below))

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from penstock.feature import Fold
-from penstock.feature import hops as hops_module
-from penstock.feature import looks as looks_module
-from penstock.feature import reading as reading_module
-from penstock.feature.series import Series
-from penstock.feature.table import Table, Take
+from penstock.feature.state import hops as hops_module
+from penstock.feature.state import looks as looks_module
+from penstock.feature.state import reading as reading_module
+from penstock.feature.state.series import Series
+from penstock.feature.state.table import Table, Take
 from penstock.record.record import Record
 from tests.laws.values.ways import compared, play, seeded
 

@@ -14,7 +14,7 @@ import pytest
 from penstock.app import sizes
 from penstock.app.up import Settings
 from penstock.app.up import up as bring_up
-from penstock.feature import table
+from penstock.feature.state import table
 from tests.loop.test_up import PIPELINE, infer, output, penstock, until
 
 MOST = 40

@@ -27,7 +27,7 @@ from penstock.feature import (
     std,
     sum,
 )
-from penstock.feature.language import Family
+from penstock.feature.definition.language import Family
 from penstock.record.decisions import AGAIN, TICKS
 from penstock.record.event import Event, key
 from tests.laws.values.oracle import SUMS, Meant

@@ -11,8 +11,9 @@ import pytest
 
 from penstock.app.pipeline import load_text
 from penstock.cli import main
-from penstock.feature import FeatureSet, evaluate, meaning
-from penstock.feature.change import Change, change
+from penstock.feature import FeatureSet
+from penstock.feature.definition import evaluate, meaning
+from penstock.feature.definition.change import Change, change
 
 HEAD = """
 from datetime import datetime

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.feature.series import Series, Shape, loaded
+from penstock.feature.state.series import Series, Shape, loaded
 
 SHAPE = Shape("d", summed=True, squared=True)
 UNITS = st.one_of(

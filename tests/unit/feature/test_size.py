@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from penstock.feature import Fold, compile, count, last, mean, source
-from penstock.feature.size import sizes
+from penstock.feature.state.size import sizes
 from penstock.record.event import Event, key
 from penstock.record.record import Record
 

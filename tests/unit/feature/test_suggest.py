@@ -10,7 +10,7 @@ import pytest
 
 from penstock.app.pipeline import load, load_text
 from penstock.app.suggest import told
-from penstock.feature.suggest import source_text, suggest
+from penstock.feature.definition.suggest import source_text, suggest
 from penstock.record.errors import DefinitionError
 
 FLIGHTS = Path(__file__).parents[3] / "examples" / "flights" / "pipeline.py"

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from penstock.feature import Fold, compile, hashed, mean, source, text, tokens
+from penstock.feature import Fold, compile, hashed, mean, source, tokens
+from penstock.feature.definition import text
 from penstock.record.errors import DefinitionError
 from penstock.record.event import Event, key
 from penstock.record.record import Record

@@ -5,20 +5,19 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from operator import attrgetter
 from typing import Any
 
 import msgspec
 
-from penstock.feature import hops
-from penstock.feature.evaluate import aware, compiled
-from penstock.feature.expression import Column, Expression, Op
-from penstock.feature.hops import Hops
-from penstock.feature.language import SUMS, Aggregate
-from penstock.feature.looks import whole
-from penstock.feature.plan import VALUES, Key, column_types, row_types
-from penstock.feature.series import Series, Shape, loaded
+from penstock.feature.definition.evaluate import compiled
+from penstock.feature.definition.expression import Expression, Op
+from penstock.feature.definition.language import SUMS, Aggregate
+from penstock.feature.definition.plan import VALUES, Key, column_of, row_types
+from penstock.feature.state import hops
+from penstock.feature.state.hops import Hops
+from penstock.feature.state.looks import whole
+from penstock.feature.state.series import Series, Shape, loaded
 from penstock.record.errors import Refused
 
 SLACK_MS = 2 * 86_400_000
@@ -277,23 +276,6 @@ def _code(value: Expression) -> str:
 
 def _calls(value: Any) -> bool:
     return isinstance(value, Op) and (value.op == "call" or any(_calls(arg) for arg in value.args))
-
-
-def column_of(leaf: Expression) -> Callable[[Any], Any]:
-    """How a column of a row is read within an expression: a NaN is a null."""
-    assert isinstance(leaf, Column)
-    get = attrgetter(leaf.name)
-    kinds = column_types(leaf.source.schema, leaf.name)
-    if datetime in kinds:
-        return lambda event: aware(get(event))
-    if float not in kinds:
-        return get
-
-    def read(event: Any) -> Any:
-        value = get(event)
-        return value if value == value else None
-
-    return read
 
 
 def _reading(value: Expression) -> Callable[[Any], Any]:

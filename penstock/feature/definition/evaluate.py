@@ -13,8 +13,8 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from penstock.feature import text
-from penstock.feature.expression import Expression, Op
+from penstock.feature.definition import text
+from penstock.feature.definition.expression import Expression, Op
 from penstock.record.codec import moment
 from penstock.record.errors import DefinitionError
 

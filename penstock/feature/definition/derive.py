@@ -14,11 +14,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from penstock.feature.evaluate import compiled
-from penstock.feature.expression import Column, Expression, at_line, here, leaves
-from penstock.feature.plan import VALUES, row_meaning, row_types
-from penstock.feature.source import Derivation, Derived
-from penstock.feature.table import column_of
+from penstock.feature.definition.evaluate import compiled
+from penstock.feature.definition.expression import Column, Expression, at_line, here, leaves
+from penstock.feature.definition.plan import VALUES, column_of, row_meaning, row_types
+from penstock.feature.definition.source import Derivation, Derived
 from penstock.record.codec import digest, pack
 from penstock.record.decisions import AGAIN
 from penstock.record.errors import DefinitionError, Refused

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.feature.plan import FeatureSet
+from penstock.feature.definition.plan import FeatureSet
 from penstock.record.codec import unpack
 
 GONE, TIMES, MORE = 1, 4, 8

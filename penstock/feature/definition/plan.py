@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from functools import cache
+from operator import attrgetter
 from typing import Any, get_type_hints
 
 import msgspec
 
-from penstock.feature.expression import Column, Expression, Op
-from penstock.feature.language import QUANTUM, Aggregate, Function
-from penstock.feature.meaning import kinds_of, meaning, spelled, types_of
-from penstock.feature.source import Derived
+from penstock.feature.definition.evaluate import aware
+from penstock.feature.definition.expression import Column, Expression, Op
+from penstock.feature.definition.language import QUANTUM, Aggregate, Function
+from penstock.feature.definition.meaning import kinds_of, meaning, spelled, types_of
+from penstock.feature.definition.source import Derived
 from penstock.record.codec import pack, span_text
 from penstock.record.decisions import RETRACTIONS
 from penstock.record.event import Event, Source
@@ -126,6 +129,23 @@ def value_types(one: Aggregate) -> frozenset[type]:
 def mixed(one: Aggregate) -> bool:
     """Whether numbers of several types are compared: equal ones differ then, so the answer is a float."""
     return len(row_types(one.value)) != 1
+
+
+def column_of(leaf: Expression) -> Callable[[Any], Any]:
+    """How a column of a row is read within an expression: a NaN is a null."""
+    assert isinstance(leaf, Column)
+    get = attrgetter(leaf.name)
+    kinds = column_types(leaf.source.schema, leaf.name)
+    if datetime in kinds:
+        return lambda event: aware(get(event))
+    if float not in kinds:
+        return get
+
+    def read(event: Any) -> Any:
+        value = get(event)
+        return value if value == value else None
+
+    return read
 
 
 def row_meaning(one: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from penstock.feature.source import Declared
+from penstock.feature.definition.source import Declared
 from penstock.record.decisions import predictions as topic_of
 from penstock.record.event import Event, key
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from penstock.feature.expression import Column
+from penstock.feature.definition.expression import Column
 from penstock.record.errors import DefinitionError, Refused
 from penstock.record.event import TOPIC_NAME, Event, Source, unknown
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
-from penstock.feature.evaluate import CALENDAR
-from penstock.feature.language import Aggregate
-from penstock.feature.meaning import spelled
-from penstock.feature.plan import FeatureSet, Node, row_text
+from penstock.feature.definition.evaluate import CALENDAR
+from penstock.feature.definition.language import Aggregate
+from penstock.feature.definition.meaning import spelled
+from penstock.feature.definition.plan import FeatureSet, Node, row_text
 from penstock.record.codec import pack, span_text
 
 WHOLE = "all history"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any, Literal
 
-from penstock.feature.expression import Expression, Op, at_line, here
+from penstock.feature.definition.expression import Expression, Op, at_line, here
 from penstock.record.errors import DefinitionError
 
 Analyzer = Literal["word", "char", "char_wb"]

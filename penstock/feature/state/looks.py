@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from operator import gt, lt
 from typing import Any
 
-from penstock.feature.hops import Hops
-from penstock.feature.language import SUMS, Aggregate
-from penstock.feature.plan import mixed
-from penstock.feature.series import Series
+from penstock.feature.definition.language import SUMS, Aggregate
+from penstock.feature.definition.plan import mixed
+from penstock.feature.state.hops import Hops
+from penstock.feature.state.series import Series
 from penstock.record.decisions import Value
 
 Look = Callable[[Series, Sequence[int], int, int], list[Value]]  # a series, lows, high, t

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from penstock.feature.evaluate import NUMBERS
-from penstock.feature.expression import Column, Expression, Op, at_line, leaves
-from penstock.feature.language import SUMS, Aggregate, Family, Function
-from penstock.feature.meaning import meaning, meaning_of, spelled, told, types_of
-from penstock.feature.plan import (
+from penstock.feature.definition.evaluate import NUMBERS
+from penstock.feature.definition.expression import Column, Expression, Op, at_line, leaves
+from penstock.feature.definition.language import SUMS, Aggregate, Family, Function
+from penstock.feature.definition.meaning import meaning, meaning_of, spelled, told, types_of
+from penstock.feature.definition.plan import (
     VALUES,
     About,
     FeatureSet,
@@ -26,7 +26,7 @@ from penstock.feature.plan import (
     value_types,
     written,
 )
-from penstock.feature.source import lineage, wider
+from penstock.feature.definition.source import lineage, wider
 from penstock.record.codec import digest, pack
 from penstock.record.errors import DefinitionError
 from penstock.record.event import Source, unknown

@@ -11,8 +11,8 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from penstock.feature import text
-from penstock.feature.evaluate import (
+from penstock.feature.definition import text
+from penstock.feature.definition.evaluate import (
     ANY,
     BY_NULLS,
     CALENDAR,
@@ -25,7 +25,7 @@ from penstock.feature.evaluate import (
     time_zone,
     zones_version,
 )
-from penstock.feature.expression import Expression, Op, at_line
+from penstock.feature.definition.expression import Expression, Op, at_line
 from penstock.record.errors import DefinitionError
 
 

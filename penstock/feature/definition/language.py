@@ -10,8 +10,8 @@ from typing import Any, Literal, TypedDict, Unpack
 
 import msgspec
 
-from penstock.feature import text
-from penstock.feature.expression import Column, Expression, Note, at_line, here, leaves
+from penstock.feature.definition import text
+from penstock.feature.definition.expression import Column, Expression, Note, at_line, here, leaves
 from penstock.record.codec import span
 from penstock.record.decisions import Value
 from penstock.record.errors import DefinitionError

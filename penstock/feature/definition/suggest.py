@@ -16,12 +16,12 @@ from typing import Any
 
 import msgspec
 
-from penstock.feature import language
-from penstock.feature.compiler import compile
-from penstock.feature.evaluate import NUMBERS, TRUTH, WHEN, WORD
-from penstock.feature.expression import Expression
-from penstock.feature.plan import column_types
-from penstock.feature.source import Declared
+from penstock.feature.definition import language
+from penstock.feature.definition.compiler import compile
+from penstock.feature.definition.evaluate import NUMBERS, TRUTH, WHEN, WORD
+from penstock.feature.definition.expression import Expression
+from penstock.feature.definition.plan import column_types
+from penstock.feature.definition.source import Declared
 from penstock.record.codec import pack
 from penstock.record.errors import DefinitionError
 from penstock.record.event import Source, unknown

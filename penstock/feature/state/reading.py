@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from penstock.feature.evaluate import compiled
-from penstock.feature.expression import Expression
-from penstock.feature.hops import Hops
-from penstock.feature.language import Aggregate
-from penstock.feature.looks import HopLook, Look, hop_look_of, look_of
-from penstock.feature.plan import FeatureSet, Node
-from penstock.feature.series import Series
-from penstock.feature.table import Table
+from penstock.feature.definition.evaluate import compiled
+from penstock.feature.definition.expression import Expression
+from penstock.feature.definition.language import Aggregate
+from penstock.feature.definition.plan import FeatureSet, Node
+from penstock.feature.state.hops import Hops
+from penstock.feature.state.looks import HopLook, Look, hop_look_of, look_of
+from penstock.feature.state.series import Series
+from penstock.feature.state.table import Table
 from penstock.record.decisions import Value
 from penstock.record.errors import Refused
 
