@@ -197,7 +197,7 @@ class Lookup:
             if self._standing is None or heard != self._heard or now_s >= self._sure_s:
                 self._catch_up(until_s)
                 self._heard, self._sure_s = heard, now_s + SURE_S
-        except BaseException:
+        except BaseException:  # whatever it is, the next one must not wait for this lock for ever
             self._lock.release()
             raise
         assert self._standing is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from penstock.feature.definition.expression import Column
+from penstock.feature.definition.expression import Column, here
 from penstock.record.errors import DefinitionError, Refused
 from penstock.record.event import TOPIC_NAME, Event, Source, unknown
 
@@ -92,7 +91,6 @@ def source(
     key: str = "",
     time: str = "",
     keep: str | tuple[str, ...] = (),
-    _depth: int = 1,
 ) -> Declared:
     """Declare a topic of events. A text alone is a topic whose events have nothing but their key and time.
 
@@ -101,7 +99,7 @@ def source(
     an event type without one is a fact that holds always), `keep` how long or how much of it is kept
     ("90d", "10GB", or both; default: all of it). Raises DefinitionError with the line.
     """
-    line = sys._getframe(_depth).f_lineno
+    line = here()
     if isinstance(schema, str):
         bare, topic = _bare(schema, key or id, time, line), topic or schema
         return Declared(topic, bare, id, key or id, time, line, keep)
