@@ -255,6 +255,9 @@ def bench_fold(children: Children, plan: Plan) -> Told:
                 continue
             events[name] = found["events"]
             rates.setdefault((name, form, found.get("way", "events alone")), []).append(found["per_s"])
+            if "mean_per_s" in found:
+                alone = (name, form, "the means alone")
+                rates.setdefault(alone, []).append(found["mean_per_s"])
             if name == "ours":
                 work = (name, form, "the same, a second of the process's own work")
                 rates.setdefault(work, []).append(found["per_worked_s"])
@@ -307,6 +310,7 @@ def bench_memory(folder: Path, plan: Plan) -> Told:
     found = child.ask("memory", events=plan.kept, keys=KEYS)
     child.close()
     if found is None:
+        note(f"nothing was measured: {child.trouble}")
         return [], [Figure("memory_bytes_per_event", None, "<40")]
     row = [plan.kept, found["kept"], round(found["mb"]), found["bytes_an_event"], found["s"]]
     return [row], [Figure("memory_bytes_per_event", found["bytes_an_event"], "<40")]
