@@ -35,7 +35,7 @@ DIGEST_AT_LEAST = 6
 Sets = dict[str, tuple[str, FeatureSet]]
 """By digest: a model, and a feature set that it uses or has used."""
 CHOICES = 64
-"""Selections of features whose plans are kept."""
+"""Selections of features that are kept checked."""
 
 
 class Late(Unavailable):
@@ -165,10 +165,9 @@ class Lookup:
     def _choice(self, names: tuple[str, ...]) -> Choice:
         found = self._choices.get(names)
         if found is None:
-            often = len(self._choices) < CHOICES
-            found = Choice(self.features, names, often=often)
-            if often:
-                self._choices[names] = found
+            if len(self._choices) >= CHOICES:
+                self._choices.clear()
+            found = self._choices[names] = Choice(self.features, names)
         return found
 
     def _meant(self, question: Question, standing: Standing) -> int:

@@ -57,10 +57,9 @@ class Looked(msgspec.Struct, frozen=True):
 
 
 class Choice:
-    """Some features of a set, in the order asked for (none named: all), and the request's columns they need.
-    Not `often`: a fold keeps no plan for just these, of which there may be many."""
+    """Some features of a set, in the order asked for (none named: all), and the request's columns they need."""
 
-    def __init__(self, features: FeatureSet, names: Iterable[str] = (), *, often: bool = True) -> None:
+    def __init__(self, features: FeatureSet, names: Iterable[str] = ()) -> None:
         self.features, self.names = features, tuple(names) or features.names
         places = dict(zip(features.names, features.outputs, strict=True))
         strange = next((name for name in self.names if name not in places), "")
@@ -70,7 +69,6 @@ class Choice:
         if len(set(self.names)) < len(self.names):
             raise Refused("A feature is asked for twice.", code="feature_twice")
         self.needs = needs(features, self.names)
-        self.often = often
         self._names = () if self.names == features.names else self.names
         self._columns = frozenset(features.request.columns)
         self._type = _optional(features)
@@ -117,9 +115,7 @@ class Choice:
     def read(self, fold: Fold, columns: Columns, t_ms: int) -> list[Value]:
         """The values at `t_ms`; raises Past as the fold does, Refused where a function of the file's fails."""
         try:
-            if self.often:
-                return fold.get(columns, t_ms, self._names)
-            return [fold.get(columns, t_ms, (name,))[0] for name in self.names]
+            return fold.get(columns, t_ms, self._names)
         except PenstockError:
             raise
         except Exception:  # a feature's function is the user's code, whatever it raises

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from penstock.feature import Fold, compile, count, feature, mean, source, sum
+from penstock.feature import fold as fold_module
 from penstock.feature.lookup import Choice
 from penstock.record.errors import Refused
 from penstock.record.event import Event, key
@@ -76,12 +77,20 @@ def test_only_what_is_needed_is_asked_for() -> None:
     assert Choice(FEATURES, ["ratio"]).needs == ("card", "amount")
 
 
-def test_a_choice_without_a_plan_says_the_same() -> None:
-    """A fold keeps no plan for it, and its values are the same."""
-    often, seldom = Choice(FEATURES, ["sold", "rows"]), Choice(FEATURES, ["sold", "rows"], often=False)
-    fold, columns = folded(), often.entity({"card": "c1", "shop": 1})
-    assert often.read(fold, columns, T_MS) == seldom.read(fold, columns, T_MS) == [2.0, 2]
-    assert len(fold._some) == 3
+def test_plans_of_many_choices_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many selections are asked for, a fold keeps few plans, and each selection has its values."""
+    monkeypatch.setattr(fold_module, "MOST_PLANS", 2)
+    fold, entity = folded(), {"card": "c1", "shop": 1}
+    for _ in range(2):
+        for names, values in (
+            (["sold", "rows"], [2.0, 2]),
+            (["rows"], [2]),
+            (["sold"], [2.0]),
+            (["usual"], [3.0]),
+        ):
+            choice = Choice(FEATURES, names)
+            assert choice.read(fold, choice.entity(entity), T_MS) == values
+            assert len(fold._some) <= 2
 
 
 def test_who_is_not_known_has_no_history() -> None:
