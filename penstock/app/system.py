@@ -8,6 +8,7 @@ threads, `app.processes` in several processes.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from penstock.app.train import Order
 from penstock.dataset.outcome import outcome_stage
 from penstock.feature import derive_stage
 from penstock.gate.stage import gate_stage
-from penstock.log import Blob, Checkpoint, Commit, Log
+from penstock.log import Blob, Checkpoint, Commit, Joint, Log
 from penstock.log.crash import Point, point
 from penstock.model.pack import Model, Predict, load
 from penstock.model.schedule import train_stage
@@ -121,6 +122,10 @@ class Models:
             self.loaded = {**dict(list(self.loaded.items())[-15:]), digest: model}
         return model
 
+    def is_quick(self, digest: str) -> bool:
+        """Whether a model is here, and known to answer in next to no time whatever it is asked."""
+        return self.get(digest) is not None
+
     def _predict(self, digest: str) -> Predict | None:
         """What the code that a model was trained by says to score with; its classes are known from then on."""
         if digest not in self._trained:
@@ -201,6 +206,7 @@ class System:
         *,
         sync: bool = True,
         shares: int = 1,
+        mine: Callable[[str], bool] = lambda stage: True,
     ) -> None:
         self.parts = Parts(file, log, blobs, clock)
         self.file, self.log, self.blobs, self.home = file, log, blobs, home
@@ -210,8 +216,12 @@ class System:
         self.predicting: list[Running[Any]] = []
         self.folding: list[Running[Any]] = []
         for name, stages in posts.items():
+            if not mine(name):
+                continue
             into = self.predicting if name.startswith("predict.") else self.folding
             into += [own(one, log) for one in stages]
+        self.turns = {one.stage.name: threading.Lock() for one in self.predicting}
+        self.joint = isinstance(log, Joint)
         self.open = View(OPEN, log)
         self._lookups: dict[str, Lookup] = {}
         self.working = {name: log.load(f"work.{name}", claim=True).epoch for name in file.plans}
@@ -247,10 +257,27 @@ class System:
         """Answer every request that waits. Says whether anything was new."""
         moved = False
         for running in self.predicting:
-            while (outputs := running.advance()) is not None:
+            while (outputs := self._advance(running)) is not None:
                 self.told(outputs)
                 moved = True
         return moved
+
+    def _advance(self, running: Running[Any]) -> list[Draft] | None:
+        with self.turns[running.stage.name]:
+            if running.due:
+                running.save()
+            return running.advance()
+
+    def answer(self, model: str, drafts: Sequence[Draft]) -> list[Draft] | None:
+        """Append requests and answer them in one write; what the stage said. None where that cannot be."""
+        found = self._answering(model)
+        if len(found) > 1 or not self.joint:
+            return None
+        (running,) = found
+        with self.turns[running.stage.name]:
+            if not all(self.parts.models.is_quick(ref.digest) for _, ref in running.state.route.versions()):
+                return None
+            return running.put(drafts)[1]
 
     def fold(self) -> bool:
         """Run every stage after the predictions; what only compares takes one batch, so that a long one to

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import queue
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import uvicorn
+import uvloop
 
 from penstock.app.child import Line
 from penstock.app.counters import Count, plain
@@ -38,10 +39,15 @@ from penstock.record.decisions import ALERTS, DELIVERIES, Alert, Delivery, Failu
 from penstock.record.errors import NotFound, Unavailable
 from penstock.record.record import START, Record
 from penstock.serve.desk import Desk, ModelFace
+from penstock.serve.door import Door
 from penstock.serve.http import create
 from penstock.serve.identity import Keys, may_bind, read_keys
 
 DURABILITY = "safe against a killed process; against power loss within 100 ms"
+SWEEP_S = 0.5
+"""Between two looks at the connections for what takes too long."""
+GRACE_S = 5.0
+"""How long requests under way may take once the server is to stop."""
 WEBHOOK_S = 5.0
 WEBHOOK_TRIES = 5
 
@@ -118,6 +124,9 @@ def desk(live: Live, file: File, views: Views, looks: Looks, training: Mapping[s
         live.ask_vectors,
         take,
         take_back,
+        live.requests,
+        live.vectors,
+        live.at_once,
         looks.ask,
         looks.told,
         registry,
@@ -162,34 +171,55 @@ class Server:
         }
         sets = {name: books.sets(name) for name in file.plans}
         sight = Sight(home.log, home.blobs, self.desk.status, self.desk.registry, rules, books.trace, sets)
-        app = create(self.desk, keys_of(settings), (*settings.hosts, settings.host), pages(sight), note)
-        config = uvicorn.Config(
-            app, host=settings.host, port=settings.port, log_level="warning", access_log=False, lifespan="off",
-            timeout_graceful_shutdown=5, server_header=False,
-        )  # fmt: skip
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, name="penstock-http", daemon=True)
+        self._app = create(self.desk, pages(sight), note)
+        self._ready: queue.SimpleQueue[int | OSError] = queue.SimpleQueue()
+        self._loop = uvloop.new_event_loop()
+        self._stopping = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="penstock-http", daemon=True)
         self.settings = settings
 
     def start(self, within_s: float = 10.0) -> str:
         """Open the door; returns its address. Raises Unavailable when the port is taken."""
         self._thread.start()
-        deadline = time.monotonic() + within_s
-        while not self._server.started:
-            if not self._thread.is_alive() or time.monotonic() > deadline:
-                raise Unavailable(
-                    f"Port {self.settings.port} cannot be opened.", code="port", hint="Take another: --port."
-                )
-            time.sleep(0.01)
-        port = self._server.servers[0].sockets[0].getsockname()[1]
+        port = self._ready.get(timeout=within_s)
+        if not isinstance(port, int):
+            raise Unavailable(
+                f"Port {self.settings.port} cannot be opened.", code="port", hint="Take another: --port."
+            )
         host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
         return f"http://{host}:{port}"
 
     def stop(self) -> None:
         """Let the requests under way finish, then close."""
-        self._server.should_exit = True
+        self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join(10)
         self._looks.stop()
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        settings = self.settings
+        door = Door(self.desk, self._app, keys_of(settings), (*settings.hosts, settings.host), note)
+        try:
+            server = await self._loop.create_server(door.front, settings.host, settings.port)
+        except OSError as error:
+            self._ready.put(error)
+            return
+        self._ready.put(int(server.sockets[0].getsockname()[1]))
+        while not self._stopping.is_set():
+            door.front.sweep(self._loop.time())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), SWEEP_S)
+        server.close()
+        door.front.close()
+        until_s = self._loop.time() + GRACE_S
+        while door.front.busy and self._loop.time() < until_s:
+            await asyncio.sleep(0.02)
+        door.front.abort()
 
 
 def note(error: BaseException) -> None:

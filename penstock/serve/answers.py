@@ -10,12 +10,10 @@ from starlette.responses import Response
 
 from penstock.record.codec import to_json
 from penstock.record.errors import PenstockError, Refused, Unavailable
+from penstock.serve.front.call import refused
 
 BODY_BYTES = 16 << 20
 TIMEOUT_S = 10.0
-_STATUS = {"deadline": 504, "lag": 429, "busy": 429, "log_full": 507, "disk_floor": 507, "log_size": 507}
-"""What an error that passes is over HTTP, where it is not 503: too much at once, or no room."""
-_RETRY_S = {429: "1", 503: "1", 507: "10"}
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -58,13 +56,9 @@ def json_of(value: Any, status: int = 200) -> Response:
 
 def refusal(error: PenstockError) -> Response:
     """The answer that an error of the house is."""
-    status = _STATUS.get(error.code, error.status)
-    response = json_of({"error": str(error), "code": error.code}, status)
-    if status in _RETRY_S:
-        response.headers["retry-after"] = _RETRY_S[status]
-    if status == 401:
-        response.headers["www-authenticate"] = 'Basic realm="penstock"'
-    return response
+    answer = refused(error)
+    headers = {name.decode(): value.decode() for name, value in answer.headers}
+    return Response(answer.body, answer.status, headers, media_type="application/json")
 
 
 async def body_of(request: Request, *kinds: str) -> bytes:

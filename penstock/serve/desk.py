@@ -10,8 +10,9 @@ import msgspec
 
 from penstock.feature.lookup import Looked
 from penstock.log import Blob, Log
-from penstock.record.decisions import Prediction
+from penstock.record.decisions import Prediction, Spoken
 from penstock.record.event import Source
+from penstock.record.record import Draft
 from penstock.release.registry import Registry
 
 
@@ -41,6 +42,9 @@ class Desk(msgspec.Struct, frozen=True):
     events, under the producer's name and its number for them where it gives one (else "" and 0), and
     returns the report as builtins. `retract(topic, id, numbered)` takes an event back and says as
     builtins from where on. `look(set, asked, timeout_s)` looks features up, `sets()` tells of those there are.
+    `requests(model, rows)` and `vectors(model, rows)` are the records of requests, checked; `at_once(model,
+    drafts)` appends such and returns the served predictions by the requests' ids, without a wait: None where that
+    cannot be, and no word of those that were asked before.
     All raise Refused or Unavailable. `count(name, labels)` counts since the process began.
     """
 
@@ -49,6 +53,9 @@ class Desk(msgspec.Struct, frozen=True):
     ask_vectors: Callable[[str, Sequence[Sequence[Any]], float], Awaitable[list[Prediction]]]
     append: Callable[[str, Sequence[Mapping[str, Any] | bytes], tuple[str, int]], Awaitable[dict[str, Any]]]
     retract: Callable[[str, str, tuple[str, int]], Awaitable[dict[str, Any]]]
+    requests: Callable[[str, Sequence[Mapping[str, Any]]], list[Draft]]
+    vectors: Callable[[str, Sequence[Sequence[Any]]], list[Draft]]
+    at_once: Callable[[str, Sequence[Draft]], Mapping[str, Spoken] | None]
     look: Callable[[str, Asked, float], Awaitable[Looked]]
     sets: Callable[[], list[dict[str, Any]]]
     registry: Callable[[], Registry]

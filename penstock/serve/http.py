@@ -11,39 +11,24 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from penstock.record.decisions import Prediction
-from penstock.record.errors import NotFound, PenstockError, Refused, Unavailable
+from penstock.record.errors import NotFound, PenstockError, Unavailable
 from penstock.release.registry import Entry
 from penstock.serve.answers import TIMEOUT_S, Bodies, Endpoint, body_of, json_of, refusal
 from penstock.serve.desk import Desk
 from penstock.serve.events import appending, retracting
 from penstock.serve.features import listing, looking
-from penstock.serve.identity import Keys, Unauthorised, is_loopback
 from penstock.serve.infer import InferRequest, answer, face_of, metadata, parse, rows_of
 
 BODIES_BYTES = 128 << 20
 """What the bodies of all requests under way may take together: one more is refused as it comes in."""
-OPEN = ("/v2/health/live", "/v2/health/ready")
-_HEADERS = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-store"),
-]
 Note = Callable[[BaseException], None]
 
 
-class WrongHost(Refused):
-    """This server does not answer under this host name."""
-
-    code = "host"
-    status = 400
-
-
-def create(desk: Desk, keys: Keys | None, hosts: Sequence[str], pages: ASGIApp | None, note: Note) -> ASGIApp:
-    """The whole door. `hosts`: further names to answer under besides loopback ones; `note` is told of
-    every error that is not the caller's."""
+def create(desk: Desk, pages: ASGIApp | None, note: Note) -> ASGIApp:
+    """Every route. `note` is told of every error that is not the caller's."""
     table: list[tuple[str, Callable[[Desk], Endpoint], str]] = [
         ("/v2", _server, "GET"),
         ("/v2/health/live", _live, "GET"),
@@ -68,10 +53,7 @@ def create(desk: Desk, keys: Keys | None, hosts: Sequence[str], pages: ASGIApp |
     ]
     if pages is not None:
         routes.append(Mount("/", pages))
-    app: ASGIApp = Starlette(routes=routes, exception_handlers={HTTPException: _unrouted})
-    for wrap in (_with_keys(keys), _with_hosts(hosts), _with_headers):
-        app = wrap(app)
-    return app
+    return Starlette(routes=routes, exception_handlers={HTTPException: _unrouted})
 
 
 def _told(
@@ -239,56 +221,3 @@ def _counted(prefix: str, counts: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _quoted(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-# Middleware: functions from an app to an app.
-
-
-def _with_keys(keys: Keys | None) -> Callable[[ASGIApp], ASGIApp]:
-    """Every address but health asks for a key, once there are keys."""
-
-    def wrap(app: ASGIApp) -> ASGIApp:
-        if keys is None:
-            return app
-
-        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "http" and scope["path"] not in OPEN:
-                header = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
-                if keys.name_of(header) is None:
-                    return await refusal(Unauthorised())(scope, receive, send)
-            await app(scope, receive, send)
-
-        return guarded
-
-    return wrap
-
-
-def _with_hosts(hosts: Sequence[str]) -> Callable[[ASGIApp], ASGIApp]:
-    """Only known host names: a page elsewhere cannot reach us by a name that it points at loopback."""
-
-    def wrap(app: ASGIApp) -> ASGIApp:
-        async def named(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "http":
-                host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
-                name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-                name = name.strip("[]")
-                if name not in hosts and not is_loopback(name):
-                    return await refusal(WrongHost())(scope, receive, send)
-            await app(scope, receive, send)
-
-        return named
-
-    return wrap
-
-
-def _with_headers(app: ASGIApp) -> ASGIApp:
-    async def headed(scope: Scope, receive: Receive, send: Send) -> None:
-        async def more(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                had = {name.lower() for name, _ in message["headers"]}
-                message["headers"] = [*message["headers"], *(h for h in _HEADERS if h[0] not in had)]
-            await send(message)
-
-        await app(scope, receive, more)
-
-    return headed
