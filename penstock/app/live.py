@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import threading
 import time
@@ -27,6 +28,8 @@ FOLD_PAUSE_S = 0.05
 HURRIED_S, HURRY_PAUSE_S = 1.0, 0.05
 """For so long after a request that was answered at once, the answering thread only looks in every so often."""
 
+BEHIND = 10
+"""The niceness of stages whose system answers in other processes."""
 MOST_WAITING = 10_000
 """Requests that may wait for their answers at once; one more is refused."""
 Admit = Callable[[int, Sequence[str]], AbstractContextManager[None]]
@@ -134,12 +137,16 @@ class Live:
 
     def start(self) -> None:
         """Start answering, folding, training and ticking."""
-        for name, turn in (
-            ("predict", self._predict),
-            ("fold", self._fold),
-            ("train", self._train),
-            ("tick", self._tick),
-        ):
+        system = self.system
+        turns = {
+            "predict": self._predict if system.predicting else None,
+            "fold": self._fold if system.folding else None,
+            "train": self._train if system.working else None,
+            "tick": self._tick if system.working else None,
+        }
+        for name, turn in turns.items():
+            if turn is None:
+                continue
             thread = threading.Thread(
                 target=self._loop, args=(name, turn), name=f"penstock-{name}", daemon=True
             )
@@ -156,6 +163,8 @@ class Live:
 
     def _loop(self, name: str, turn: Callable[[], None]) -> None:
         one_thread()
+        if name != "predict" and not self.system.predicting:  # others answer, and come first
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BEHIND)
         while not self.stopping.is_set():
             try:
                 turn()
@@ -270,7 +279,7 @@ class Live:
         self.answers.room(len(drafts))
         futures = [self.answers.expect(model, draft.id) for draft in drafts]
         try:
-            done = await asyncio.to_thread(self._append, model, drafts)
+            done = await asyncio.to_thread(self._append, model, self.system.owned(model, drafts))
             for i in done.repeats:
                 self._again(model, done.places[i])
             return list(await asyncio.wait_for(asyncio.gather(*futures), timeout_s))
@@ -298,7 +307,7 @@ class Live:
                 code="unanswered", hint="Ask again under another id.",
             )  # fmt: skip
 
-    def _append(self, model: str, drafts: list[Draft]) -> Appended:
+    def _append(self, model: str, drafts: Sequence[Draft]) -> Appended:
         """Put requests on the log. Under pressure those that are there already are answered all the same."""
         log = self.system.log
         try:

@@ -29,7 +29,7 @@ from penstock.log.crash import Point, point
 from penstock.model.pack import Model, Predict, load
 from penstock.model.schedule import train_stage
 from penstock.monitor.stage import monitor_stage
-from penstock.predict.stage import Means, predict_stage
+from penstock.predict.stage import SHARE, Means, predict_stage
 from penstock.record.decisions import (
     DECISIONS,
     DEPLOYMENTS,
@@ -50,7 +50,7 @@ from penstock.record.decisions import (
     predictions,
     read,
 )
-from penstock.record.errors import NotFound, Refused, Unavailable
+from penstock.record.errors import NotFound, PenstockError, Refused, Unavailable
 from penstock.record.event import unknown
 from penstock.record.record import Draft, Position, Record, output_id
 from penstock.release.registry import registry
@@ -202,29 +202,33 @@ class System:
         blobs: Blob,
         home: Path,
         clock: Clock,
-        trainer: Trainer,
+        trainer: Trainer | None,
         *,
         sync: bool = True,
         shares: int = 1,
         mine: Callable[[str], bool] = lambda stage: True,
+        sync_answers: bool = False,
     ) -> None:
         self.parts = Parts(file, log, blobs, clock)
         self.file, self.log, self.blobs, self.home = file, log, blobs, home
         self.clock, self.trainer, self.sync, self.shares = clock, trainer, sync, shares
+        self.sync_answers = sync_answers
         self.told: Callable[[Sequence[Draft]], None] = lambda outputs: None
         posts = self.parts.posts(shares, sync=sync)
         self.predicting: list[Running[Any]] = []
         self.folding: list[Running[Any]] = []
         for name, stages in posts.items():
-            if not mine(name):
-                continue
-            into = self.predicting if name.startswith("predict.") else self.folding
-            into += [own(one, log) for one in stages]
+            answers = name.startswith("predict.")
+            for one in stages:
+                if mine(one.name):
+                    kept = msgspec.structs.replace(one, sync=True) if answers and sync_answers else one
+                    (self.predicting if answers else self.folding).append(own(kept, log))
         self.turns = {one.stage.name: threading.Lock() for one in self.predicting}
         self.joint = isinstance(log, Joint)
         self.open = View(OPEN, log)
         self._lookups: dict[str, Lookup] = {}
-        self.working = {name: log.load(f"work.{name}", claim=True).epoch for name in file.plans}
+        works = [name for name in file.plans if mine(f"train.{name}")]
+        self.working = {name: log.load(f"work.{name}", claim=True).epoch for name in works}
 
     def deploy(self, t_ms: int) -> None:
         """Say on the log which code is up, and in how many shares."""
@@ -277,7 +281,19 @@ class System:
         with self.turns[running.stage.name]:
             if not all(self.parts.models.is_quick(ref.digest) for _, ref in running.state.route.versions()):
                 return None
-            return running.put(drafts)[1]
+            return running.put(self._owned(running, drafts))[1]
+
+    def _owned(self, running: Running[Any], drafts: Sequence[Draft]) -> Sequence[Draft]:
+        """Requests that this share answers, whoever's they were by their key: they say so."""
+        part = running.stage.name.partition("/")[2]
+        if not part:
+            return drafts
+        return [msgspec.structs.replace(one, headers={**one.headers, SHARE: part}) for one in drafts]
+
+    def owned(self, model: str, drafts: Sequence[Draft]) -> Sequence[Draft]:
+        """The same for requests that are answered later."""
+        found = self._answering(model)
+        return self._owned(found[0], drafts) if len(found) == 1 else drafts
 
     def fold(self) -> bool:
         """Run every stage after the predictions; what only compares takes one batch, so that a long one to
@@ -289,6 +305,13 @@ class System:
                 if running.stage.name.startswith(f"{KIND}."):
                     break
         return moved
+
+    def warm(self) -> None:
+        """Have the models at hand that answer now, so that the first request need not wait for them."""
+        for running in self.predicting:
+            for _, ref in running.state.route.versions():
+                with contextlib.suppress(PenstockError):  # whoever is answered by it is told
+                    self.parts.models.get(ref.digest)
 
     def champion(self, model: str) -> Ref | None:
         """Who answers for a model, as the answering stage sees it."""
@@ -312,6 +335,7 @@ class System:
 
     def carry_out(self, intent: Intent) -> None:
         """Do what an intent asks, and commit the result under the intent's id."""
+        assert self.trainer is not None
         result = self.trainer(order(self.file, self.home, intent))
         point(Point.EFFECT, intent.model)
         finish(self.log, intent, result, self.working[intent.model], self.open.position)

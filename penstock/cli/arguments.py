@@ -103,6 +103,13 @@ def _running(verbs: Any) -> None:
     _logged(up)
     _serving(up)
     _bounded(up)
+    up.add_argument(
+        "--workers", type=int, default=0, metavar="N",
+        help="processes that serve requests, all on the one port (default: this process does)",
+    )  # fmt: skip
+    up.add_argument(
+        "--sync", action="store_true", help="an answer leaves once it is safe against power loss, too"
+    )
     up.add_argument("--webhook", default="", metavar="URL", help="send alerts there, as JSON")
     some = _verb(
         verbs, "run", run.run_stages, "Run stages of a pipeline file in a process of their own, beside others.",

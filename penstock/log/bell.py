@@ -15,7 +15,6 @@ import threading
 import time
 from pathlib import Path
 
-
 SELDOM_S = 0.005
 
 

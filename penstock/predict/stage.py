@@ -159,8 +159,21 @@ def _dump(state: Predicting) -> bytes:
     return pack(Saved({digest: one.dump() for digest, one in state.folds.items()}, state.route, state.seen))
 
 
+SHARE = "share"
+"""The header of a request that says which share answers it: the one that it came to, whatever its key. It tells
+shares of another division nothing; what was answered then has its answer on the log."""
+
+
 def _taking(k: int, n: int) -> Callable[[Record], bool]:
-    return lambda record: n == 1 or partition(record.key or record.id, n) == k
+    mine, division = f"{k + 1}of{n}", f"of{n}"
+
+    def taking(record: Record) -> bool:
+        share = record.headers.get(SHARE, "") if record.headers else ""
+        if share.endswith(division) and n > 1:
+            return share == mine
+        return n == 1 or partition(record.key or record.id, n) == k
+
+    return taking
 
 
 def share_name(name: str, k: int, n: int) -> str:
@@ -265,7 +278,8 @@ def _say(ref: Ref, asks: Sequence[Ask], means: Means) -> list[Said]:
         return [Said(batch, model.features, None, error.code) for _ in asks]
     if len(able) == len(asks):
         return [
-            Said(batch, model.features, score, "" if score is not None else "model_failed") for score in scores
+            Said(batch, model.features, score, "" if score is not None else "model_failed")
+            for score in scores
         ]
     out = []
     for ask in asks:

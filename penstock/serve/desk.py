@@ -45,6 +45,7 @@ class Desk(msgspec.Struct, frozen=True):
     `requests(model, rows)` and `vectors(model, rows)` are the records of requests, checked; `at_once(model,
     drafts)` appends such and returns the served predictions by the requests' ids, without a wait: None where that
     cannot be, and no word of those that were asked before.
+    `health()` says why the system stopped itself and what holds producers back ("": nothing).
     All raise Refused or Unavailable. `count(name, labels)` counts since the process began.
     """
 
@@ -60,6 +61,7 @@ class Desk(msgspec.Struct, frozen=True):
     sets: Callable[[], list[dict[str, Any]]]
     registry: Callable[[], Registry]
     status: Callable[[], dict[str, Any]]
+    health: Callable[[], dict[str, str]]
     durability: str
     log: Log
     blobs: Blob

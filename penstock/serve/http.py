@@ -27,8 +27,9 @@ BODIES_BYTES = 128 << 20
 Note = Callable[[BaseException], None]
 
 
-def create(desk: Desk, pages: ASGIApp | None, note: Note) -> ASGIApp:
-    """Every route. `note` is told of every error that is not the caller's."""
+def create(desk: Desk, pages: ASGIApp | None, note: Note, *, alone: bool = False) -> ASGIApp:
+    """Every route, the pages last. `note` is told of every error that is not the caller's; `alone`: only the
+    routes of models, all others are the pages'."""
     table: list[tuple[str, Callable[[Desk], Endpoint], str]] = [
         ("/v2", _server, "GET"),
         ("/v2/health/live", _live, "GET"),
@@ -46,6 +47,10 @@ def create(desk: Desk, pages: ASGIApp | None, note: Note) -> ASGIApp:
         ("/status", _status, "GET"),
         ("/metrics", _metrics, "GET"),
     ]
+    if alone:
+        table = [
+            one for one in table if one[1] not in (listing, looking, appending, retracting, _status, _metrics)
+        ]
     bodies = Bodies(BODIES_BYTES)
     routes: list[Any] = [
         Route(path, _told(make(desk), note, desk.count, bodies), methods=[method])
@@ -104,8 +109,8 @@ def _server(desk: Desk) -> Endpoint:
 
 def _live(desk: Desk) -> Endpoint:
     async def live(request: Request) -> Response:
-        status = desk.status()
-        broken, held = status.get("broken", ""), status.get("held", "")
+        found = desk.health()
+        broken, held = found["broken"], found["held"]
         return json_of({"live": not broken, "ready": not broken, "held": held}, 503 if broken else 200)
 
     return live
