@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
@@ -16,14 +16,12 @@ from starlette.types import ASGIApp
 from penstock.record.decisions import Prediction
 from penstock.record.errors import NotFound, PenstockError, Unavailable
 from penstock.release.registry import Entry
-from penstock.serve.answers import TIMEOUT_S, Bodies, Endpoint, body_of, json_of, refusal
+from penstock.serve.answers import TIMEOUT_S, Endpoint, body_of, json_of, refusal
 from penstock.serve.desk import Desk
 from penstock.serve.events import appending, retracting
 from penstock.serve.features import listing, looking
 from penstock.serve.infer import InferRequest, answer, face_of, metadata, parse, rows_of
 
-BODIES_BYTES = 128 << 20
-"""What the bodies of all requests under way may take together: one more is refused as it comes in."""
 Note = Callable[[BaseException], None]
 
 
@@ -51,23 +49,18 @@ def create(desk: Desk, pages: ASGIApp | None, note: Note, *, alone: bool = False
         table = [
             one for one in table if one[1] not in (listing, looking, appending, retracting, _status, _metrics)
         ]
-    bodies = Bodies(BODIES_BYTES)
     routes: list[Any] = [
-        Route(path, _told(make(desk), note, desk.count, bodies), methods=[method])
-        for path, make, method in table
+        Route(path, _told(make(desk), note, desk.count), methods=[method]) for path, make, method in table
     ]
     if pages is not None:
         routes.append(Mount("/", pages))
     return Starlette(routes=routes, exception_handlers={HTTPException: _unrouted})
 
 
-def _told(
-    endpoint: Endpoint, note: Note, count: Callable[[str, Mapping[str, str]], None], bodies: Bodies
-) -> Endpoint:
+def _told(endpoint: Endpoint, note: Note, count: Callable[[str, Mapping[str, str]], None]) -> Endpoint:
     """Errors become answers: those of the house as they are, any other without a word of its own."""
 
     async def told(request: Request) -> Response:
-        request.state.bodies = bodies
         try:
             return await endpoint(request)
         except PenstockError as error:
@@ -76,15 +69,10 @@ def _told(
             answer = refusal(error)
             count("answers_refused", {"status": str(answer.status_code), "code": error.code})
             return answer
-        except ClientDisconnect:  # in the middle of the body: nothing of it was taken
-            count("answers_refused", {"status": "499", "code": "left"})
-            return Response(status_code=499)
         except Exception as error:  # the caller learns nothing of our insides
             note(error)
             count("answers_refused", {"status": "500", "code": "internal"})
             return json_of({"error": "internal error", "code": "internal"}, 500)
-        finally:
-            bodies.give_back(request)
 
     return told
 

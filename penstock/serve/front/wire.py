@@ -133,6 +133,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client left, or was sent away."""
         self.front.open.discard(self)
+        if self.phase == BODY or self.current is not None:
+            self.front.count("499", "left")
         for call in [self.current, *(call for call, _ in self.ahead)]:
             if call is not None:
                 call.gone = True
