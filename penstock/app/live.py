@@ -18,9 +18,10 @@ from penstock.app.sizes import Sizes
 from penstock.app.system import System, clock_draft, one_thread, served
 from penstock.log import Appended
 from penstock.record.codec import moment, pack, unpack
-from penstock.record.decisions import DEAD, DeadLetter, Prediction, Spoken, Vector, predictions, vectors
+from penstock.record.decisions import DEAD, DeadLetter, Prediction, Vector, predictions, vectors
 from penstock.record.errors import PenstockError, Refused, Unavailable
 from penstock.record.record import Draft, Position
+from penstock.serve.desk import Spoken
 
 FOLD_PAUSE_S = 0.05
 """Between two turns of the stages that no request waits for: batches then, and the write lock is free."""

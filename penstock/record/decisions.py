@@ -106,19 +106,6 @@ class Prediction(msgspec.Struct, frozen=True):
     latency_s: float = 0.0
 
 
-class Spoken(msgspec.Struct, frozen=True, gc=False):
-    """What of a prediction goes to whoever asked: a part of its record, by the same names."""
-
-    version: int
-    served: bool
-    request: str
-    source: str
-    position: int
-    score: float | None
-    positive: bool | None
-    error: str = ""
-
-
 class Said(msgspec.Struct, frozen=True, gc=False):
     """One version's answer inside an outcome."""
 

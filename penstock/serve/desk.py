@@ -10,7 +10,7 @@ import msgspec
 
 from penstock.feature.lookup import Looked
 from penstock.log import Blob, Log
-from penstock.record.decisions import Prediction, Spoken
+from penstock.record.decisions import Prediction
 from penstock.record.event import Source
 from penstock.record.record import Draft
 from penstock.release.registry import Registry
@@ -22,6 +22,19 @@ class ModelFace(msgspec.Struct, frozen=True):
     name: str
     request: Source
     features: Sequence[str]
+
+
+class Spoken(msgspec.Struct, frozen=True, gc=False):
+    """What of a prediction goes to whoever asked: a part of its record, by the same names."""
+
+    version: int
+    served: bool
+    request: str
+    source: str
+    position: int
+    score: float | None
+    positive: bool | None
+    error: str = ""
 
 
 class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

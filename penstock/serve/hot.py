@@ -11,10 +11,9 @@ from typing import Any
 import msgspec
 
 from penstock.record.codec import repeats_no_key
-from penstock.record.decisions import Spoken
 from penstock.record.errors import PenstockError, Unavailable
 from penstock.record.record import Draft, output_id
-from penstock.serve.desk import Desk, ModelFace
+from penstock.serve.desk import Desk, ModelFace, Spoken
 from penstock.serve.front.call import Answer, Call, refused
 from penstock.serve.infer import MOST_ROWS
 

@@ -10,7 +10,7 @@ nothing: the stage buries it (a dead letter in its own commit) and goes on. An `
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
@@ -194,7 +194,7 @@ class Running(Generic[S]):
         """Append records of an input and fold them, with all that lies below, in one write with what comes of
         them: their places, and the outputs. The log is a `Joint`. Whatever it raises, none of it is on the log.
         No state is written: that would keep the log to oneself for long."""
-        log: Joint = self.log  # type: ignore[assignment]
+        log = cast(Joint, self.log)
         outputs: list[Draft] = []
         while (more := self.advance()) is not None:
             outputs += more

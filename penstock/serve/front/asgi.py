@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 from starlette.types import ASGIApp, Message, Scope
 
 from penstock.serve.front.call import Answer, Call
+
+
+_QUOTED = re.compile(rb"%([0-9a-fA-F]{2})")
+
+
+def _unquoted(found: re.Match[bytes]) -> bytes:
+    return bytes([int(found[1], 16)])
 
 
 async def run(app: ASGIApp, call: Call) -> None:
@@ -43,7 +50,7 @@ def scope_of(call: Call) -> Scope:
         "http_version": "1.1",
         "method": call.method.decode("ascii", "replace"),
         "scheme": "http",
-        "path": unquote_to_bytes(call.path).decode("utf-8", "replace"),
+        "path": _QUOTED.sub(_unquoted, call.path).decode("utf-8", "replace"),
         "raw_path": call.path,
         "query_string": call.query,
         "root_path": "",

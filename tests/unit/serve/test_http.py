@@ -19,13 +19,13 @@ from penstock.feature.lookup import Looked
 from penstock.log.blob import MemoryBlob
 from penstock.log.memory import MemoryLog
 from penstock.record.codec import moment
-from penstock.record.decisions import Prediction, Spoken
+from penstock.record.decisions import Prediction
 from penstock.record.errors import NotFound, Refused, Unavailable
 from penstock.record.event import Event, key
 from penstock.record.record import START, Draft, Position
 from penstock.release.registry import Entry, Registry
 from penstock.release.route import Ref, Route
-from penstock.serve.desk import Asked, Desk, ModelFace
+from penstock.serve.desk import Asked, Desk, ModelFace, Spoken
 from penstock.serve.front.wire import Limits
 from penstock.serve.identity import Keys, key_line, may_bind, new_key, read_keys
 from tests.unit.serve.wire import asked, head_alone, raw
