@@ -224,7 +224,7 @@ class System:
                     kept = msgspec.structs.replace(one, sync=True) if answers and sync_answers else one
                     (self.predicting if answers else self.folding).append(own(kept, log))
         self.turns = {one.stage.name: threading.Lock() for one in self.predicting}
-        self.joint = isinstance(log, Joint)
+        self.joint = isinstance(log, Joint) and log.alone
         self.open = View(OPEN, log)
         self._lookups: dict[str, Lookup] = {}
         works = [name for name in file.plans if mine(f"train.{name}")]

@@ -176,12 +176,13 @@ class Log(Protocol):
 
 @runtime_checkable
 class Joint(Protocol):
-    """A log whose writer may be alone with it, as on one machine. On others an append and what it leads to are
-    two writes."""
+    """A log whose writer can be alone with it, as on one machine (`alone` says so)."""
+
+    alone: bool
 
     def join(self, drafts: Sequence[Draft], then: Then, *, sync: bool = True) -> Appended:
-        """Append drafts and commit what `then` makes of it, in one write: nobody else can write from the append
-        on, and `then` may read what lies below it. What it raises leaves nothing of either."""
+        """Append drafts and commit what `then` makes of it, in one write: nobody else writes in between, and
+        `then` may read what lies below. What it raises leaves nothing of either."""
 
 
 class Blob(Protocol):

@@ -15,6 +15,8 @@ from penstock.record.record import START, Draft, Position, Record, placed
 class MemoryLog:
     """A log that lives as long as its process."""
 
+    alone = True
+
     def __init__(self) -> None:
         self._records: list[Record | None] = []  # None: dropped
         self._topics: dict[str, Position] = {}  # from where on each is whole

@@ -62,6 +62,7 @@ class Work:
 class SqliteLog:
     """A log in `home/log.db`. Any number of processes may append, read and wait."""
 
+    alone = True
     vfs: str | None = None  # SQLite's way to the disk; None is its own
 
     def __init__(self, home: Path, *, create: bool = True) -> None:

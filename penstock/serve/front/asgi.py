@@ -10,7 +10,6 @@ from starlette.types import ASGIApp, Message, Scope
 
 from penstock.serve.front.call import Answer, Call
 
-
 _QUOTED = re.compile(rb"%([0-9a-fA-F]{2})")
 
 
