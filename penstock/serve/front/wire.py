@@ -44,10 +44,17 @@ class TooLarge(Refused):
 
 
 class Malformed(Refused):
-    """This is not HTTP/1.1 as this server understands it."""
+    """This is not HTTP as this server understands it."""
 
     code = "http"
     status = 400
+
+
+class LongHead(Refused):
+    """The address and headers of the request are too long."""
+
+    code = "head"
+    status = 431
 
 
 class Slow(Refused):
@@ -153,16 +160,16 @@ class Connection(asyncio.Protocol):
             return
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self.refuse(Malformed("This server changes no protocol."))
+            if self.phase == HEAD:  # a header that does not end is told by nobody else
+                self.grow(len(data))
+        except httptools.HttpParserUpgrade as upgrade:
+            self.data_received(self.without_offer() + data[upgrade.args[0] :])
+        except PenstockError as error:
+            self.refuse(error)
         except httptools.HttpParserError as error:
             if self.phase != LINGER:
                 why = error.__context__
                 self.refuse(why if isinstance(why, PenstockError) else Malformed())
-
-    def eof_received(self) -> bool:
-        """The client sends nothing more, but may still read."""
-        return self.current is not None
 
     def pause_writing(self) -> None:
         """The client reads slowly."""
@@ -173,6 +180,17 @@ class Connection(asyncio.Protocol):
         """The client has caught up."""
         self.unread_s = 0.0
         self.transport.resume_reading()
+
+    def without_offer(self) -> bytes:
+        """The head of a call that offers another protocol, without the offer, for a new parser: the one that met
+        it takes what follows for that protocol."""
+        lines = [
+            b"%b %b HTTP/%b"
+            % (self.parser.get_method(), self.target, self.parser.get_http_version().encode())
+        ]
+        lines += [b"%b: %b" % one for one in self.headers if one[0] not in (b"upgrade", b"connection")]
+        self.parser = httptools.HttpRequestParser(self)
+        return b"\r\n".join([*lines, b"", b""])
 
     # The parser's side.
 
@@ -196,7 +214,7 @@ class Connection(asyncio.Protocol):
         """The head is longer by so much."""
         self.head_bytes += n
         if self.head_bytes > self.front.limits.head_bytes:
-            raise Refused("The head of the request is too long.", code="head") from None
+            raise LongHead
 
     def on_headers_complete(self) -> None:
         """The head is here: whoever may not come in is told before the body is read."""
@@ -230,7 +248,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """A call is here."""
-        if self.phase == LINGER:
+        if self.phase == LINGER or self.parser.should_upgrade():
             return
         body = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
         call = Call(self.parser.get_method(), self.target, self.headers, body, self.reply)
