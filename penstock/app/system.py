@@ -101,7 +101,7 @@ class Models:
     def __init__(self, file: File, log: Log, blobs: Blob) -> None:
         self.log, self.blobs = log, blobs
         self.loaded: dict[str, Model] = {}
-        self._trained: dict[str, tuple[str, str]] = {}  # by what code a digest was made, under which name
+        self._trained: dict[str, Version] = {}  # the first version that a digest was registered as
         self._files = {file.code: file}
         self._path = file.path
 
@@ -109,31 +109,37 @@ class Models:
         """Look up by which code a model was trained. The log may be away: then it is asked again later, for
         nobody else can tell."""
         if digest not in self._trained:
-            for name, entry in registry(self.log).models.items():
-                self._trained.update((one.digest, (one.code, name)) for one in entry.versions.values())
+            for entry in registry(self.log).models.values():
+                for one in entry.versions.values():
+                    self._trained.setdefault(one.digest, one)
 
     def get(self, digest: str) -> Model:
         """The model of a digest; raises NotFound or Broken when its blob is not to be had."""
         model = self.loaded.get(digest)
         if model is None:
             self.know(digest)
-            predict = self._predict(digest)
-            model = load(self.blobs.get(digest), predict)
+            known = self._trained.get(digest)
+            form = self.blobs.get(known.form) if known and known.form else b""
+            predict = None if form else self._predict(digest)
+            model = load(self.blobs.get(digest), predict, form)
             self.loaded = {**dict(list(self.loaded.items())[-15:]), digest: model}
         return model
 
     def is_quick(self, digest: str) -> bool:
         """Whether a model is here, and known to answer in next to no time whatever it is asked."""
-        return self.get(digest) is not None
+        try:
+            return self.get(digest).quick
+        except PenstockError:  # whoever is answered by it is told
+            return False
 
     def _predict(self, digest: str) -> Predict | None:
         """What the code that a model was trained by says to score with; its classes are known from then on."""
         if digest not in self._trained:
             return None
-        code, name = self._trained[digest]
-        if code not in self._files:
-            self._files[code] = load_text(self.blobs.get(code), self._path)
-        return self._files[code].plan(name).pipeline.predict
+        known = self._trained[digest]
+        if known.code not in self._files:
+            self._files[known.code] = load_text(self.blobs.get(known.code), self._path)
+        return self._files[known.code].plan(known.model).pipeline.predict
 
 
 class Parts:
