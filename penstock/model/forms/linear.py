@@ -52,9 +52,8 @@ def make(fitted: Any, task: str, width: int) -> bytes | None:
             if step is not before[0] or not math.isnan(step.missing_values):
                 return None
         elif _is(step, "StandardScaler"):
-            scale = step.scale_ if step.scale_ is not None else np.ones(width)
-            weights = weights / scale
-            offset -= float((weights * step.mean_).sum()) if step.mean_ is not None else 0.0
+            weights = weights / step.scale_ if step.with_std else weights
+            offset -= float((weights * step.mean_).sum()) if step.with_mean else 0.0
         elif _is(step, "MinMaxScaler") and not step.clip:
             offset += float((weights * step.min_).sum())
             weights = weights * step.scale_

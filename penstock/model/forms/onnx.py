@@ -15,14 +15,14 @@ INPUT = "x"
 
 def make(fitted: Any, task: str, width: int) -> bytes | None:
     """The graph of a model of scikit-learn; None where it cannot be had, or the converter is not installed."""
-    if type(fitted).__module__.partition(".")[0] != "sklearn":
+    classes = hasattr(fitted, "predict_proba")
+    if type(fitted).__module__.partition(".")[0] != "sklearn" or (classes and task == "number"):
         return None
     try:
         from skl2onnx import to_onnx
         from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
     except ImportError:
         return None
-    classes = hasattr(fitted, "predict_proba")
     for kind in (DoubleTensorType, FloatTensorType):
         try:
             graph = to_onnx(
