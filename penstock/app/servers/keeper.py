@@ -23,6 +23,7 @@ START_S = 30.0
 END_S = 12.0
 LONGEST_PAUSE_S = 5.0
 
+COMMAND = (sys.executable, "-m", "penstock.app.servers.process")
 _QUIET = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -77,7 +78,7 @@ class Keeper:
     def _begin(self, k: int) -> subprocess.Popen[bytes]:
         order = self.orders[k]
         process = subprocess.Popen(
-            [sys.executable, "-m", "penstock.app.servers.process"],
+            COMMAND,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=(order.socket,), env={**os.environ, **_QUIET},
         )  # fmt: skip
         assert process.stdin is not None
