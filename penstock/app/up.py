@@ -10,13 +10,14 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from penstock.app.child import Line
+from penstock.app.counters import Count
 from penstock.app.home import Books, Home, Views, open_home, pressure, wall_ms
 from penstock.app.live import Live
 from penstock.app.looks import Looks
@@ -71,12 +72,13 @@ class Server:
         settings: Settings,
         training: Mapping[str, float] | None = None,
         listens: socket.socket | None = None,
+        elsewhere: Callable[[], Sequence[Count]] = tuple,
     ) -> None:
         file = live.system.file
         views = Views(file, home.log, home.blobs)
         books = Books(file, home.log, home.blobs)
         self._looks = Looks(books.all_sets(), file, home.log, live.now_ms)
-        self.desk = desk(live, file, views, self._looks, {} if training is None else training)
+        self.desk = desk(live, file, views, self._looks, {} if training is None else training, elsewhere)
         rules = {
             name: [str(rule) for rule in watched(plan.pipeline.watch)] for name, plan in file.plans.items()
         }
@@ -150,9 +152,6 @@ def _doors(live: Live, home: Home, settings: Settings, training: Mapping[str, fl
         live.stop()
         return
     with passage() as (path, inside), bind(settings.host, settings.port) as listens:
-        server = Server(live, home, settings, training, inside)
-        live.start()
-        server.start()
         file, hosts = live.system.file, (*settings.hosts, settings.host)
         order = Serve(
             str(home.path.absolute()), file.code, file.path, listens.fileno(), path, key_file=settings.key_file,
@@ -161,6 +160,9 @@ def _doors(live: Live, home: Home, settings: Settings, training: Mapping[str, fl
         keeper = Keeper(
             order, listens, settings.workers, lambda text: print(f"penstock: {text}", file=sys.stderr)
         )
+        server = Server(live, home, settings, training, inside, keeper.counts)
+        live.start()
+        server.start()
         keeper.start()
         yield address(listens)
         listens.close()

@@ -59,7 +59,7 @@ class Desk(msgspec.Struct, frozen=True):
     drafts)` appends such and returns the served predictions by the requests' ids, without a wait: None where that
     cannot be, and no word of those that were asked before.
     `health()` says why the system stopped itself and what holds producers back ("": nothing).
-    All raise Refused or Unavailable. `count(name, labels)` counts since the process began.
+    All raise Refused or Unavailable. `count(name, labels, n)` counts `n` more since the process began.
     """
 
     faces: Mapping[str, ModelFace]
@@ -78,4 +78,4 @@ class Desk(msgspec.Struct, frozen=True):
     durability: str
     log: Log
     blobs: Blob
-    count: Callable[[str, Mapping[str, str]], None] = lambda name, labels: None
+    count: Callable[[str, Mapping[str, str], int], None] = lambda name, labels, n: None

@@ -14,6 +14,7 @@ from penstock.serve.front.call import Answer, Call, Headers
 from penstock.serve.front.wire import LIMITS, Front, Guard, Limits
 from penstock.serve.hot import lanes
 from penstock.serve.identity import Keys, Unauthorised, is_loopback
+from penstock.serve.times import Times
 
 OPEN = (b"/v2/health/live", b"/v2/health/ready")
 _PLAIN = {b"content-encoding", b"traceparent", b"origin", b"timeout-ms", b"inference-header-content-length"}
@@ -78,9 +79,16 @@ class Door:
         self.hot = lanes(desk, self.loop.call_soon, self.slow, note)
 
         def count(status: str, code: str) -> None:
-            desk.count("answers_refused", {"status": status, "code": code})
+            desk.count("answers_refused", {"status": status, "code": code}, 1)
 
-        self.front = Front(self.take, guard(keys, hosts), count, limits)
+        self.times = Times()
+        self.desk = desk
+        self.front = Front(self.take, guard(keys, hosts), count, limits, self.times.took)
+
+    def turn(self) -> None:
+        """What is to be done every so often: end what takes too long, hand over what was counted."""
+        self.front.sweep(self.loop.time())
+        self.times.tell(self.desk.count)
 
     def take(self, call: Call) -> None:
         """Serve a call."""

@@ -130,7 +130,9 @@ class Lane:
             if error.status >= 500 and not isinstance(error, Unavailable):
                 self.note(error)
             for call, _, _ in waiting:
-                self.desk.count("answers_refused", {"status": str(refused(error).status), "code": error.code})
+                self.desk.count(
+                    "answers_refused", {"status": str(refused(error).status), "code": error.code}, 1
+                )
                 call.reply(refused(error))
             return
         found = found or {}

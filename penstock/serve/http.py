@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -21,6 +21,7 @@ from penstock.serve.desk import Desk
 from penstock.serve.events import appending, retracting
 from penstock.serve.features import listing, looking
 from penstock.serve.infer import InferRequest, answer, face_of, metadata, parse, rows_of
+from penstock.serve.metrics import exposition
 
 Note = Callable[[BaseException], None]
 
@@ -57,7 +58,7 @@ def create(desk: Desk, pages: ASGIApp | None, note: Note, *, alone: bool = False
     return Starlette(routes=routes, exception_handlers={HTTPException: _unrouted})
 
 
-def _told(endpoint: Endpoint, note: Note, count: Callable[[str, Mapping[str, str]], None]) -> Endpoint:
+def _told(endpoint: Endpoint, note: Note, count: Callable[[str, Mapping[str, str], int], None]) -> Endpoint:
     """Errors become answers: those of the house as they are, any other without a word of its own."""
 
     async def told(request: Request) -> Response:
@@ -67,11 +68,11 @@ def _told(endpoint: Endpoint, note: Note, count: Callable[[str, Mapping[str, str
             if error.status >= 500 and not isinstance(error, Unavailable):
                 note(error)
             answer = refusal(error)
-            count("answers_refused", {"status": str(answer.status_code), "code": error.code})
+            count("answers_refused", {"status": str(answer.status_code), "code": error.code}, 1)
             return answer
         except Exception as error:  # the caller learns nothing of our insides
             note(error)
-            count("answers_refused", {"status": "500", "code": "internal"})
+            count("answers_refused", {"status": "500", "code": "internal"}, 1)
             return json_of({"error": "internal error", "code": "internal"}, 500)
 
     return told
@@ -173,44 +174,6 @@ def _status(desk: Desk) -> Endpoint:
 
 def _metrics(desk: Desk) -> Endpoint:
     async def metrics(request: Request) -> Response:
-        return Response(_exposition(desk.status()), media_type="text/plain; version=0.0.4")
+        return Response(exposition(desk.status()), media_type="text/plain; version=0.0.4")
 
     return metrics
-
-
-def _exposition(status: dict[str, Any]) -> str:
-    """How things stand, in Prometheus' text format."""
-    lines = [
-        "# TYPE penstock_log_end counter",
-        f"penstock_log_end {status['end']}",
-        "# TYPE penstock_stage_lag gauge",
-    ]
-    lines += [f'penstock_stage_lag{{stage="{name}"}} {one["lag"]}' for name, one in status["stages"].items()]
-    lines.append("# TYPE penstock_records counter")
-    lines += [f'penstock_records{{topic="{topic}"}} {n}' for topic, n in status["topics"].items()]
-    lines.append("# TYPE penstock_alerts gauge")
-    lines += [
-        f'penstock_alerts{{model="{name}"}} {len(one["alerts"])}' for name, one in status["models"].items()
-    ]
-    held = status.get("held", "")
-    lines += ["# TYPE penstock_held gauge", f'penstock_held{{code="{held}"}} {int(bool(held))}']
-    lines += _counted("penstock", status.get("counters", ()))
-    lines += _counted("penstock_since_start", status.get("since_start", ()))
-    return "\n".join(lines) + "\n"
-
-
-def _counted(prefix: str, counts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Counts in Prometheus' text format; a number under one name goes together."""
-    lines: list[str] = []
-    for name in dict.fromkeys(one["name"] for one in counts):
-        gauge = name == "labels_parked" or name.startswith("state_")
-        lines.append(f"# TYPE {prefix}_{name} {'gauge' if gauge else 'counter'}")
-        for one in counts:
-            if one["name"] == name:
-                labels = ",".join(f'{key}="{_quoted(value)}"' for key, value in one["labels"].items())
-                lines.append(f"{prefix}_{name}{{{labels}}} {one['value']}")
-    return lines
-
-
-def _quoted(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -6,7 +6,7 @@ import asyncio
 import sys
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,16 @@ def keys_of(file: str) -> Keys | None:
         ) from None
 
 
-def desk(live: Live, file: File, views: Views, looks: Looks, training: Mapping[str, float]) -> Desk:
-    """The desk that the doors ask: the live system's functions, with reads one at a time. `training`
-    says how far the trainings under way have read the log."""
+def desk(
+    live: Live,
+    file: File,
+    views: Views,
+    looks: Looks,
+    training: Mapping[str, float],
+    elsewhere: Callable[[], Sequence[Count]] = tuple,
+) -> Desk:
+    """The desk that the doors ask: the live system's functions, with reads one at a time. `training` says how far
+    the trainings under way have read the log, `elsewhere` what serving processes have counted."""
     lock = threading.Lock()
     system = live.system
 
@@ -72,7 +79,7 @@ def desk(live: Live, file: File, views: Views, looks: Looks, training: Mapping[s
         with lock:
             found = {**views.status(), "broken": live.broken, "held": _held(live.admit)}
         found["counters"] += plain(live.sizes.counts)
-        since = plain([*live.tally.read(), *_repeated(system)])
+        since = plain([*live.tally.read(), *_repeated(system), *elsewhere()])
         return {**found, "training": dict(training), "since_start": since}
 
     def registry() -> Any:

@@ -10,10 +10,12 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import msgspec
 
+from penstock.app.counters import Count, Labels, labelled
 from penstock.app.servers.order import Serve, Word
 from penstock.record.errors import Unavailable
 
@@ -21,23 +23,24 @@ WATCH_S = 0.1
 """How soon a process that ended is replaced."""
 START_S = 30.0
 END_S = 12.0
-LONGEST_PAUSE_S = 5.0
+SOON_S, LONGEST_PAUSE_S = 0.5, 5.0
+"""A process that ends sooner than this has not served; how long it is left alone then, at most."""
 
 COMMAND = (sys.executable, "-m", "penstock.app.servers.process")
 _QUIET = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class Keeper:
-    """`n` serving processes on one socket: each that ends is replaced, at once the first time, then after a
-    pause that grows."""
+    """`n` serving processes on one socket: each that ends is replaced."""
 
     def __init__(self, order: Serve, listens: socket.socket, n: int, told: Callable[[str], None]) -> None:
         self.orders = [msgspec.structs.replace(order, socket=listens.fileno(), k=k, n=n) for k in range(n)]
         self.told = told
         self.processes: list[subprocess.Popen[bytes] | None] = [None] * n
         self.replaced = 0
-        self._tries = [0] * n
-        self._next_s = [0.0] * n
+        self._counts: list[list[Count]] = [[] for _ in range(n)]
+        self._gone: Counter[tuple[str, Labels]] = Counter()  # what those that ended had counted
+        self._begun_s, self._pause_s = [0.0] * n, [0.0] * n
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="penstock-servers", daemon=True)
 
@@ -54,6 +57,14 @@ class Keeper:
                     word.note or "A serving process ended as it began.", code=word.code or "worker"
                 )
         self._thread.start()
+
+    def counts(self) -> list[Count]:
+        """What all serving processes have counted, those that ended among them, and how often one was replaced."""
+        total = Counter(self._gone)
+        for counts in self._counts:
+            total.update({labelled(one): one.value for one in counts})
+        made = [Count(name, dict(labels), n) for (name, labels), n in sorted(total.items())]
+        return [*made, Count("workers_replaced", {}, self.replaced)]
 
     def stop(self) -> None:
         """Let each answer what it has begun, and end."""
@@ -92,6 +103,19 @@ class Keeper:
         line = process.stdout.readline()
         return msgspec.json.decode(line, type=Word) if line else Word()
 
+    def _listen(self, k: int, process: subprocess.Popen[bytes]) -> None:
+        """Keep what a process says it has counted, on a thread that ends with it."""
+
+        def listen() -> None:
+            with contextlib.suppress(ValueError):  # the pipe was closed
+                while (word := self._word(process)) != Word():
+                    if word.counts:
+                        self._counts[k] = word.counts
+            self._gone.update({labelled(one): one.value for one in self._counts[k]})
+            self._counts[k] = []
+
+        threading.Thread(target=listen, name="penstock-counts", daemon=True).start()
+
     def _watch(self) -> None:
         while not self._stopping.wait(WATCH_S):
             for k, process in enumerate(self.processes):
@@ -100,18 +124,20 @@ class Keeper:
                 self._replace(k, process)
 
     def _replace(self, k: int, process: subprocess.Popen[bytes]) -> None:
+        """Start another; after a pause that grows, where it ended as soon as it began."""
         now_s = time.monotonic()
-        if now_s < self._next_s[k]:
+        if now_s < self._begun_s[k] + self._pause_s[k]:
             return
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+        lived = now_s - self._begun_s[k] > SOON_S + self._pause_s[k]
+        self._pause_s[k] = 0.0 if lived else min(2 * self._pause_s[k] + 0.2, LONGEST_PAUSE_S)
+        if process.stdin is not None:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
         self.told(f"serving process {k + 1} ended with {process.returncode}; it is replaced.")
         self.replaced += 1
-        self._tries[k] += 1
-        self._next_s[k] = now_s + min(0.2 * 2 ** self._tries[k], LONGEST_PAUSE_S)
-        self.processes[k] = self._begin(k)
+        self._begun_s[k] = now_s
+        self.processes[k] = another = self._begin(k)
+        self._listen(k, another)
 
 
 @contextlib.contextmanager

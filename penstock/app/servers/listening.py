@@ -77,7 +77,7 @@ class Listening:
             server = await self._loop.create_server(door.front, sock=self._socket, backlog=BACKLOG)
         self._ready.put(None)
         while not self._stopping.is_set():
-            door.front.sweep(self._loop.time())
+            door.turn()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), SWEEP_S)
         server.close()
@@ -86,6 +86,7 @@ class Listening:
         while door.front.busy and self._loop.time() < until_s:
             await asyncio.sleep(0.02)
         door.front.abort()
+        door.turn()
         for task in list(door.tasks):
             task.cancel()
         await asyncio.sleep(0)

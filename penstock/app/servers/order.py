@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from penstock.app.counters import Count
 from penstock.app.pressure import Bounds
 
 
@@ -25,8 +26,10 @@ class Serve(msgspec.Struct, frozen=True):
 
 
 class Word(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a serving process says once: that it serves, or why it cannot."""
+    """What a serving process says, a line each: that it serves, or why it cannot; and what it has counted since it
+    began, now and then."""
 
     serves: bool = False
     code: str = ""
     note: str = ""
+    counts: list[Count] = []

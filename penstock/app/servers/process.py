@@ -30,6 +30,9 @@ from penstock.record.errors import PenstockError
 from penstock.serve.door import Door
 from penstock.serve.http import create
 
+COUNT_S = 0.5
+"""How often what was counted is told."""
+
 
 def main() -> None:
     """Serve until standard input ends or a signal says so; the requests under way are answered first."""
@@ -68,9 +71,10 @@ def serve(order: Serve, stop: threading.Event, say: Any) -> None:
     live.start()
     door.start()
     say(Word(serves=True))
-    while not stop.wait(0.2) and not live.broken:
-        pass
+    while not stop.wait(COUNT_S) and not live.broken:
+        say(Word(counts=live.tally.read()))
     door.stop()
+    say(Word(counts=live.tally.read()))
     live.stop()
     home.log.close()
     if live.broken:
@@ -78,8 +82,9 @@ def serve(order: Serve, stop: threading.Event, say: Any) -> None:
 
 
 def _say(out: Any, word: Word) -> None:
-    out.write(msgspec.json.encode(word) + b"\n")
-    out.flush()
+    with contextlib.suppress(OSError):  # whoever started this has gone: standard input says so, too
+        out.write(msgspec.json.encode(word) + b"\n")
+        out.flush()
 
 
 def _watch_parent(stop: threading.Event) -> None:

@@ -32,7 +32,7 @@ class Answer(msgspec.Struct, frozen=True):
 class Call:
     """A request whose body is here. `gone`: its client has left, and nobody reads the answer; `left` is called then."""
 
-    __slots__ = ("_reply", "body", "gone", "headers", "left", "method", "path", "query")
+    __slots__ = ("_reply", "began_s", "body", "gone", "headers", "left", "method", "path", "query")
 
     def __init__(
         self,
@@ -41,10 +41,11 @@ class Call:
         headers: Headers,
         body: bytes,
         reply: Callable[[Call, Answer], None],
+        began_s: float = 0.0,
     ) -> None:
         self.method, self.headers, self.body = method, headers, body
         self.path, _, self.query = target.partition(b"?")
-        self.gone = False
+        self.gone, self.began_s = False, began_s
         self.left: Callable[[], object] | None = None
         self._reply = reply
 

@@ -65,7 +65,8 @@ class Slow(Refused):
 
 
 class Front:
-    """All connections of a server, on one event loop. `serve` gets each call, once it is here and let in."""
+    """All connections of a server, on one event loop. `serve` gets each call, once it is here and let in; `count` is
+    told of every refusal (status, code), `took` of every answer and the seconds from the call to it."""
 
     def __init__(
         self,
@@ -73,8 +74,9 @@ class Front:
         guard: Guard,
         count: Callable[[str, str], None],
         limits: Limits = LIMITS,
+        took: Callable[[Call, int, float], None] = lambda call, status, seconds: None,
     ) -> None:
-        self.serve, self.guard, self.count, self.limits = serve, guard, count, limits
+        self.serve, self.guard, self.count, self.limits, self.took = serve, guard, count, limits, took
         self.open: set[Connection] = set()
         self.room = limits.bodies_bytes
         self.closing = False
@@ -251,9 +253,9 @@ class Connection(asyncio.Protocol):
         if self.phase == LINGER or self.parser.should_upgrade():
             return
         body = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
-        call = Call(self.parser.get_method(), self.target, self.headers, body, self.reply)
-        keeps = self.parser.should_keep_alive()
         self.phase, self.since_s, self.taken, self.parts = IDLE, self.clock(), 0, []
+        call = Call(self.parser.get_method(), self.target, self.headers, body, self.reply, self.since_s)
+        keeps = self.parser.should_keep_alive()
         if self.current is not None:
             self.ahead.append((call, not keeps))
             if len(self.ahead) >= self.front.limits.ahead:
@@ -278,6 +280,7 @@ class Connection(asyncio.Protocol):
         top = head(answer, len(body), close=closes)
         self.transport.write(top if call.method == b"HEAD" else top + body)
         self.current, self.since_s = None, self.clock()
+        self.front.took(call, answer.status, self.since_s - call.began_s)
         if closes:
             self.transport.close()
         elif self.ahead:

@@ -30,7 +30,7 @@ async def opened(
 
     async def sweeping() -> None:
         while True:
-            door.front.sweep(loop.time())
+            door.turn()
             await asyncio.sleep(sweep_s)
 
     swept = asyncio.create_task(sweeping())
