@@ -33,12 +33,3 @@ def refusal(error: PenstockError) -> Response:
     answer = refused(error)
     headers = {name.decode(): value.decode() for name, value in answer.headers}
     return Response(answer.body, answer.status, headers, media_type="application/json")
-
-
-async def body_of(request: Request, *kinds: str) -> bytes:
-    """The body; raises NotJson where its type is wrong. The front has bounded it."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    from_a_page = "origin" in request.headers  # other programs may leave the type out, as some clients do
-    if kind not in kinds and (kind or from_a_page):
-        raise NotJson
-    return await request.body()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -13,23 +13,28 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
-from penstock.record.decisions import Prediction
-from penstock.record.errors import NotFound, PenstockError, Unavailable
+from penstock.record.codec import to_json
+from penstock.record.errors import PenstockError, Refused, Unavailable
 from penstock.release.registry import Entry
-from penstock.serve.answers import TIMEOUT_S, Endpoint, body_of, json_of, refusal
+from penstock.serve import mlflow, openapi, plain, tensorflow
+from penstock.serve.answers import Endpoint, json_of, refusal
+from penstock.serve.asking import ask, body_of, entry_of, must_answer, time_for
 from penstock.serve.desk import Desk
 from penstock.serve.events import appending, retracting
 from penstock.serve.features import listing, looking
-from penstock.serve.infer import InferRequest, answer, face_of, metadata, parse, rows_of
+from penstock.serve.infer import EXTENSIONS, answer, metadata, parse, rows_of
 from penstock.serve.metrics import exposition
 
+JSON_BYTES = "inference-header-content-length"
 Note = Callable[[BaseException], None]
 
 
-def create(desk: Desk, pages: ASGIApp | None, note: Note, *, alone: bool = False) -> ASGIApp:
-    """Every route, the pages last. `note` is told of every error that is not the caller's; `alone`: only the
-    routes of models, all others are the pages'."""
-    table: list[tuple[str, Callable[[Desk], Endpoint], str]] = [
+Routes = Sequence[tuple[str, Callable[[Desk], Endpoint], str]]
+
+
+def of_models() -> Routes:
+    """The addresses of models: what a process that only serves them answers itself."""
+    return [
         ("/v2", _server, "GET"),
         ("/v2/health/live", _live, "GET"),
         ("/v2/health/ready", _live, "GET"),
@@ -39,6 +44,20 @@ def create(desk: Desk, pages: ASGIApp | None, note: Note, *, alone: bool = False
         ("/v2/models/{name}/versions/{version}/ready", _ready, "GET"),
         ("/v2/models/{name}/infer", _infer, "POST"),
         ("/v2/models/{name}/versions/{version}/infer", _infer, "POST"),
+        ("/v2/repository/index", _index, "POST"),
+        ("/v2/repository/models/{name}/load", _load, "POST"),
+        ("/v2/repository/models/{name}/unload", _unload, "POST"),
+        *tensorflow.routes(),
+        *mlflow.routes(),
+        ("/models/{name}", plain.asking, "POST"),
+        ("/openapi.json", openapi.telling, "GET"),
+        ("/docs", openapi.showing, "GET"),
+    ]
+
+
+def of_the_home() -> Routes:
+    """The addresses of the rest of the system."""
+    return [
         ("/v2/features", listing, "GET"),
         ("/v2/features/{name}", looking, "POST"),
         ("/events/{topic}", appending, "POST"),
@@ -46,10 +65,12 @@ def create(desk: Desk, pages: ASGIApp | None, note: Note, *, alone: bool = False
         ("/status", _status, "GET"),
         ("/metrics", _metrics, "GET"),
     ]
-    if alone:
-        table = [
-            one for one in table if one[1] not in (listing, looking, appending, retracting, _status, _metrics)
-        ]
+
+
+def create(desk: Desk, pages: ASGIApp | None, note: Note, *, alone: bool = False) -> ASGIApp:
+    """Every route, the pages last. `note` is told of every error that is not the caller's; `alone`: only the
+    routes of models, all others are the pages'."""
+    table = [*of_models(), *([] if alone else of_the_home())]
     routes: list[Any] = [
         Route(path, _told(make(desk), note, desk.count), methods=[method]) for path, make, method in table
     ]
@@ -91,7 +112,7 @@ async def _unrouted(request: Request, error: Exception) -> Response:
 
 def _server(desk: Desk) -> Endpoint:
     async def server(request: Request) -> Response:
-        return json_of({"name": "penstock", "version": version("penstock"), "extensions": []})
+        return json_of({"name": "penstock", "version": version("penstock"), "extensions": EXTENSIONS})
 
     return server
 
@@ -105,48 +126,42 @@ def _live(desk: Desk) -> Endpoint:
     return live
 
 
-def _version(desk: Desk, request: Request) -> tuple[Entry, int]:
-    """The entry of the model in the path and the version in it, 0 without one."""
-    face = face_of(desk.faces, request.path_params["name"])
-    entry = desk.registry().models.get(face.name, Entry())
-    text = request.path_params.get("version", "")
-    number = int(text) if text.isdigit() and len(text) < 10 else 0
-    if text and number not in entry.versions:
-        raise NotFound(f"{face.name} has no such version.", code="no_version")
-    return entry, number
-
-
 def _model(desk: Desk) -> Endpoint:
     async def model(request: Request) -> Response:
-        entry, _ = _version(desk, request)
-        face = desk.faces[request.path_params["name"]]
-        return json_of(metadata(face, sorted(entry.versions)))
+        name, entry, _ = entry_of(desk, request)
+        return json_of(metadata(desk.faces[name], sorted(entry.versions)))
 
     return model
 
 
 def _ready(desk: Desk) -> Endpoint:
     async def ready(request: Request) -> Response:
-        entry, number = _version(desk, request)
+        name, entry, number = entry_of(desk, request)
         champion = entry.route.champion
         is_ready = champion is not None and number in (0, champion.version)
-        return json_of({"name": request.path_params["name"], "ready": is_ready}, 200 if is_ready else 503)
+        return json_of({"name": name, "ready": is_ready}, 200 if is_ready else 503)
 
     return ready
 
 
 def _infer(desk: Desk) -> Endpoint:
     async def infer(request: Request) -> Response:
-        asked = parse(await body_of(request, "application/json"))
-        entry, number = _version(desk, request)
-        face = desk.faces[request.path_params["name"]]
-        champion = entry.route.champion.version if entry.route.champion else 0
-        if number and number != champion:
-            raise NotFound(f"{face.name} answers with its champion, v{champion}.", code="not_champion")
-        said = await _ask(desk, asked, face.name)
+        body = await body_of(request, "application/json", "application/octet-stream")
+        asked, found = parse(body, request.headers.get(JSON_BYTES, ""))
+        name, entry, number = entry_of(desk, request)
+        champion = must_answer(name, entry, number)
+        face = desk.faces[name]
+        rows, features = rows_of(asked, found, face)
+        said = await ask(desk, name, rows, features, time_for(request, asked.parameters.get("timeout")))
         if len(said) == 1 and said[0].error:
             return json_of({"error": "The model could not answer this request.", "code": said[0].error}, 500)
-        response = json_of(answer(asked, face, said, champion, desk.durability))
+        told, rest = answer(asked, face, said, champion, desk.durability)
+        text = to_json(told)
+        response = Response(
+            text + rest, media_type="application/octet-stream" if rest else "application/json"
+        )
+        if rest:
+            response.headers[JSON_BYTES] = str(len(text))
         if "traceparent" in request.headers:
             response.headers["traceparent"] = request.headers["traceparent"]
         return response
@@ -154,12 +169,47 @@ def _infer(desk: Desk) -> Endpoint:
     return infer
 
 
-async def _ask(desk: Desk, asked: InferRequest, name: str) -> list[Prediction]:
-    face = desk.faces[name]
-    rows, features = rows_of(asked, face)
-    if features:
-        return await desk.ask_vectors(name, [[row[f] for f in face.features] for row in rows], TIMEOUT_S)
-    return await desk.ask(name, rows, TIMEOUT_S)
+def _index(desk: Desk) -> Endpoint:
+    async def index(request: Request) -> Response:
+        known = desk.registry().models
+        found = []
+        for name in desk.faces:
+            route = known.get(name, Entry()).route
+            for number in known.get(name, Entry()).versions:
+                scores = any(ref.version == number for _, ref in route.versions())
+                state = (
+                    {"state": "READY", "reason": ""}
+                    if scores
+                    else {"state": "UNAVAILABLE", "reason": "not released"}
+                )
+                found.append({"name": name, "version": str(number), **state})
+        return json_of(found)
+
+    return index
+
+
+def _load(desk: Desk) -> Endpoint:
+    async def load(request: Request) -> Response:
+        name, entry, _ = entry_of(desk, request)
+        if entry.route.champion is None:
+            raise Refused(
+                f"{name} has no released version to load.", code="no_champion", hint="Releases load models."
+            )
+        return json_of({})  # it is loaded: a model is, as soon as it is released
+
+    return load
+
+
+def _unload(desk: Desk) -> Endpoint:
+    async def unload(request: Request) -> Response:
+        name, _, _ = entry_of(desk, request)
+        raise Refused(
+            f"{name} is loaded as long as its release says so.",
+            code="released",
+            hint="Take the release back.",
+        )
+
+    return unload
 
 
 # How things stand.
