@@ -90,7 +90,9 @@ class Server:
         )  # who comes by a socket of the machine has shown one
         may_bind(settings.host, keys_of(settings.key_file))
         self._socket = listens or bind(settings.host, settings.port)
-        self._door = Listening(lambda: Door(self.desk, app, keys, hosts, note), self._socket)
+        self._door = Listening(
+            lambda: Door(self.desk, app, keys, hosts, note, inner=listens is not None), self._socket
+        )
 
     def start(self) -> str:
         """Open the door; returns its address."""

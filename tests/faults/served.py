@@ -106,9 +106,9 @@ class Client(threading.Thread):
 
     def __init__(self, url: str, name: str, stop: threading.Event) -> None:
         super().__init__(daemon=True)
-        self.url, self.name, self.stop = url, name, stop
+        self.url, self.name, self.stop = url, name, stop  # `lost`: sent, and cut off before the answer
         self.answered: dict[str, tuple[float, int]] = {}
-        self.sent = self.cut = 0
+        self.sent = self.cut = self.lost = 0
         self.odd: Counter[int] = Counter()
         self.waits: list[float] = []
 
@@ -136,8 +136,12 @@ class Client(threading.Thread):
                 answer = client.post(
                     f"/v2/models/{MODEL}/infer", content=body, headers={"content-type": "application/json"}
                 )
-            except httpx.TransportError:
+            except httpx.ConnectError:
                 self.cut += 1
+                time.sleep(0.01)
+                continue
+            except httpx.TransportError:
+                self.lost += 1
                 continue
             self.waits.append(time.monotonic() - began)
             if answer.status_code == 200:
@@ -165,7 +169,7 @@ def life(seed: int, kills: int, planted: str, note: Any) -> Finding:
         status = up.close()
         wrong = compare(home, clients, status)
     answered = sum(len(one.answered) for one in clients)
-    cut, odd = sum(one.cut for one in clients), sum((one.odd for one in clients), Counter[int]())
+    cut, odd = sum(one.lost for one in clients), sum((one.odd for one in clients), Counter[int]())
     longest_s = max(back, default=0.0)
     told = (
         f"{answered} answered, {cut} cut off, other answers {dict(odd)}; back after {longest_s:.2f} s at most"

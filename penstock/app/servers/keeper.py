@@ -48,14 +48,15 @@ class Keeper:
         """Start all and wait until they serve; raises Unavailable where one cannot."""
         for k in range(len(self.orders)):
             self.processes[k] = self._begin(k)
-        for process in self.processes:
+        for k, process in enumerate(self.processes):
             assert process is not None
-            word = self._word(process)
+            word = self._word(process) or Word()
             if not word.serves:
                 self.stop()
                 raise Unavailable(
                     word.note or "A serving process ended as it began.", code=word.code or "worker"
                 )
+            self._listen(k, process)
         self._thread.start()
 
     def counts(self) -> list[Count]:
@@ -98,19 +99,18 @@ class Keeper:
             process.stdin.flush()
         return process
 
-    def _word(self, process: subprocess.Popen[bytes]) -> Word:
+    def _word(self, process: subprocess.Popen[bytes]) -> Word | None:
         assert process.stdout is not None
         line = process.stdout.readline()
-        return msgspec.json.decode(line, type=Word) if line else Word()
+        return msgspec.json.decode(line, type=Word) if line else None
 
     def _listen(self, k: int, process: subprocess.Popen[bytes]) -> None:
         """Keep what a process says it has counted, on a thread that ends with it."""
 
         def listen() -> None:
             with contextlib.suppress(ValueError):  # the pipe was closed
-                while (word := self._word(process)) != Word():
-                    if word.counts:
-                        self._counts[k] = word.counts
+                while (word := self._word(process)) is not None:
+                    self._counts[k] = word.counts
             self._gone.update({labelled(one): one.value for one in self._counts[k]})
             self._counts[k] = []
 

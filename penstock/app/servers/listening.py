@@ -83,7 +83,8 @@ class Listening:
         server.close()
         door.front.close()
         until_s = self._loop.time() + GRACE_S
-        while door.front.busy and self._loop.time() < until_s:
+        while door.front.open and self._loop.time() < until_s:
+            door.front.sweep(self._loop.time())
             await asyncio.sleep(0.02)
         door.front.abort()
         door.turn()

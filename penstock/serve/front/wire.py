@@ -19,7 +19,8 @@ Guard = Callable[[bytes, Headers], PenstockError | None]
 
 class Limits(msgspec.Struct, frozen=True):
     """What a connection may take: bytes of a head, of a body and of all bodies together, seconds for each to
-    arrive, between two calls, and for an answer to be read; connections at once; calls sent ahead on one."""
+    arrive, between two calls, and for an answer to be read; seconds after which who was refused is not listened to, and
+    who sends nothing while the server ends is let go; connections at once; calls sent ahead on one."""
 
     head_bytes: int = 64 << 10
     body_bytes: int = 16 << 20
@@ -29,6 +30,7 @@ class Limits(msgspec.Struct, frozen=True):
     idle_s: float = 75.0
     read_s: float = 30.0
     linger_s: float = 2.0
+    quiet_s: float = 0.5
     connections: int = 4096
     ahead: int = 64
 
@@ -91,15 +93,14 @@ class Front:
             one.sweep(now_s)
 
     def close(self) -> None:
-        """Take no further call: connections end with the answers that are under way."""
+        """Come to an end: each connection gets one more answer, which says that it is the last. Who sends nothing
+        for a while is let go; to do so at once would cut off a call that is on its way."""
         self.closing = True
-        for one in list(self.open):
-            one.close_if_idle()
 
     @property
-    def busy(self) -> bool:
-        """Whether a call is under way."""
-        return any(one.current is not None or one.phase != IDLE for one in self.open)
+    def patience_s(self) -> float:
+        """How long who sends nothing is kept."""
+        return self.limits.quiet_s if self.closing else self.limits.idle_s
 
     def abort(self) -> None:
         """End every connection, whatever it is at."""
@@ -321,10 +322,5 @@ class Connection(asyncio.Protocol):
             self.phase == BODY and waited_s > limits.body_s
         ):
             self.refuse(Slow())
-        elif self.phase == IDLE and self.current is None and waited_s > limits.idle_s:
-            self.transport.close()
-
-    def close_if_idle(self) -> None:
-        """End, where no call is under way."""
-        if self.current is None and self.phase == IDLE:
+        elif self.phase == IDLE and self.current is None and waited_s > self.front.patience_s:
             self.transport.close()
