@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: demo demo-kafka test lint format size lock clean flights flights-kafka figures docs bench bench-log bench-features \
-	bench-slow kafka simulate faults laws consistency
+	bench-slow kafka simulate faults laws consistency strangers
 
 demo: .venv/run.stamp
 	$(BIN)/penstock demo $(ARGS)
@@ -66,6 +66,10 @@ laws: .venv/dev.stamp
 consistency: .venv/dev.stamp
 	$(BIN)/python -m tests.laws.consistency $(ARGS)
 
+# MLflow's client and schemathesis in an environment of their own, then every client that we did not write.
+strangers: .venv/dev.stamp .venv-bench/strangers/stamp
+	$(BIN)/python -m pytest tests/wire $(ARGS)
+
 lint: .venv/dev.stamp
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -88,6 +92,7 @@ lock: .venv/dev.stamp
 	$(COMPILE) --extra examples -c requirements-dev.lock -o requirements.lock
 	$(subst pyproject.toml --group build,bench/features.in,$(COMPILE)) -o bench/features.lock
 	$(subst pyproject.toml --group build,bench/storey.in,$(COMPILE)) -o bench/storey.lock
+	$(subst pyproject.toml --group build,bench/strangers.in,$(COMPILE)) -o bench/strangers.lock
 
 clean:
 	rm -rf .venv .venv-bench .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 from penstock.app.counters import Tally
@@ -22,6 +23,7 @@ from penstock.record.decisions import DEAD, DeadLetter, Prediction, Vector, pred
 from penstock.record.errors import PenstockError, Refused, Unavailable
 from penstock.record.record import Draft, Position
 from penstock.serve.desk import Spoken
+from penstock.stage import Running
 
 FOLD_PAUSE_S = 0.05
 """Between two turns of the stages that no request waits for: batches then, and the write lock is free."""
@@ -117,7 +119,8 @@ def _why(letter: DeadLetter) -> Refused:
 
 
 class Live:
-    """A system on threads: one answers, one folds and trains, time goes on. `now_ms` is the wall clock."""
+    """A system on threads: one for each stage that answers, so that none waits for another's model; one folds, one
+    trains, time goes on. `now_ms` is the wall clock."""
 
     def __init__(
         self,
@@ -139,8 +142,8 @@ class Live:
     def start(self) -> None:
         """Start answering, folding, training and ticking."""
         system = self.system
-        turns = {
-            "predict": self._predict if system.predicting else None,
+        turns: dict[str, Callable[[], None] | None] = {
+            **{one.stage.name: partial(self._predict, one) for one in system.predicting},
             "fold": self._fold if system.folding else None,
             "train": self._train if system.working else None,
             "tick": self._tick if system.working else None,
@@ -164,7 +167,7 @@ class Live:
 
     def _loop(self, name: str, turn: Callable[[], None]) -> None:
         one_thread()
-        if name != "predict" and not self.system.predicting:  # others answer, and come first
+        if not self.system.predicting:  # others answer, and come first
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BEHIND)
         while not self.stopping.is_set():
             try:
@@ -184,10 +187,9 @@ class Live:
         traceback.print_exception(error)
         self.stopping.set()
 
-    def _predict(self) -> None:
+    def _predict(self, running: Running[Any]) -> None:
         end = self.system.log.end()
-        moved = self.system.predict()
-        self.sizes.look(self.system.predicting)
+        moved = self.system.predict(running, self.sizes.look)
         if time.monotonic() < self._hurried_s + HURRIED_S:  # who asks at once folds what there is by himself
             self.stopping.wait(HURRY_PAUSE_S)
         elif not moved:

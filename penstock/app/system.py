@@ -263,19 +263,20 @@ class System:
             return True
         return False
 
-    def predict(self) -> bool:
-        """Answer every request that waits. Says whether anything was new."""
+    def predict(self, running: Running[Any], watch: Callable[[Running[Any]], None]) -> bool:
+        """Answer every request of a stage that waits; `watch` is shown the stage between two of its turns. Says
+        whether anything was new."""
         moved = False
-        for running in self.predicting:
-            while (outputs := self._advance(running)) is not None:
-                self.told(outputs)
-                moved = True
+        while (outputs := self._advance(running, watch)) is not None:
+            self.told(outputs)
+            moved = True
         return moved
 
-    def _advance(self, running: Running[Any]) -> list[Draft] | None:
+    def _advance(self, running: Running[Any], watch: Callable[[Running[Any]], None]) -> list[Draft] | None:
         with self.turns[running.stage.name]:
             if running.due:
                 running.save()
+            watch(running)
             return running.advance()
 
     def answer(self, model: str, drafts: Sequence[Draft]) -> list[Draft] | None:
