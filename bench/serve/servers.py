@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from bench.serve.data import WIDTH, Case
+from bench.serve.triton import command
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -109,6 +110,12 @@ def _app(peer: str, *words: str) -> list[str]:
     return [python_of(peer), str(HERE / "peers" / f"{peer}_app.py"), *words]
 
 
+def triton(place: Place) -> list[str]:
+    """Triton's server from pytriton's package, with a backend of ours in C."""
+    site = next((ROOT / ".venv-bench" / "serve-pytriton").glob("lib/python3*/site-packages"), Path("nowhere"))
+    return command(site, place.folder, place.case.model, place.port, place.grpc_port)
+
+
 INFER = "/v2/models/m/infer"
 OURS = Server(
     "penstock", ours, "/v2/models/bench/infer", columns, '"name":"score","datatype":"FP64","shape":[1],"data":',
@@ -134,6 +141,7 @@ PEERS = [
            lambda row: {"inputs": [row]}, '"predictions":', second=True, health="/ping"),
     Server("pytriton", lambda p: _app("pytriton", str(p.port), str(p.grpc_port)), INFER, tensor, '"data":',
            health="/v2/health/ready", grpc="m"),
+    Server("triton", triton, INFER, tensor, '"data":', product=False, health="/v2/health/ready", grpc="m"),
 ]  # fmt: skip
 
 
