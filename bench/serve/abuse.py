@@ -400,10 +400,12 @@ class Abuse:
         stand, mine = Stand(self.client, up, max(capacity, 1.0)), self.found.setdefault(server.name, {})
         for name in self.parts:
             note(f"{server.name}: {name}")
-            try:
-                mine[name] = PARTS[name](stand)
-            except (Gone, OSError) as error:
-                note(f"{server.name}: {name} could not be tried: {error}")
+            for again in (True, False):  # a start may fail for reasons of its own
+                try:
+                    mine[name] = PARTS[name](stand)
+                    break
+                except (Gone, OSError) as error:
+                    note(f"{server.name}: {name} could not be tried{', again' if again else ''}: {error}")
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -58,7 +58,7 @@ class Planted:
     """A front. `faults` are met by the requests that come, one each; with none left, all is well.
 
     A fault is "drop" (no answer, nothing done), "lose" (done, no answer), "half" (half an answer), "garbage",
-    "close" (an answer, then the end), a status with headers, or a number of seconds to be late.
+    "close" (an answer, then the end), a status with headers, a number of seconds to be late, or an answer's bytes.
     """
 
     def __init__(self, port: int, context: ssl.SSLContext | None = None) -> None:
@@ -95,12 +95,14 @@ class Planted:
                 fault = self.faults.pop(0) if self.faults else ""
                 answer = self._answer(fault, method, path, body, head)
                 connection.sendall(answer)
-                if fault and not isinstance(fault, tuple | float):
+                if fault and not isinstance(fault, tuple | float | bytes):
                     return None
 
     def _answer(self, fault: Any, method: str, path: str, body: bytes, head: dict[str, str]) -> bytes:
         if fault == "drop":
             return b""
+        if isinstance(fault, bytes):
+            return fault
         if fault == "garbage":
             return b"SSH-2.0-nothing of HTTP\r\n\r\n"
         if isinstance(fault, tuple):
