@@ -96,14 +96,18 @@ class Running:
         self.cold_start_s = self._first_answer(began)
 
     def _first_answer(self, began: float) -> float:
-        body = json.dumps(self.server.body(self.place.case.rows[0]))
+        body, why = json.dumps(self.server.body(self.place.case.rows[0])), ""
         while time.monotonic() < began + START_S:
             if self.process.poll() is not None:
                 break
-            if self.ask(self.server.where, body, 5.0)[0] == 200:
+            status, said = self.ask(self.server.where, body, 5.0)
+            if status == 200:
                 return time.monotonic() - began
+            if status in (400, 422):
+                why = f"it does not take this form: {said.decode(errors='replace')[:150]}"
+                break
             time.sleep(0.01)
-        why = self.last_words()
+        why = why or self.last_words()
         self.kill()
         raise Gone(why)
 

@@ -6,7 +6,8 @@ and one, each asking as soon as it is answered (closed loop), then requests due 
 it managed (open loop; latency counts from when a request was due). Figures are medians of the rounds; CPU and memory
 are those of a server's whole process tree. Peers that cannot be had are named. `linear` is a logistic regression,
 `trees` are 100 boosted trees of depth 3, both scikit-learn's. Ours is started by `penstock up` on a home with a
-trained champion: its answers are checked, predicted, written to the log, then sent.
+trained champion: its requests are checked, answered, written to the log, then sent; its figures are of the form in
+which the others of the protocol are asked, one tensor, where it takes that.
 
 At the end one line a figure, `name value target ok|short`; the exit code is 1 when one is short.
 """
@@ -29,7 +30,7 @@ from bench.log import Figure, note
 from bench.serve.data import Case, case, fitted, lookup_case
 from bench.serve.process import CORES, Gone, Running, compiled, load, memory_mb, running
 from bench.serve.remote import remote_rate
-from bench.serve.servers import GRPC, OURS, PEERS, SYNCED, Server, entity, option
+from bench.serve.servers import GRPC, ONE_TENSOR, OURS, PEERS, SYNCED, Server, entity, option
 from penstock.cli import show
 
 EXAMPLES = """examples:
@@ -98,8 +99,13 @@ class Bench:
         self.missing: dict[str, str] = {}
 
     def servers(self) -> list[Server]:
-        """Those that were asked for, ours first."""
-        return [one for one in [OURS, *PEERS] if not self.names or one.name in self.names]
+        """Those that were asked for, ours first, in both forms."""
+        known = [OURS, ONE_TENSOR, *PEERS]
+        return [one for one in known if not self.names or one.name.partition(",")[0] in self.names]
+
+    def us(self, name: str) -> str:
+        """Ours, asked as the others are, where it takes that form."""
+        return ONE_TENSOR.name if (name, ONE_TENSOR.name) in self.rounds else OURS.name
 
     def turns(self, cases: Sequence[Case]) -> None:
         """Round after round, each server in turn."""
@@ -156,8 +162,9 @@ HEAD = [
 
 def figures(bench: Bench, names: Sequence[str]) -> list[Figure]:
     """What the product must reach. A median that is missing is short."""
-    us, made = OURS.name, []
+    made = []
     for name in names:
+        us = bench.us(name)
         best, mine = bench.best(name), bench.median(name, us, "per_s")
         triton = bench.median(name, "triton", "per_s")
         alone, theirs = bench.median(name, us, "one_per_s"), bench.median(name, "fastapi", "one_per_s")
@@ -173,9 +180,9 @@ def figures(bench: Bench, names: Sequence[str]) -> list[Figure]:
             Figure(f"serve_{name}_cold_start_s", bench.median(name, us, "cold_start_s"), "<0.6"),
             Figure(f"serve_{name}_not_right", sum(one.bad for one in found) if found else None, "<=0"),
         ]
-    made.append(Figure("serve_synced_per_s", bench.median("synced", us, "per_s"), ">=15000"))
-    made.append(Figure("serve_lookup_per_s", bench.median("lookup", us, "per_s"), ">=10000"))
-    mine = _median(bench.remote.get(us, ()))
+    made.append(Figure("serve_synced_per_s", bench.median("synced", bench.us("synced"), "per_s"), ">=15000"))
+    made.append(Figure("serve_lookup_per_s", bench.median("lookup", OURS.name, "per_s"), ">=10000"))
+    mine = _median(bench.remote.get(OURS.name, ()))
     made += [
         Figure(f"serve_grpc_times_{peer}", _ratio(mine, _median(bench.remote.get(peer, ()))), ">=5")
         for peer in ("kserve", "mlserver")
@@ -226,7 +233,8 @@ def main() -> int:
             by_entity = msgspec.structs.replace(OURS, body=entity)
             for i in range(given.rounds):
                 if synced:
-                    bench.turn(i, "synced", OURS, cases[0], (synced,))
+                    form = OURS if ONE_TENSOR.name in bench.missing else ONE_TENSOR
+                    bench.turn(i, "synced", form, cases[0], (synced,))
                 bench.turn(i, "lookup", by_entity, looked)
             if not synced:
                 bench.missing["synced answers"] = f"penstock up has none of {', '.join(SYNCED)}"
