@@ -40,6 +40,7 @@ EXAMPLES = """examples:
 """
 MANY = 32
 SHARES = (0.5, 0.8)
+STAY, STAY_S = 6, 3.0
 
 
 class Round(msgspec.Struct, frozen=True):
@@ -97,6 +98,7 @@ class Bench:
         self.rounds: dict[tuple[str, str], list[Round]] = {}
         self.remote: dict[str, list[float]] = {}
         self.missing: dict[str, str] = {}
+        self.stayed: list[list[float]] = []
 
     def servers(self) -> list[Server]:
         """Those that were asked for, ours first, in both forms."""
@@ -131,6 +133,17 @@ class Bench:
         except Gone as error:
             self.missing[server.name] = str(error)
             note(f"{server.name} is left out: {error}")
+
+    def stay(self, one: Case) -> None:
+        """Ours for longer: what it does after as much has come as a round never brings."""
+        server = ONE_TENSOR if self.us(one.name) == ONE_TENSOR.name else OURS
+        note(f"{server.name} for {STAY} times {STAY_S:g} s")
+        with running(server, one, self.folder) as up:
+            for _ in range(STAY):
+                found = load(self.client, up, MANY, STAY_S)
+                self.stayed.append(
+                    [found["in_window"] / STAY_S, found["ms"].get("p99", 0.0), memory_mb(up.process.pid)]
+                )
 
     def median(self, name: str, server: str, field: str) -> float | None:
         """Over the rounds; None without any."""
@@ -182,6 +195,8 @@ def figures(bench: Bench, names: Sequence[str]) -> list[Figure]:
         ]
     made.append(Figure("serve_synced_per_s", bench.median("synced", bench.us("synced"), "per_s"), ">=15000"))
     made.append(Figure("serve_lookup_per_s", bench.median("lookup", OURS.name, "per_s"), ">=10000"))
+    stayed = bench.stayed
+    made.append(Figure("serve_stays", _ratio(stayed[-1][0], stayed[0][0]) if stayed else None, ">=0.9"))
     mine = _median(bench.remote.get(OURS.name, ()))
     made += [
         Figure(f"serve_grpc_times_{peer}", _ratio(mine, _median(bench.remote.get(peer, ()))), ">=5")
@@ -229,6 +244,7 @@ def main() -> int:
         cases = [case(name, folder, models[name]) for name in given.models.split(",")]
         bench.turns(cases)
         if not given.plain and (not names or OURS.name in names):
+            bench.stay(cases[0])
             synced, looked = option(SYNCED), lookup_case(folder, models["linear"])
             by_entity = msgspec.structs.replace(OURS, body=entity)
             for i in range(given.rounds):
@@ -248,6 +264,9 @@ def main() -> int:
         show.table(
             f"{name}: {MANY} connections, then one, then requests due at a rate", HEAD, bench.rows(name)
         )
+    if bench.stayed:
+        rows = [[f"{i * STAY_S:g} s", *one] for i, one in enumerate(bench.stayed)]
+        show.table(f"ours for longer, {MANY} connections", ["from", "req/s", "p99 ms", "MB"], rows)
     if bench.remote:
         rows = [[server, _median(rates)] for server, rates in bench.remote.items()]
         show.table(f"gRPC: {MANY} calls at once from one Python client", ["server", "calls/s"], rows)
