@@ -133,7 +133,8 @@ class Running:
             for line in Path(self._said.name).read_text(errors="replace").splitlines()
             if line.strip(" ;\r")
         ]
-        return lines[-1].strip()[:200] if lines else "it ended without a word"
+        telling = [line for line in lines if "Error:" in line] or lines
+        return telling[-1].strip()[:200] if telling else "it ended without a word"
 
     def stop(self, patience_s: float = 15.0) -> float | None:
         """Ask it to end; how long it took, or None where it had to be killed."""
