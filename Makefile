@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: demo demo-kafka test lint format size lock clean flights flights-kafka figures docs bench bench-log bench-features \
-	bench-slow kafka simulate faults laws consistency strangers
+	bench-serve bench-abuse bench-slow kafka simulate faults laws consistency strangers
 
 demo: .venv/run.stamp
 	$(BIN)/penstock demo $(ARGS)
@@ -44,6 +44,19 @@ bench-features: .venv/dev.stamp
 	@for name in features storey; do $(MAKE) -s .venv-bench/$$name/stamp || \
 		echo "bench: .venv-bench/$$name cannot be made" >&2; done
 	$(BIN)/python bench/features.py $(ARGS)
+
+# Serving beside other servers, each in an environment of its own; one that cannot be made is said so.
+SERVERS := fastapi mlserver bentoml litserve kserve mlflow pytriton
+bench-serve: .venv/dev.stamp
+	@for name in $(SERVERS) grpc; do $(MAKE) -s .venv-bench/serve-$$name/stamp || \
+		echo "bench: .venv-bench/serve-$$name cannot be made" >&2; done
+	$(BIN)/python bench/serve/run.py $(ARGS)
+
+# What each of them does under abuse.
+bench-abuse: .venv/dev.stamp
+	@for name in $(SERVERS); do $(MAKE) -s .venv-bench/serve-$$name/stamp || \
+		echo "bench: .venv-bench/serve-$$name cannot be made" >&2; done
+	$(BIN)/python bench/serve/abuse.py $(ARGS)
 
 # A plain Kafka broker on loopback, for developers: Java 17 and, the first time, Maven. PENSTOCK_KAFKA=3.9.1
 # before any target takes that version, for the tests and the faults as well.
@@ -93,6 +106,8 @@ lock: .venv/dev.stamp
 	$(subst pyproject.toml --group build,bench/features.in,$(COMPILE)) -o bench/features.lock
 	$(subst pyproject.toml --group build,bench/storey.in,$(COMPILE)) -o bench/storey.lock
 	$(subst pyproject.toml --group build,bench/strangers.in,$(COMPILE)) -o bench/strangers.lock
+	for name in $(SERVERS) grpc; do \
+		$(subst pyproject.toml --group build,bench/serve/peers/$$name.in,$(COMPILE)) -o bench/serve/peers/$$name.lock; done
 
 clean:
 	rm -rf .venv .venv-bench .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
@@ -110,6 +125,11 @@ clean:
 .venv-bench/%/stamp: bench/%.lock
 	$(PYTHON) -m venv .venv-bench/$*
 	.venv-bench/$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	touch $@
+
+.venv-bench/serve-%/stamp: bench/serve/peers/%.lock
+	$(PYTHON) -m venv .venv-bench/serve-$*
+	.venv-bench/serve-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@
 
 define install

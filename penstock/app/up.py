@@ -16,12 +16,14 @@ from typing import Any
 
 import msgspec
 
+from penstock.app.beside import gathered
 from penstock.app.child import Line
 from penstock.app.counters import Count
-from penstock.app.home import Books, Home, Views, open_home, pressure, wall_ms
+from penstock.app.deferred import deferred
+from penstock.app.home import DEPLOYED, Books, Home, Views, open_home, pressure, wall_ms
 from penstock.app.live import Live
 from penstock.app.looks import Looks
-from penstock.app.pipeline import load
+from penstock.app.pipeline import File, load
 from penstock.app.pressure import Bounds
 from penstock.app.servers.desk import desk, keys_of, note
 from penstock.app.servers.keeper import Keeper, passage
@@ -33,13 +35,14 @@ from penstock.app.upkeep import Caretaker
 from penstock.app.worker import in_process
 from penstock.console import Sight, pages
 from penstock.monitor.rules import watched
-from penstock.record.codec import to_json
+from penstock.record.codec import digest, to_json
 from penstock.record.decisions import ALERTS, DELIVERIES, Alert, Delivery, Failure, Version, draft, read
 from penstock.record.errors import Unavailable
 from penstock.record.record import START, Record
 from penstock.serve.door import Door
 from penstock.serve.http import create
 from penstock.serve.identity import may_bind
+from penstock.stage import View
 
 WEBHOOK_S = 5.0
 WEBHOOK_TRIES = 5
@@ -110,8 +113,8 @@ def up(
 ) -> None:
     """Bring a file up and stay until `stop` is set or the system breaks."""
     may_bind(settings.host, keys_of(settings.key_file))
-    file = load(path)
     home = open_home(home_path, create=True, log=settings.log, settings=settings.log_settings)
+    file = _loaded(path, home)
     training: dict[str, float] = {}
     trainer = functools.partial(_watched, training)
     system = System(
@@ -133,6 +136,15 @@ def up(
     home.log.close()
     if live.broken:
         raise Unavailable(f"The system stopped itself: {live.broken}", code="broken")
+
+
+def _loaded(path: str, home: Home) -> File:
+    """The file; where this very text was up before, its names are right, and what only `fit` needs is loaded by the
+    processes that fit."""
+    newest = View(DEPLOYED, home.log).read().newest
+    known = newest is not None and Path(path).exists() and newest.code == digest(gathered(Path(path)))
+    with deferred() if known else contextlib.nullcontext():
+        return load(path)
 
 
 def _all(stage: str) -> bool:
