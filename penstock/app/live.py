@@ -134,6 +134,9 @@ class Live:
         self.system, self.now_ms, self.tick_s, self.admit = system, now_ms, tick_s, admit
         self.answers, self.tally, self.sizes = Answers(most_waiting), Tally(), Sizes()
         system.told = self._tell
+        system.parts.models.noted = lambda model, code: self.tally.add(
+            "models_fell", {"model": model, "code": code}
+        )
         self.stopping = threading.Event()
         self.broken: str = ""
         self._hurried_s = float("-inf")
@@ -164,6 +167,7 @@ class Live:
             thread.join(timeout_s)
         if not self.broken:
             self.system.save()
+        self.system.close()
 
     def _loop(self, name: str, turn: Callable[[], None]) -> None:
         one_thread()

@@ -19,6 +19,7 @@ import threadpoolctl
 
 from penstock.app.consistency import KIND, begin_again, checked, checking, long_ago, passed_by, refill
 from penstock.app.lookup import Lookup
+from penstock.app.models import Models, Slow
 from penstock.app.pipeline import File, Plan, in_transit, load_text
 from penstock.app.train import Order
 from penstock.dataset.outcome import outcome_stage
@@ -26,7 +27,6 @@ from penstock.feature import derive_stage
 from penstock.gate.stage import gate_stage
 from penstock.log import Blob, Checkpoint, Commit, Joint, Log
 from penstock.log.crash import Point, point
-from penstock.model.pack import Model, Predict, load
 from penstock.model.schedule import train_stage
 from penstock.monitor.stage import monitor_stage
 from penstock.predict.stage import SHARE, Means, predict_stage
@@ -95,64 +95,17 @@ def _pending(state: Open, record: Record) -> tuple[Open, list[Draft]]:
 OPEN = stage("open", (INTENTS, VERSIONS, FAILURES), Open, _pending)
 
 
-class Models:
-    """Models by digest, loaded once, with the `predict` of the code that they were trained by."""
-
-    def __init__(self, file: File, log: Log, blobs: Blob) -> None:
-        self.log, self.blobs = log, blobs
-        self.loaded: dict[str, Model] = {}
-        self._trained: dict[str, Version] = {}  # the first version that a digest was registered as
-        self._files = {file.code: file}
-        self._path = file.path
-
-    def know(self, digest: str) -> None:
-        """Look up by which code a model was trained. The log may be away: then it is asked again later, for
-        nobody else can tell."""
-        if digest not in self._trained:
-            for entry in registry(self.log).models.values():
-                for one in entry.versions.values():
-                    self._trained.setdefault(one.digest, one)
-
-    def get(self, digest: str) -> Model:
-        """The model of a digest; raises NotFound or Broken when its blob is not to be had."""
-        model = self.loaded.get(digest)
-        if model is None:
-            self.know(digest)
-            known = self._trained.get(digest)
-            form = self.blobs.get(known.form) if known and known.form else b""
-            predict = None if form else self._predict(digest)
-            model = load(self.blobs.get(digest), predict, form)
-            self.loaded = {**dict(list(self.loaded.items())[-15:]), digest: model}
-        return model
-
-    def is_quick(self, digest: str) -> bool:
-        """Whether a model is here, and known to answer in next to no time whatever it is asked."""
-        try:
-            return self.get(digest).quick
-        except PenstockError:  # whoever is answered by it is told
-            return False
-
-    def _predict(self, digest: str) -> Predict | None:
-        """What the code that a model was trained by says to score with; its classes are known from then on."""
-        if digest not in self._trained:
-            return None
-        known = self._trained[digest]
-        if known.code not in self._files:
-            self._files[known.code] = load_text(self.blobs.get(known.code), self._path)
-        return self._files[known.code].plan(known.model).pipeline.predict
-
-
 class Parts:
-    """What the stages of a pipeline file are made of, on a log: owns nothing."""
+    """What the stages of a pipeline file are made of, on a log: owns nothing. `apart`: see `Models`."""
 
-    def __init__(self, file: File, log: Log, blobs: Blob, clock: Clock) -> None:
+    def __init__(self, file: File, log: Log, blobs: Blob, clock: Clock, apart: Path | None = None) -> None:
         one_thread()
         self.file, self.log, self.blobs, self.clock = file, log, blobs, clock
         blobs.put(file.text)
         self.plans = {plan.features.digest: plan for plan in file.plans.values()}
         self.sets = {name: {plan.features.digest: plan.features} for name, plan in file.plans.items()}
         self._older_plans()
-        self.models = Models(file, log, blobs)
+        self.models = Models(file, log, blobs, apart)
 
     def _older_plans(self) -> None:
         """A champion of an older text of the file keeps its own features until it is replaced."""
@@ -174,6 +127,7 @@ class Parts:
             partial(long_ago, self.log, name),
             partial(refill, self.log, name),
             self.clock,
+            self.models.ready,
         )
         pipeline = plan.pipeline
         return predict_stage(
@@ -198,6 +152,15 @@ class Parts:
         return answering | {one.name: [one] for one in [*map(derive_stage, older), *rest, *again]}
 
 
+class Serving(msgspec.Struct, frozen=True):
+    """How a system serves. `mine`: the stages that it owns; `sync`: each answer is on the disk before it leaves;
+    `apart`: see `Models`."""
+
+    mine: Callable[[str], bool] = lambda stage: True
+    sync: bool = False
+    apart: bool = False
+
+
 class System:
     """A pipeline file at work on a log. Owns its stages: one system at a time per log."""
 
@@ -212,13 +175,13 @@ class System:
         *,
         sync: bool = True,
         shares: int = 1,
-        mine: Callable[[str], bool] = lambda stage: True,
-        sync_answers: bool = False,
+        serving: Serving | None = None,
     ) -> None:
-        self.parts = Parts(file, log, blobs, clock)
+        serving = serving or Serving()
+        self.parts = Parts(file, log, blobs, clock, home if serving.apart else None)
         self.file, self.log, self.blobs, self.home = file, log, blobs, home
         self.clock, self.trainer, self.sync, self.shares = clock, trainer, sync, shares
-        self.sync_answers = sync_answers
+        self.sync_answers = serving.sync
         self.told: Callable[[Sequence[Draft]], None] = lambda outputs: None
         posts = self.parts.posts(shares, sync=sync)
         self.predicting: list[Running[Any]] = []
@@ -226,14 +189,14 @@ class System:
         for name, stages in posts.items():
             answers = name.startswith("predict.")
             for one in stages:
-                if mine(one.name):
-                    kept = msgspec.structs.replace(one, sync=True) if answers and sync_answers else one
+                if serving.mine(one.name):
+                    kept = msgspec.structs.replace(one, sync=True) if answers and serving.sync else one
                     (self.predicting if answers else self.folding).append(own(kept, log))
         self.turns = {one.stage.name: threading.Lock() for one in self.predicting}
         self.joint = isinstance(log, Joint) and log.alone
         self.open = View(OPEN, log)
         self._lookups: dict[str, Lookup] = {}
-        works = [name for name in file.plans if mine(f"train.{name}")]
+        works = [name for name in file.plans if serving.mine(f"train.{name}")]
         self.working = {name: log.load(f"work.{name}", claim=True).epoch for name in works}
 
     def deploy(self, t_ms: int) -> None:
@@ -284,11 +247,14 @@ class System:
         found = self._answering(model)
         if len(found) > 1 or not self.joint:
             return None
-        (running,) = found
-        with self.turns[running.stage.name]:
-            if not all(self.parts.models.is_quick(ref.digest) for _, ref in running.state.route.versions()):
+        (running,), models = found, self.parts.models
+        if not all(models.is_quick(ref.digest) for _, ref in running.state.route.versions()):
+            return None
+        with self.turns[running.stage.name], models.in_a_hurry():
+            try:
+                return running.put(self._owned(running, drafts))[1]
+            except Slow:  # a release came that names another: nothing of it is on the log
                 return None
-            return running.put(self._owned(running, drafts))[1]
 
     def _owned(self, running: Running[Any], drafts: Sequence[Draft]) -> Sequence[Draft]:
         """Requests that this share answers, whoever's they were by their key: they say so."""
@@ -352,6 +318,10 @@ class System:
         """Look-ups in a model's feature set."""
         features = self.file.plan(model).features
         return self._lookups.setdefault(model, Lookup(features, self.log, f"predict.{model}"))
+
+    def close(self) -> None:
+        """End the processes that score."""
+        self.parts.models.close()
 
     def save(self) -> None:
         """Write every stage's state, so that the next start has little to fold again."""

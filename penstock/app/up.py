@@ -29,7 +29,7 @@ from penstock.app.servers.desk import desk, keys_of, note
 from penstock.app.servers.keeper import Keeper, passage
 from penstock.app.servers.listening import Listening, address, bind
 from penstock.app.servers.order import Serve
-from penstock.app.system import System
+from penstock.app.system import Serving, System
 from penstock.app.train import Order
 from penstock.app.upkeep import Caretaker
 from penstock.app.worker import in_process
@@ -119,7 +119,8 @@ def up(
     trainer = functools.partial(_watched, training)
     system = System(
         file, home.log, home.blobs, home_path, time.perf_counter, trainer,
-        shares=max(1, settings.workers), mine=_no_answers if settings.workers else _all, sync_answers=settings.sync,
+        shares=max(1, settings.workers),
+        serving=Serving(_no_answers if settings.workers else _all, settings.sync, apart=True),
     )  # fmt: skip
     system.deploy(wall_ms())
     bounds = pressure(file, home, settings.bounds)

@@ -80,6 +80,13 @@ def answers(model: Model, values: Sequence[Sequence[Any]], batch: int = 1024) ->
     return out
 
 
+def told(model: Model, values: Sequence[Sequence[Any]]) -> list[tuple[float | None, str]]:
+    """The same, and why there is none: `model_failed`, or what became of the process that the model is scored in."""
+    if model.apart is not None:
+        return model.apart(values)
+    return [(score, "" if score is not None else "model_failed") for score in answers(model, values)]
+
+
 def _alone(model: Model, row: Sequence[Any]) -> float | None:
     try:
         return score(model, [row])[0]

@@ -38,8 +38,8 @@ class Packed(msgspec.Struct, frozen=True):
 
 
 class Model(msgspec.Struct, frozen=True):
-    """A model in memory, ready to score vectors of its feature set. Where there is a form, what was fitted is not
-    unpacked."""
+    """A model in memory, ready to score vectors of its feature set. Where there is a form, or it is scored `apart`
+    (rows to scores, or why there is none), what was fitted is not unpacked."""
 
     features: str
     task: Task
@@ -47,6 +47,12 @@ class Model(msgspec.Struct, frozen=True):
     fitted: Any
     predict: Predict | None
     form: Scores | None = None
+    apart: Callable[[Sequence[Sequence[Value]]], list[tuple[float | None, str]]] | None = None
+
+    def warm(self) -> None:
+        """Score a row of nothing, so that the first one to be asked need not wait for what is made ready then."""
+        if self.form is not None:
+            self.form(matrix([[None] * len(self.kinds)], self.kinds))
 
     @property
     def quick(self) -> bool:
@@ -90,6 +96,14 @@ def load(data: bytes, predict: Predict | None = None, form: bytes = b"") -> Mode
     if form:
         return Model(packed.features, packed.task, packed.kinds, None, None, forms.load(form))
     return Model(packed.features, packed.task, packed.kinds, pickle.loads(packed.model), predict)
+
+
+def headed(
+    data: bytes, apart: Callable[[Sequence[Sequence[Value]]], list[tuple[float | None, str]]]
+) -> Model:
+    """A model of which another process has what was fitted."""
+    packed = unpack(data, Packed)
+    return Model(packed.features, packed.task, packed.kinds, None, None, None, apart)
 
 
 def score(model: Model, rows: Sequence[Sequence[Value]]) -> list[float | None]:

@@ -13,7 +13,7 @@ from itertools import groupby
 import msgspec
 
 from penstock.feature import FeatureSet, Fold, Past
-from penstock.model.fit import answers
+from penstock.model.fit import told
 from penstock.model.pack import Model
 from penstock.record.codec import pack, unpack
 from penstock.record.decisions import (
@@ -44,6 +44,7 @@ class Means(msgspec.Struct, frozen=True):
 
     `know(digest)` asks the log for what `model(digest)` needs: what it raises is no answer to anybody, but a
     step to be tried again.
+    `ready(digest)`: whether a version that answers nobody yet is here; while it is not, only the others score.
     `refill(features, stop)` folds a feature set from the log's start, for a set that is new beside a
     running one.
     """
@@ -53,6 +54,7 @@ class Means(msgspec.Struct, frozen=True):
     past: Callable[[FeatureSet, Record], list[Value]]
     refill: Callable[[FeatureSet, int], Fold]
     clock: Callable[[], float]
+    ready: Callable[[str], bool] = lambda digest: True
 
 
 class Predicting(msgspec.Struct):
@@ -244,7 +246,7 @@ def _answer(model: str, asks: Sequence[Ask], means: Means, threshold: float, beg
     groups: dict[Ref, list[int]] = {}
     for route, some in groupby(range(len(asks)), lambda i: asks[i].route):
         mine = list(some)
-        for _, ref in route.versions():
+        for _, ref in _scoring(route, means):
             groups.setdefault(ref, []).extend(mine)
     said = {
         ref: dict(zip(group, _say(ref, [asks[i] for i in group], means), strict=True))
@@ -253,7 +255,7 @@ def _answer(model: str, asks: Sequence[Ask], means: Means, threshold: float, beg
     latency_s = means.clock() - began if asks else 0.0
     topic, made = predictions(model), []
     for route, some in groupby(range(len(asks)), lambda i: asks[i].route):
-        versions = [(role, ref, said[ref]) for role, ref in route.versions()]
+        versions = [(role, ref, said[ref]) for role, ref in route.versions() if ref in said]
         for i in some:
             ask = asks[i]
             answering = route.answers(model, ask.record.key)
@@ -261,6 +263,12 @@ def _answer(model: str, asks: Sequence[Ask], means: Means, threshold: float, beg
                 value = _prediction(model, ask, ref, role, role == answering, scores[i], threshold, latency_s)
                 made.append((ask.record, draft(topic, value, key=ask.record.id, t_ms=ask.record.time_ms)))
     return made
+
+
+def _scoring(route: Route, means: Means) -> list[tuple[Role, Ref]]:
+    """The versions that score: all but those that answer nobody and are still on their way here."""
+    answering = {"champion", "candidate"} if route.share else {"champion"}
+    return [(role, ref) for role, ref in route.versions() if role in answering or means.ready(ref.digest)]
 
 
 def _say(ref: Ref, asks: Sequence[Ask], means: Means) -> list[Said]:
@@ -273,21 +281,18 @@ def _say(ref: Ref, asks: Sequence[Ask], means: Means) -> list[Said]:
         return [Said(batch, "", None, error.code) for _ in asks]
     able = [ask for ask in asks if not ask.error and model.features in ask.values]
     try:
-        scores = iter(answers(model, [ask.values[model.features] for ask in able]) if able else [])
+        scores = iter(told(model, [ask.values[model.features] for ask in able]) if able else [])
     except PenstockError as error:
         return [Said(batch, model.features, None, error.code) for _ in asks]
     if len(able) == len(asks):
-        return [
-            Said(batch, model.features, score, "" if score is not None else "model_failed")
-            for score in scores
-        ]
+        return [Said(batch, model.features, score, why) for score, why in scores]
     out = []
     for ask in asks:
         if ask.error or model.features not in ask.values:
             out.append(Said(batch, model.features, None, ask.error or "features_unknown"))
             continue
-        score = next(scores)
-        out.append(Said(batch, model.features, score, "" if score is not None else "model_failed"))
+        score, why = next(scores)
+        out.append(Said(batch, model.features, score, why))
     return out
 
 

@@ -152,6 +152,10 @@ def with_ids(name: str, emitted: Iterable[Emitted]) -> Iterator[Draft]:
         yield msgspec.structs.replace(draft, id=draft.id or output_id(name, record.topic, record.position, n))
 
 
+RECORD_BYTES = 200
+"""A large state is written again once a record was folded for so many bytes of it: the log grows with the records."""
+
+
 class Running(Generic[S]):
     """A stage at a position of a log, owned under an epoch. One thread at a time may advance it."""
 
@@ -166,7 +170,7 @@ class Running(Generic[S]):
 
     def _resume(self, checkpoint: Checkpoint) -> None:
         self.epoch = checkpoint.epoch
-        self.position = checkpoint.position
+        self.position, self.size = checkpoint.position, len(checkpoint.state)
         self.state = restore(self.stage, self.log, checkpoint)
         self.unsaved = 0
         self.waiting: Commit | None = None  # folded, and not on the log yet
@@ -188,7 +192,7 @@ class Running(Generic[S]):
     @property
     def due(self) -> bool:
         """Whether so much was folded since the state was written that it is to be written again."""
-        return self.unsaved >= self.stage.snapshot_every
+        return self.unsaved >= max(self.stage.snapshot_every, self.size // RECORD_BYTES)
 
     def put(self, drafts: Sequence[Draft]) -> tuple[Appended, list[Draft]]:
         """Append records of an input and fold them, with all that lies below, in one write with what comes of
@@ -200,11 +204,7 @@ class Running(Generic[S]):
             outputs += more
 
         def then(done: Appended) -> Commit:
-            fresh = (
-                [i for i in range(len(drafts)) if i not in done.repeats]
-                if done.repeats
-                else range(len(drafts))
-            )
+            fresh = sorted(set(range(len(drafts))) - set(done.repeats))
             start, reached = Position(n=done.end.n - len(fresh)), self.position
             records: list[Record] = []
             while reached.n < start.n:  # what others wrote since
@@ -256,7 +256,7 @@ class Running(Generic[S]):
         assert commit is not None
         self.position, self.waiting = commit.position, None
         if commit.state is not None:
-            self.unsaved = 0
+            self.unsaved, self.size = 0, len(commit.state)
         return list(commit.outputs)
 
 

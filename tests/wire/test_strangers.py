@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.served import MODEL, Up, prepare
+from tests.faults.served import Up, prepare
 
 BIN = Path(__file__).parents[2] / ".venv-bench" / "strangers" / "bin"
 MLFLOW = """
@@ -61,4 +61,4 @@ def test_odd_calls_find_no_error_of_ours(url: str) -> None:
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert MODEL in done.stdout
+    assert "10 selected / 10 total" in done.stdout

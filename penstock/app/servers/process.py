@@ -24,7 +24,7 @@ from penstock.app.servers.desk import keys_of, note, serving_desk
 from penstock.app.servers.elsewhere import elsewhere
 from penstock.app.servers.listening import Listening
 from penstock.app.servers.order import Serve, Word
-from penstock.app.system import System
+from penstock.app.system import Serving, System
 from penstock.predict.stage import share_name
 from penstock.record.errors import PenstockError
 from penstock.serve.door import Door
@@ -56,7 +56,7 @@ def serve(order: Serve, stop: threading.Event, say: Any) -> None:
     mine = {share_name(f"predict.{name}", order.k, order.n) for name in file.plans}
     system = System(
         file, home.log, home.blobs, home.path, time.perf_counter, None,
-        shares=order.n, mine=mine.__contains__, sync_answers=order.sync,
+        shares=order.n, serving=Serving(mine.__contains__, order.sync, apart=True),
     )  # fmt: skip
     live = Live(system, wall_ms, admit=pressure(file, home, order.bounds).admit)
     desk = serving_desk(live, file)

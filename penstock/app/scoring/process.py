@@ -1,0 +1,71 @@
+"""app: the scoring process: one model, asked over standard input, answering over standard output."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from penstock.app.deferred import deferred
+from penstock.app.pipeline import load_text
+from penstock.app.place import blobs_of
+from penstock.app.scoring.order import HEAD_BYTES, Rows, Scores, Scoring
+from penstock.model.fit import answers
+from penstock.model.pack import Model, load
+from penstock.record.codec import pack, unpack
+from penstock.record.errors import PenstockError
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Load the model, say so with an empty answer, then answer until nothing more is asked."""
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what the user's code prints is no answer
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(
+            PR_SET_PDEATHSIG, signal.SIGKILL
+        )  # a model that hangs reads no end of its input
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    source = sys.stdin.buffer
+    try:
+        model = _model(msgspec.json.decode(source.readline(), type=Scoring))
+        _write(out, Scores([]))
+    except PenstockError as error:
+        return _write(out, Scores([], error.code))
+    while (data := _read(source)) is not None:
+        asked = unpack(data, Rows)
+        try:
+            _write(out, Scores(answers(model, asked.rows)))
+        except PenstockError as error:
+            _write(out, Scores([], error.code))
+
+
+def _model(order: Scoring) -> Model:
+    blobs = blobs_of(Path(order.home))
+    with deferred():
+        file = load_text(blobs.get(order.code), order.path)
+    return load(blobs.get(order.digest), file.plan(order.model).pipeline.predict)
+
+
+def _read(source: BinaryIO) -> bytes | None:
+    head = source.read(HEAD_BYTES)
+    return source.read(int.from_bytes(head)) if len(head) == HEAD_BYTES else None
+
+
+def _write(out: BinaryIO, said: Scores) -> None:
+    data = pack(said)
+    with contextlib.suppress(BrokenPipeError):
+        out.write(len(data).to_bytes(HEAD_BYTES) + data)
+        out.flush()
+
+
+if __name__ == "__main__":
+    main()
