@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -146,6 +147,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     """Run what was asked for, print tables and figures."""
     given = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers are ended, too
     names = [OURS.name if name == "us" else name for name in given.only.split(",") if name]
     if len(CORES) < 2:
         raise SystemExit("bench: it takes two cores, one for the server and one for the client")
