@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from penstock.record.codec import to_json
 from penstock.record.errors import PenstockError, Refused
-from penstock.serve.front.call import refused
+from penstock.serve.front.call import FAILED, refused
 
 TIMEOUT_S = 10.0
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -33,3 +33,13 @@ def refusal(error: PenstockError) -> Response:
     answer = refused(error)
     headers = {name.decode(): value.decode() for name, value in answer.headers}
     return Response(answer.body, answer.status, headers, media_type="application/json")
+
+
+def failed(code: str) -> Response:
+    """The answer to a request that no score came of."""
+    response = json_of(
+        {"error": "The model could not answer this request.", "code": code}, FAILED.get(code, 500)
+    )
+    if response.status_code == 503:
+        response.headers["retry-after"] = "1"
+    return response

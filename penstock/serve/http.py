@@ -17,7 +17,7 @@ from penstock.record.codec import to_json
 from penstock.record.errors import PenstockError, Refused, Unavailable
 from penstock.release.registry import Entry
 from penstock.serve import mlflow, openapi, plain, tensorflow
-from penstock.serve.answers import Endpoint, json_of, refusal
+from penstock.serve.answers import Endpoint, failed, json_of, refusal
 from penstock.serve.asking import ask, body_of, entry_of, must_answer, time_for
 from penstock.serve.desk import Desk
 from penstock.serve.events import appending, retracting
@@ -154,7 +154,7 @@ def _infer(desk: Desk) -> Endpoint:
         rows, features = rows_of(asked, found, face)
         said = await ask(desk, name, rows, features, time_for(request, asked.parameters.get("timeout")))
         if len(said) == 1 and said[0].error:
-            return json_of({"error": "The model could not answer this request.", "code": said[0].error}, 500)
+            return failed(said[0].error)
         told, rest = answer(asked, face, said, champion, desk.durability)
         text = to_json(told)
         response = Response(

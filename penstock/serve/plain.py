@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from penstock.record.decisions import Prediction
-from penstock.serve.answers import Endpoint, json_of
+from penstock.serve.answers import Endpoint, failed, json_of
 from penstock.serve.asking import alike, ask, body_of, entry_of, json_in, time_for
 from penstock.serve.desk import Desk
 from penstock.serve.infer import MOST_ROWS, prediction_id
@@ -36,6 +36,6 @@ def asking(desk: Desk) -> Endpoint:
         said = await ask(desk, name, rows, features, time_for(request))
         if type(found) is list:
             return json_of([told(one) for one in said])
-        return json_of(told(said[0]), 500 if said[0].error else 200)
+        return failed(said[0].error) if said[0].error else json_of(told(said[0]))
 
     return asked
