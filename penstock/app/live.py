@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import secrets
 import threading
@@ -140,6 +141,7 @@ class Live:
         self.stopping = threading.Event()
         self.broken: str = ""
         self._hurried_s = float("-inf")
+        self._mark, self._numbers = secrets.token_hex(6), itertools.count()
         self.threads: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -277,7 +279,7 @@ class Live:
     def _new_id(self) -> str:
         """How the ids of requests without one begin: by the time, so that those of one moment lie together in the
         log's table of ids."""
-        return f"{self.now_ms():012x}-{secrets.token_hex(6)}-"
+        return f"{self.now_ms():012x}-{self._mark}-{next(self._numbers):x}-"
 
     async def _asked(self, model: str, drafts: list[Draft], timeout_s: float) -> list[Prediction]:
         self._champion(model)

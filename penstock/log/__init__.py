@@ -180,9 +180,9 @@ class Joint(Protocol):
 
     alone: bool
 
-    def join(self, drafts: Sequence[Draft], then: Then, *, sync: bool = True) -> Appended:
-        """Append drafts and commit what `then` makes of it, in one write: nobody else writes in between, and
-        `then` may read what lies below. What it raises leaves nothing of either."""
+    def join(self, drafts: Sequence[Draft], then: Then, *, sync: bool = True) -> tuple[Appended, Appended]:
+        """Append drafts and commit what `then` makes of it, in one write, with the answers of both: nobody else
+        writes in between, and `then` may read what lies below. What it raises leaves nothing of either."""
 
 
 class Blob(Protocol):

@@ -107,20 +107,19 @@ class MemoryLog:
         """See the port."""
         return self._topics.get(topic, START)
 
-    def join(self, drafts: Sequence[Draft], then: Then, *, sync: bool = True) -> Appended:
+    def join(self, drafts: Sequence[Draft], then: Then, *, sync: bool = True) -> tuple[Appended, Appended]:
         """See the port. What was appended is taken back where nothing comes of it."""
         with self._changed:
             n = len(self._records)
             done = self._write(drafts)
             try:
-                self.commit(then(done))
+                return done, self.commit(then(done))
             except BaseException:
                 for record in self._records[n:]:
                     if record is not None:
                         self._ids.pop((record.topic, record.id), None)
                 del self._records[n:]
                 raise
-            return done
 
     def drop(self, topic: str, below: Position) -> int:
         """See the port."""

@@ -124,17 +124,17 @@ class SqliteLog:
         answer: Appended = self._write(commit, sync)
         return answer
 
-    def join(self, drafts: Sequence[Draft], then: Then, *, sync: bool = True) -> Appended:
+    def join(self, drafts: Sequence[Draft], then: Then, *, sync: bool = True) -> tuple[Appended, Appended]:
         """See the port."""
         done: list[Appended] = []
 
         def run(writing: Writing) -> None:
             done.append(writing.apply(Append(drafts)))
-            writing.apply(then(done[0]))
+            done.append(writing.apply(then(done[0])))
             point(Point.APPLIED)
 
         self._transact(run, sync=sync, seldom=True)
-        return done[0]
+        return done[0], done[1]
 
     def drop(self, topic: str, below: Position) -> int:
         """See the port. The file keeps the room for what comes next; `shrink` gives it back."""

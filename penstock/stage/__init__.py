@@ -200,8 +200,8 @@ class Running(Generic[S]):
         No state is written: that would keep the log to oneself for long."""
         log = cast(Joint, self.log)
         outputs: list[Draft] = []
-        while (more := self.advance()) is not None:
-            outputs += more
+        while self.torn or self.waiting is not None:
+            outputs += self.advance() or []
 
         def then(done: Appended) -> Commit:
             fresh = sorted(set(range(len(drafts))) - set(done.repeats))
@@ -211,25 +211,27 @@ class Running(Generic[S]):
                 more, reached = self.log.read(self.stage.inputs, reached, stop=start)
                 records += more
             records += [placed(drafts[i], done.places[i]) for i in fresh]
-            self._fold(records, done.end, save=False)
-            assert self.waiting is not None
-            return self.waiting
+            return self._fold(records, done.end, save=False)
 
         try:
-            done = log.join(drafts, then, sync=self.stage.sync)
+            done, said = log.join(drafts, then, sync=self.stage.sync)
         except BaseException:
             self.torn, self.waiting = self.torn or self.waiting is not None, None
             raise
-        return done, outputs + self._done()
+        self.repeated += len(said.repeats)
+        fresh = self._done()
+        if not {output.topic for output in fresh}.intersection(self.stage.inputs):
+            self.position = said.end  # what lies between is our own
+        return done, outputs + fresh
 
-    def _fold(self, records: Sequence[Record], position: Position, *, save: bool) -> None:
+    def _fold(self, records: Sequence[Record], position: Position, *, save: bool) -> Commit:
         name = self.stage.label
         self.torn = True
         due = list(returned(self.log, name, self.stage.inputs, records))
         self.state, emitted = self.stage.step_many(self.state, due)
         self.torn = False
         self.unsaved += len(records)
-        self._wait(position, list(with_ids(name, emitted)), save and self.due)
+        return self._wait(position, list(with_ids(name, emitted)), save and self.due)
 
     def save(self) -> None:
         """Write the state at the present position, so that a resumption has nothing to fold again."""
@@ -239,9 +241,10 @@ class Running(Generic[S]):
             self._wait(self.position, [], True)
             self._commit()
 
-    def _wait(self, position: Position, outputs: Sequence[Draft], save: bool) -> None:
+    def _wait(self, position: Position, outputs: Sequence[Draft], save: bool) -> Commit:
         state = self.stage.dump(self.state) if save else None
-        self.waiting = Commit(self.stage.name, self.epoch, position, outputs, state)
+        self.waiting = commit = Commit(self.stage.name, self.epoch, position, outputs, state)
+        return commit
 
     def _commit(self) -> list[Draft]:
         commit = self.waiting

@@ -17,14 +17,16 @@ def forget() -> None:
     """One joint write in twenty is worked out and not written."""
     kept, calls = SqliteLog.join, [0]
 
-    def join(self: SqliteLog, drafts: Sequence[Draft], then: Then, *, sync: bool = True) -> Appended:
+    def join(
+        self: SqliteLog, drafts: Sequence[Draft], then: Then, *, sync: bool = True
+    ) -> tuple[Appended, Appended]:
         calls[0] += 1
         if calls[0] % 20:
             return kept(self, drafts, then, sync=sync)
         n = self.end().n
         done = Appended(list(range(n, n + len(drafts))), [], self.end())
         then(done)
-        return done
+        return done, done
 
     SqliteLog.join = join  # type: ignore[method-assign]
 

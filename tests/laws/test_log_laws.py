@@ -189,11 +189,11 @@ def test_an_append_and_its_commit_are_one_write(alone: Any) -> None:
         seen.extend([done, len(alone.read(["in"], START, stop=Position(n=done.places[0]))[0])])
         return Commit("s", epoch, done.end, [draft("out", n, f"o{n}") for n in done.places])
 
-    done = alone.join([draft("in", 2, "i2"), draft("in", 3, "i3")], then)
+    done, said = alone.join([draft("in", 2, "i2"), draft("in", 3, "i3")], then)
     assert seen == [done, 2] and (done.places, done.repeats) == ([2, 3], [])
     assert [one.id for one in everything(alone, ["in", "out"])] == ["", "", "i2", "i3", "o2", "o3"]
-    assert alone.load("s").position.n == 4 and alone.end().n == 6
-    again = alone.join([draft("in", 4, "i4"), draft("in", 9, "i2")], then)
+    assert alone.load("s").position.n == 4 and alone.end().n == said.end.n == 6 and said.places == [4, 5]
+    again, _ = alone.join([draft("in", 4, "i4"), draft("in", 9, "i2")], then)
     assert (again.places, again.repeats) == ([6, 2], [1]) and alone.end().n == 8
 
 
@@ -214,7 +214,7 @@ def test_what_a_joint_write_raises_leaves_nothing(alone: Any, why: str) -> None:
         alone.join([draft("in", 1, "i1")], then)
     assert alone.end().n == 1 and alone.find("in", "i1") is None and everything(alone, ["out"]) == []
     assert alone.load("s").position.n == 1
-    kept = alone.join(
+    kept, _ = alone.join(
         [draft("in", 1, "i1")], lambda done: Commit("s", epoch, done.end, [draft("out", 1, "o1")])
     )
     assert kept.places == [1] and kept.repeats == [] and alone.find("out", "o1").position == 2

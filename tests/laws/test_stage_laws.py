@@ -78,7 +78,7 @@ class Breaking(MemoryLog):
 
     breaks = False
 
-    def join(self, drafts: Sequence[Draft], then: Then, *, sync: bool = True) -> Appended:
+    def join(self, drafts: Sequence[Draft], then: Then, *, sync: bool = True) -> tuple[Appended, Appended]:
         """See the port."""
 
         def worked(done: Appended) -> Commit:
@@ -113,7 +113,7 @@ def test_what_is_put_is_folded_as_if_it_had_been_appended(
             before = len(outputs(log))
             done, made = one.put(drafts)
             assert [draft.id for draft in made] == [id for id, _ in outputs(log)[before:]]
-            assert one.position == done.end and done.places[0] == log.find("in", f"i{i}").position
+            assert one.position == log.end() and done.places[0] == log.find("in", f"i{i}").position
         else:
             log.breaks = True
             with pytest.raises(Unavailable):

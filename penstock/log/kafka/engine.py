@@ -129,7 +129,7 @@ class KafkaLog(SqliteLog):
         self._publisher.close()
         super().close()
 
-    def join(self, drafts: Sequence[Draft], then: Then, *, sync: bool = True) -> Appended:
+    def join(self, drafts: Sequence[Draft], then: Then, *, sync: bool = True) -> tuple[Appended, Appended]:
         """Never: others write from other machines."""
         raise Refused("On a log that others share an append and its commit are two writes.", code="joint")
 
