@@ -18,6 +18,7 @@ from penstock.app.counters import Tally
 from penstock.app.pressure import PRESSED
 from penstock.app.sizes import Sizes
 from penstock.app.system import System, clock_draft, one_thread, served
+from penstock.app.waiting import CROWDED, MOST_WAITING, Answers, crowded
 from penstock.log import Appended
 from penstock.record.codec import moment, pack, unpack
 from penstock.record.decisions import DEAD, DeadLetter, Prediction, Vector, predictions, vectors
@@ -34,82 +35,8 @@ HURRIED_S, HURRY_PAUSE_S = 1.0, 0.05
 
 BEHIND = 10
 """The niceness of stages whose system answers in other processes."""
-MOST_WAITING = 10_000
-"""Requests that may wait for their answers at once; one more is refused."""
 Admit = Callable[[int, Sequence[str]], AbstractContextManager[None]]
 """Within it a number of records may be appended for these stages; or it raises Unavailable."""
-
-
-class Answers:
-    """Requests that wait for their prediction: registered before the append, resolved after the commit."""
-
-    def __init__(self, most: int = MOST_WAITING) -> None:
-        self.most = most
-        self._waiting: dict[tuple[str, str], list[asyncio.Future[Prediction]]] = {}
-        self._count = 0
-        self._lock = threading.Lock()
-
-    def room(self, n: int) -> None:
-        """Raise Unavailable where `n` more may not wait."""
-        if self._count + n > self.most:
-            raise Unavailable(
-                "Too many requests wait for their answers.", code="busy", hint="Send more slowly."
-            )
-
-    def expect(self, model: str, request: str) -> asyncio.Future[Prediction]:
-        """A future of the served prediction; called on the event loop. Callers of one id each have their own."""
-        future: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
-        with self._lock:
-            self._waiting.setdefault((model, request), []).append(future)
-            self._count += 1
-        return future
-
-    def forget(self, model: str, request: str, future: asyncio.Future[Prediction]) -> None:
-        """Whoever has this future waits no longer."""
-        with self._lock:
-            waiting = self._waiting.get((model, request), [])
-            if future in waiting:
-                waiting.remove(future)
-                self._count -= 1
-            if not waiting:
-                self._waiting.pop((model, request), None)
-
-    def tell(self, outputs: Sequence[Draft]) -> None:
-        """Predictions are on the log: whoever waits for one of them may have it."""
-        if not self._waiting:
-            return
-        for output in outputs:
-            if output.topic == DEAD:
-                continue
-            prediction = unpack(output.value, Prediction)
-            if prediction.served:
-                self.give(prediction)
-
-    def give(self, prediction: Prediction) -> None:
-        """Hand a prediction to all who wait for it."""
-        for future in self._pop(prediction.model, prediction.request):
-            future.get_loop().call_soon_threadsafe(_settle, future, prediction)
-
-    def refuse(self, model: str, request: str, error: Refused) -> None:
-        """Tell all who wait for a prediction that there will be none."""
-        for future in self._pop(model, request):
-            future.get_loop().call_soon_threadsafe(_fail, future, error)
-
-    def _pop(self, model: str, request: str) -> list[asyncio.Future[Prediction]]:
-        with self._lock:
-            waiting = self._waiting.pop((model, request), [])
-            self._count -= len(waiting)
-        return waiting
-
-
-def _settle(future: asyncio.Future[Prediction], prediction: Prediction) -> None:
-    if not future.done():
-        future.set_result(prediction)
-
-
-def _fail(future: asyncio.Future[Prediction], error: Refused) -> None:
-    if not future.done():
-        future.set_exception(error)
 
 
 def _why(letter: DeadLetter) -> Refused:
@@ -260,6 +187,10 @@ class Live:
         said = (unpack(one.value, Spoken) for one in outputs if one.topic == topic)
         return {one.request: one for one in said if one.served}
 
+    def crowd(self, model: str, timeout_s: float) -> Unavailable | None:
+        """What a request is refused with that would not be answered within its time; None where it would."""
+        return crowded() if self.answers.oldest_s(model) > CROWDED * timeout_s else None
+
     def _champion(self, model: str) -> None:
         if self.system.champion(model) is None:
             raise Unavailable(
@@ -285,7 +216,7 @@ class Live:
         self._champion(model)
         if len({draft.id for draft in drafts}) < len(drafts):
             raise Refused("Two rows of the request have one id.", code="duplicate")
-        self.answers.room(len(drafts))
+        self.answers.room(model, len(drafts), timeout_s)
         futures = [self.answers.expect(model, draft.id) for draft in drafts]
         try:
             done = await asyncio.to_thread(self._append, model, self.system.owned(model, drafts))

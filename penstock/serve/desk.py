@@ -11,6 +11,7 @@ import msgspec
 from penstock.feature.lookup import Looked
 from penstock.log import Blob, Log
 from penstock.record.decisions import Prediction
+from penstock.record.errors import Unavailable
 from penstock.record.event import Source
 from penstock.record.record import Draft
 from penstock.release.registry import Registry
@@ -57,7 +58,8 @@ class Desk(msgspec.Struct, frozen=True):
     builtins from where on. `look(set, asked, timeout_s)` looks features up, `sets()` tells of those there are.
     `requests(model, rows)` and `vectors(model, rows)` are the records of requests, checked; `at_once(model,
     drafts)` appends such and returns the served predictions by the requests' ids, without a wait: None where that
-    cannot be, and no word of those that were asked before.
+    cannot be, and no word of those that were asked before. `crowd(model, timeout_s)` is what a request is refused
+    with that would wait in vain.
     `health()` says why the system stopped itself and what holds producers back ("": nothing).
     All raise Refused or Unavailable. `count(name, labels, n)` counts `n` more since the process began.
     """
@@ -70,6 +72,7 @@ class Desk(msgspec.Struct, frozen=True):
     requests: Callable[[str, Sequence[Mapping[str, Any]]], list[Draft]]
     vectors: Callable[[str, Sequence[Sequence[Any]]], list[Draft]]
     at_once: Callable[[str, Sequence[Draft]], Mapping[str, Spoken] | None]
+    crowd: Callable[[str, float], Unavailable | None]
     look: Callable[[str, Asked, float], Awaitable[Looked]]
     sets: Callable[[], list[dict[str, Any]]]
     registry: Callable[[], Registry]

@@ -7,16 +7,19 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp
 
-from penstock.record.errors import PenstockError, Refused
+from penstock.record.errors import PenstockError, Refused, Unavailable
+from penstock.serve.answers import TIMEOUT_S
 from penstock.serve.desk import Desk
 from penstock.serve.front.asgi import run
-from penstock.serve.front.call import Answer, Call, Headers
+from penstock.serve.front.call import Answer, Call, Headers, refused
 from penstock.serve.front.wire import LIMITS, Front, Guard, Limits
 from penstock.serve.hot import lanes
 from penstock.serve.identity import Keys, Unauthorised, is_loopback
 from penstock.serve.times import Times
 
 OPEN = (b"/v2/health/live", b"/v2/health/ready")
+UNBEGUN = 64
+"""So many calls may wait to be begun before no other is taken: what each takes adds up to what the last one waits."""
 _PLAIN = {b"content-encoding", b"traceparent", b"origin", b"timeout-ms", b"inference-header-content-length"}
 """A call with one of these, or with another type of content, takes the other way."""
 
@@ -75,7 +78,7 @@ class Door:
         *,
         inner: bool = False,
     ) -> None:
-        self.app, self.note = app, note
+        self.app, self.note, self.unbegun = app, note, 0
         self.tasks: set[asyncio.Task[None]] = set()
         self.loop = asyncio.get_running_loop()
         self.hot = lanes(desk, self.loop.call_soon, self.slow, note)
@@ -96,12 +99,34 @@ class Door:
     def take(self, call: Call) -> None:
         """Serve a call."""
         hot = self.hot.get(call.path) if call.method == b"POST" else None
-        if hot is not None and _is_plain(call.headers):
-            return hot(call)
+        if hot is not None:
+            error = self.desk.crowd(hot.face.name, _time_for(call))
+            if error is not None:  # before any work is done for it
+                return self.refuse(call, error)
+            if _is_plain(call.headers):
+                return hot(call)
         return self.slow(call)
 
+    def refuse(self, call: Call, error: PenstockError) -> None:
+        """Say no."""
+        answer = refused(error)
+        self.desk.count("answers_refused", {"status": str(answer.status), "code": error.code}, 1)
+        call.reply(answer)
+
     def slow(self, call: Call) -> None:
-        """Let the application serve it."""
+        """Let the application serve it; where many wait even to be begun, say no at once."""
+        if self.unbegun >= UNBEGUN and call.path not in OPEN:
+            return self.refuse(
+                call,
+                Unavailable("More is asked than can be answered.", code="busy", hint="Send more slowly."),
+            )
+        self.unbegun += 1
+        self.loop.call_soon(self._begin, call)
+
+    def _begin(self, call: Call) -> None:
+        self.unbegun -= 1
+        if call.gone:
+            return
         task = self.loop.create_task(self._run(call))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
@@ -113,6 +138,12 @@ class Door:
         except Exception as error:  # the caller learns nothing of our insides
             self.note(error)
             call.reply(Answer(500, b'{"error":"internal error","code":"internal"}'))
+
+
+def _time_for(call: Call) -> float:
+    """The seconds that a caller waits, as far as that can be told at a look; who sends nonsense is told so later."""
+    text = call.header(b"timeout-ms")
+    return min(TIMEOUT_S, int(text) / 1000) if text.isdigit() and len(text) < 10 else TIMEOUT_S
 
 
 def _untimed(call: Call, status: int, seconds: float) -> None:

@@ -173,9 +173,7 @@ def failed(said: Spoken) -> Answer:
     return Answer(500, _encode(text))
 
 
-def lanes(
-    desk: Desk, soon: Soon, slow: Slow, note: Callable[[BaseException], None]
-) -> Mapping[bytes, Callable[[Call], None]]:
+def lanes(desk: Desk, soon: Soon, slow: Slow, note: Callable[[BaseException], None]) -> Mapping[bytes, Lane]:
     """The hot routes, by path."""
     return {
         f"/v2/models/{name}/infer".encode(): Lane(desk, face, soon, slow, note)

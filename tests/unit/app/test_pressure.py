@@ -14,10 +14,10 @@ import msgspec
 import pytest
 
 from penstock.app.counters import Counters, Tally
-from penstock.app.live import Answers
 from penstock.app.pipeline import load
 from penstock.app.pressure import Bounds, Disk, Pressure, bytes_of, lags, patiently
 from penstock.app.system import append
+from penstock.app.waiting import Answers
 from penstock.log.memory import MemoryLog
 from penstock.log.sqlite import SqliteLog
 from penstock.record.codec import pack, unpack
@@ -132,19 +132,50 @@ def test_waiting_answers_are_bounded() -> None:
 
     async def ask() -> None:
         answers = Answers(2)
-        answers.room(2)
+        answers.room("m", 2, 9.0)
         one, two = answers.expect("m", "a"), answers.expect("m", "a")
         with pytest.raises(Unavailable) as caught:
-            answers.room(1)
+            answers.room("m", 1, 9.0)
         assert caught.value.code == "busy"
         answers.forget("m", "a", one)
-        answers.room(1)
+        answers.room("m", 1, 9.0)
         one.cancel()
         answers.give(said)
-        answers.room(2)
+        answers.room("m", 2, 9.0)
         assert (await two).score == 0.25
 
     asyncio.run(ask())
+
+
+def test_who_would_wait_in_vain_is_refused() -> None:
+    """Where the first who waits has waited for most of a request's time; whoever waits for longer comes in, and so
+    does everybody once he is answered, and for other models always."""
+    now_s = 0.0
+
+    async def ask() -> list[bool]:
+        nonlocal now_s
+        answers, found = Answers(clock=lambda: now_s), []
+
+        def comes(model: str, timeout_s: float) -> None:
+            try:
+                answers.room(model, 1, timeout_s)
+                found.append(True)
+            except Unavailable:
+                found.append(False)
+
+        answers.expect("m", "a")
+        now_s = 1.3
+        answers.expect("m", "b")
+        comes("m", 2.0)
+        now_s = 1.5
+        comes("m", 2.0)
+        comes("m", 3.0)
+        comes("n", 0.1)
+        answers.refuse("m", "a", Refused("no", code="x"))
+        comes("m", 2.0)
+        return found
+
+    assert asyncio.run(ask()) == [True, False, True, True, True]
 
 
 # A full disk.

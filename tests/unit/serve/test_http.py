@@ -128,7 +128,8 @@ async def look(name: str, asked: Asked, timeout_s: float) -> Looked:
 
 SETS = [{"name": "m", "digest": "d" * 64}]
 DESK = Desk(
-    {"m": FACE}, ask, ask, append, retract, requests, vectors, at_once, look, lambda: SETS, registry, lambda: STATUS,
+    {"m": FACE}, ask, ask, append, retract, requests, vectors, at_once, lambda model, timeout_s: None,
+    look, lambda: SETS, registry, lambda: STATUS,
     lambda: {"broken": "", "held": ""}, "durable", MemoryLog(), MemoryBlob(),
 )  # fmt: skip
 SECRET = new_key(b"x" * 24)

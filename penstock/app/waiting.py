@@ -1,0 +1,115 @@
+"""app: requests that wait for their predictions, by model, in the order in which they came."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from penstock.record.codec import unpack
+from penstock.record.decisions import DEAD, Prediction
+from penstock.record.errors import Refused, Unavailable
+from penstock.record.record import Draft
+
+MOST_WAITING = 10_000
+"""Requests that may wait for their answers at once; one more is refused."""
+CROWDED = 0.7
+"""Where somebody has waited for this part of a request's time, that request would hardly be answered in it: whoever
+comes is behind him."""
+
+
+def crowded() -> Unavailable:
+    """The answer to whoever would wait in vain."""
+    return Unavailable(
+        "Too many requests wait for their answers.", code="busy", hint="Send more slowly, or wait for longer."
+    )
+
+
+class _Waits:
+    """Who waits for one prediction, and since when."""
+
+    __slots__ = ("futures", "since_s")
+
+    def __init__(self, since_s: float) -> None:
+        self.since_s = since_s
+        self.futures: list[asyncio.Future[Prediction]] = []
+
+
+class Answers:
+    """Requests that wait for their prediction: registered before the append, resolved after the commit."""
+
+    def __init__(self, most: int = MOST_WAITING, clock: Callable[[], float] = time.monotonic) -> None:
+        self.most, self.clock = most, clock
+        self._waiting: dict[str, dict[str, _Waits]] = {}
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def room(self, model: str, n: int, timeout_s: float) -> None:
+        """Raise Unavailable where `n` more may not wait, or would wait in vain."""
+        if self._count + n > self.most or self.oldest_s(model) > CROWDED * timeout_s:
+            raise crowded()
+
+    def oldest_s(self, model: str) -> float:
+        """For how long the first of a model's requests has waited."""
+        with self._lock:
+            first = next(iter(self._waiting.get(model, {}).values()), None)
+        return self.clock() - first.since_s if first is not None else 0.0
+
+    def expect(self, model: str, request: str) -> asyncio.Future[Prediction]:
+        """A future of the served prediction; called on the event loop. Callers of one id each have their own."""
+        future: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
+        now_s = self.clock()
+        with self._lock:
+            self._waiting.setdefault(model, {}).setdefault(request, _Waits(now_s)).futures.append(future)
+            self._count += 1
+        return future
+
+    def forget(self, model: str, request: str, future: asyncio.Future[Prediction]) -> None:
+        """Whoever has this future waits no longer."""
+        with self._lock:
+            waiting = self._waiting.get(model, {})
+            waits = waiting.get(request)
+            if waits is None or future not in waits.futures:
+                return
+            waits.futures.remove(future)
+            self._count -= 1
+            if not waits.futures:
+                del waiting[request]
+
+    def tell(self, outputs: Sequence[Draft]) -> None:
+        """Predictions are on the log: whoever waits for one of them may have it."""
+        if not self._count:
+            return
+        for output in outputs:
+            if output.topic == DEAD:
+                continue
+            prediction = unpack(output.value, Prediction)
+            if prediction.served:
+                self.give(prediction)
+
+    def give(self, prediction: Prediction) -> None:
+        """Hand a prediction to all who wait for it."""
+        for future in self._pop(prediction.model, prediction.request):
+            future.get_loop().call_soon_threadsafe(_settle, future, prediction)
+
+    def refuse(self, model: str, request: str, error: Refused) -> None:
+        """Tell all who wait for a prediction that there will be none."""
+        for future in self._pop(model, request):
+            future.get_loop().call_soon_threadsafe(_fail, future, error)
+
+    def _pop(self, model: str, request: str) -> list[asyncio.Future[Prediction]]:
+        with self._lock:
+            waits = self._waiting.get(model, {}).pop(request, None)
+            self._count -= len(waits.futures) if waits is not None else 0
+        return waits.futures if waits is not None else []
+
+
+def _settle(future: asyncio.Future[Prediction], prediction: Prediction) -> None:
+    if not future.done():
+        future.set_result(prediction)
+
+
+def _fail(future: asyncio.Future[Prediction], error: Refused) -> None:
+    if not future.done():
+        future.set_exception(error)
