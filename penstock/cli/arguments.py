@@ -15,6 +15,7 @@ from penstock.cli.keep import backup
 from penstock.cli.load import load
 from penstock.cli.lookup import get, retract
 from penstock.cli.repair import repair
+from penstock.cli.score import score
 from penstock.cli.simulate import simulate
 from penstock.cli.suggest import suggested
 
@@ -393,6 +394,31 @@ def _proving(verbs: Any) -> None:
 
 
 def _loading(verbs: Any) -> None:
+    batch = _verb(
+        verbs, "score", score, "Score the rows of a file by a running server.",
+        "penstock score fraud --id payment_id --in payments.parquet --out scores.parquet",
+    )  # fmt: skip
+    batch.add_argument("model", metavar="MODEL")
+    batch.add_argument("--url", default="http://127.0.0.1:8411")
+    batch.add_argument(
+        "--in",
+        dest="rows",
+        required=True,
+        metavar="FILE",
+        help="the request's columns: .parquet, .csv or .ndjson",
+    )
+    batch.add_argument("--out", required=True, metavar="FILE", help="the answers: .parquet, .csv or .ndjson")
+    batch.add_argument(
+        "--id", required=True, metavar="COLUMN", help="the request's id: one asked again is the same"
+    )
+    batch.add_argument(
+        "--batch", type=int, default=1000, metavar="N", help="rows in one call (default: 1000)"
+    )
+    batch.add_argument(
+        "--most-failed", type=float, default=0.0, metavar="SHARE", help="of rows without a score (default: 0)"
+    )
+    batch.add_argument("--key", default="", metavar="FILE", help="a file with the key to send")
+    batch.add_argument("--json", action="store_true", help="print JSON for a machine to read")
     parser = _verb(
         verbs, "load", load, "Send requests to a server at a steady rate, check each answer, and say how it took it.",
         "penstock load http://127.0.0.1:8411 --model fraud --rate 500 --for 30s",
