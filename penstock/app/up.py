@@ -25,6 +25,7 @@ from penstock.app.live import Live
 from penstock.app.looks import Looks
 from penstock.app.pipeline import File, load
 from penstock.app.pressure import Bounds
+from penstock.app.servers.calling import Calling, free
 from penstock.app.servers.desk import desk, keys_of, note
 from penstock.app.servers.keeper import Keeper, passage
 from penstock.app.servers.listening import Listening, address, bind
@@ -63,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True):
     bounds: Bounds = Bounds()
     workers: int = 0
     sync: bool = False
+    grpc_port: int | None = None
 
 
 class Server:
@@ -93,6 +95,9 @@ class Server:
         )  # who comes by a socket of the machine has shown one
         may_bind(settings.host, keys_of(settings.key_file))
         self._socket = listens or bind(settings.host, settings.port)
+        self._calling = None
+        if settings.grpc_port is not None and listens is None:
+            self._calling = Calling(self.desk, keys, note, settings.host, settings.grpc_port)
         self._door = Listening(
             lambda: Door(self.desk, app, keys, hosts, note, inner=listens is not None), self._socket
         )
@@ -100,10 +105,14 @@ class Server:
     def start(self) -> str:
         """Open the door; returns its address."""
         self._door.start()
+        if self._calling is not None:
+            self._calling.start()
         return address(self._socket)
 
     def stop(self) -> None:
         """Let the requests under way finish, then close."""
+        if self._calling is not None:
+            self._calling.stop()
         self._door.stop()
         self._looks.stop()
 
@@ -125,8 +134,14 @@ def up(
     system.deploy(wall_ms())
     bounds = pressure(file, home, settings.bounds)
     live = Live(system, wall_ms, tick_s=settings.tick_s, admit=bounds.admit)
+    if settings.grpc_port is not None:
+        settings = msgspec.structs.replace(settings, grpc_port=free(settings.host, settings.grpc_port))
     with _doors(live, home, settings, training) as where:
-        said(where)
+        said(
+            where
+            if settings.grpc_port is None
+            else f"{where}, by gRPC at {settings.host}:{settings.grpc_port}"
+        )
         hook = Webhook(home, settings.webhook, stop) if settings.webhook else None
         if hook:
             hook.start()
@@ -170,7 +185,7 @@ def _doors(live: Live, home: Home, settings: Settings, training: Mapping[str, fl
         file, hosts = live.system.file, (*settings.hosts, settings.host)
         order = Serve(
             str(home.path.absolute()), file.code, file.path, listens.fileno(), path, key_file=settings.key_file,
-            hosts=hosts, bounds=settings.bounds, sync=settings.sync,
+            hosts=hosts, bounds=settings.bounds, sync=settings.sync, host=settings.host, grpc_port=settings.grpc_port,
         )  # fmt: skip
         keeper = Keeper(
             order, listens, settings.workers, lambda text: print(f"penstock: {text}", file=sys.stderr)

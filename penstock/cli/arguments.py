@@ -111,6 +111,10 @@ def _running(verbs: Any) -> None:
         help="processes that serve requests, all on the one port (default: this process does)",
     )  # fmt: skip
     up.add_argument(
+        "--grpc-port", type=int, default=None, metavar="N",
+        help="serve the Open Inference Protocol by gRPC, too; 0 takes a free one (default: not)",
+    )  # fmt: skip
+    up.add_argument(
         "--sync", action="store_true", help="an answer leaves once it is safe against power loss, too"
     )
     up.add_argument("--webhook", default="", metavar="URL", help="send alerts there, as JSON")

@@ -78,6 +78,13 @@ def parse(body: bytes, json_bytes: str = "") -> tuple[InferRequest, list[list[An
     ]
 
 
+def must_be_outputs(outputs: Sequence[Wanted]) -> None:
+    """Raise BadRequest for an output that there is not."""
+    for wanted in outputs:
+        if wanted.name not in OUTPUTS:
+            raise BadRequest(unknown(wanted.name[:64], OUTPUTS, "an output"))
+
+
 def _binaries(asked: InferRequest, rest: bytes) -> list[bytes | None]:
     """The bytes of each input that has such, in order; they must be all that follows the JSON."""
     found: list[bytes | None] = []
@@ -163,10 +170,8 @@ def prediction_id(said: Prediction) -> str:
     return output_id(f"predict.{said.model}", said.source, said.position, 0)
 
 
-def answer(
-    asked: InferRequest, face: ModelFace, said: Sequence[Prediction], champion: int, durability: str
-) -> tuple[dict[str, Any], bytes]:
-    """The body of an answer, and the bytes that follow it."""
+def told_of(asked: InferRequest, said: Sequence[Prediction]) -> list[tuple[str, str, list[Any]]]:
+    """The outputs that are asked for: name, datatype, a value a row."""
     columns: dict[str, list[Any]] = {
         "score": [one.score for one in said],
         "positive": [one.positive for one in said],
@@ -174,17 +179,24 @@ def answer(
         "prediction_id": [prediction_id(one) for one in said],
         "request_id": [one.request for one in said],
     }
+    return [(name, OUTPUTS[name], columns[name]) for name in [one.name for one in asked.outputs] or columns]
+
+
+def answer(
+    asked: InferRequest, face: ModelFace, said: Sequence[Prediction], champion: int, durability: str
+) -> tuple[dict[str, Any], bytes]:
+    """The body of an answer, and the bytes that follow it."""
     all_binary = asked.parameters.get("binary_data_output") is True
-    wanted = [(one.name, one.parameters.get("binary_data", all_binary) is True) for one in asked.outputs]
+    binary = {one.name: one.parameters.get("binary_data", all_binary) is True for one in asked.outputs}
     outputs: list[dict[str, Any]] = []
     rest: list[bytes] = []
-    for name, binary in wanted or [(name, all_binary) for name in columns]:
-        output: dict[str, Any] = {"name": name, "datatype": OUTPUTS[name], "shape": [len(said)]}
-        if binary:
-            rest.append(packed(OUTPUTS[name], columns[name]))
+    for name, kind, data in told_of(asked, said):
+        output: dict[str, Any] = {"name": name, "datatype": kind, "shape": [len(said)]}
+        if binary.get(name, all_binary):
+            rest.append(packed(kind, data))
             output["parameters"] = {"binary_data_size": len(rest[-1])}
         else:
-            output["data"] = columns[name]
+            output["data"] = data
         outputs.append(output)
     failed = [one.error for one in said]
     if any(failed):

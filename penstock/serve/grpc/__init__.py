@@ -1,0 +1,1 @@
+"""serve: the Open Inference Protocol over gRPC. It needs the extra `grpc`."""
