@@ -102,7 +102,8 @@ STATUSES: dict[str, tuple[dict[str, Any], str, str]] = {
         {"model_name": "m", "inputs": [tensor("n", "INT8", [1], int_contents=[300])]}, "INVALID_ARGUMENT", "n, row 0",
     ),
     "no text": (
-        {"model_name": "m", "inputs": [tensor("who", "BYTES", [1], bytes_contents=[b"\xff"])]}, "INVALID_ARGUMENT", "text",
+        {"model_name": "m", "inputs": [tensor("who", "BYTES", [1], bytes_contents=[b"\xff"])]},
+        "INVALID_ARGUMENT", "text",
     ),
     "another output": (
         {"model_name": "m", "inputs": ROW, "outputs": [{"name": "scores"}]}, "INVALID_ARGUMENT", "did you mean",
