@@ -14,6 +14,8 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from penstock.app.counters import Tally
 from penstock.app.pressure import PRESSED
 from penstock.app.sizes import Sizes
@@ -24,6 +26,7 @@ from penstock.record.codec import moment, pack, unpack
 from penstock.record.decisions import DEAD, DeadLetter, Prediction, Vector, predictions, vectors
 from penstock.record.errors import PenstockError, Refused, Unavailable
 from penstock.record.record import Draft, Position
+from penstock.serve.carried import CARRIED
 from penstock.serve.desk import Spoken
 from penstock.stage import Running
 
@@ -37,6 +40,12 @@ BEHIND = 10
 """The niceness of stages whose system answers in other processes."""
 Admit = Callable[[int, Sequence[str]], AbstractContextManager[None]]
 """Within it a number of records may be appended for these stages; or it raises Unavailable."""
+
+
+def _carrying(drafts: list[Draft]) -> list[Draft]:
+    """Records with what the call carries for them."""
+    headers = CARRIED.get()
+    return [msgspec.structs.replace(one, headers=headers) for one in drafts] if headers else drafts
 
 
 def _why(letter: DeadLetter) -> Refused:
@@ -151,7 +160,7 @@ class Live:
         made: dict[str, Any] = {source.time: moment(self.now_ms())} if source.time else {}
         id = self._new_id()
         filled = ({**made, source.id: f"{id}{i}", **row} for i, row in enumerate(rows))
-        return [source.draft(source.parse(row)) for row in filled]
+        return _carrying([source.draft(source.parse(row)) for row in filled])
 
     def vectors(self, model: str, rows: Sequence[Sequence[Any]]) -> list[Draft]:
         """The same of rows that bring every feature value."""
@@ -159,7 +168,8 @@ class Live:
         if any(len(row) != width for row in rows):
             raise Refused(f"{model} takes {width} features a row.", code="shape")
         topic, now_ms, id = vectors(model), self.now_ms(), self._new_id()
-        return [Draft(topic, "", now_ms, pack(Vector(list(row))), f"{id}{i}") for i, row in enumerate(rows)]
+        made = [Draft(topic, "", now_ms, pack(Vector(list(row))), f"{id}{i}") for i, row in enumerate(rows)]
+        return _carrying(made)
 
     async def ask(self, model: str, rows: Sequence[Mapping[str, Any]], timeout_s: float) -> list[Prediction]:
         """Append requests and wait for their predictions; raises Refused before anything is written

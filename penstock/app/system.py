@@ -52,7 +52,7 @@ from penstock.record.decisions import (
 )
 from penstock.record.errors import NotFound, PenstockError, Refused, Unavailable
 from penstock.record.event import unknown
-from penstock.record.record import Draft, Position, Record, output_id
+from penstock.record.record import NO_HEADERS, Draft, Position, Record, output_id
 from penstock.release.registry import registry
 from penstock.release.route import Ref
 from penstock.release.stage import release_stage
@@ -418,13 +418,14 @@ def append(
     strict: bool = True,
     first: int = 1,
     numbered: Numbered = ("", 0),
+    headers: Mapping[str, str] = NO_HEADERS,
 ) -> Report:
     """Validate events for a topic and append the good ones. Raises NotFound for an unknown topic.
 
     `first` is the number of the first row in the notes; see `Source.parse` for `strict`; `numbered` is
     the producer's name and this append's number, which follows the one before: an append that comes
     again changes nothing. A refused event stops nothing: it is counted in the report, and on `refused`
-    by one record for all that were refused with its code; so are repeats.
+    by one record for all that were refused with its code; so are repeats. `headers` go onto the events' records.
     """
     try:
         source = file.source(topic)
@@ -438,7 +439,8 @@ def append(
     notes: list[str] = []
     for number, row in enumerate(rows, first):
         try:
-            drafts.append(source.draft(source.parse(row, strict=strict)))
+            made = source.draft(source.parse(row, strict=strict))
+            drafts.append(msgspec.structs.replace(made, headers=dict(headers)) if headers else made)
         except Refused as error:
             refused[error.code] = refused.get(error.code, 0) + 1
             first_of.setdefault(error.code, Refusal(topic, error.code, error.what, now_ms))

@@ -261,8 +261,15 @@ def _answer(model: str, asks: Sequence[Ask], means: Means, threshold: float, beg
             answering = route.answers(model, ask.record.key)
             for role, ref, scores in sorted(versions, key=lambda one: one[0] != answering):
                 value = _prediction(model, ask, ref, role, role == answering, scores[i], threshold, latency_s)
-                made.append((ask.record, draft(topic, value, key=ask.record.id, t_ms=ask.record.time_ms)))
+                said_of = draft(topic, value, key=ask.record.id, t_ms=ask.record.time_ms)
+                made.append((ask.record, _traced(said_of, ask.record)))
     return made
+
+
+def _traced(made: Draft, record: Record) -> Draft:
+    """What a request caused is traced as the request was."""
+    trace = record.headers.get("traceparent") if record.headers else None
+    return msgspec.structs.replace(made, headers={"traceparent": trace}) if trace else made
 
 
 def _scoring(route: Route, means: Means) -> list[tuple[Role, Ref]]:

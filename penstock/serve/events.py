@@ -10,10 +10,12 @@ from starlette.responses import Response
 
 from penstock.record.errors import Refused
 from penstock.serve.answers import Endpoint, json_of
-from penstock.serve.asking import body_of
+from penstock.serve.asking import body_of, json_in
+from penstock.serve.carried import CARRIED, structured
 from penstock.serve.desk import Desk
 from penstock.serve.tensors import BadRequest
 
+CLOUDEVENT = "application/cloudevents+json"
 _PRODUCER, _NUMBER = re.compile(r"[A-Za-z0-9_-]{1,64}"), re.compile(r"[0-9]{1,18}")
 
 
@@ -21,8 +23,12 @@ def appending(desk: Desk) -> Endpoint:
     """`POST /events/{topic}`: events as a JSON object, an array of them, or a line each."""
 
     async def append(request: Request) -> Response:
-        body = await body_of(request, "application/json", "application/x-ndjson")
+        body = await body_of(request, "application/json", "application/x-ndjson", CLOUDEVENT)
         lines = "ndjson" in request.headers.get("content-type", "")
+        if request.headers.get("content-type", "").startswith(CLOUDEVENT):
+            data, attributes = structured(json_in(body))
+            CARRIED.set({**CARRIED.get(), **attributes})
+            body = msgspec.json.encode(data)
         rows = [line for line in body.splitlines() if line.strip()] if lines else _rows(body)
         report = await desk.append(request.path_params["topic"], rows, _numbered(request))
         taken = report["appended"] + report["duplicates"]

@@ -19,6 +19,7 @@ from penstock.release.registry import Entry
 from penstock.serve import mlflow, openapi, plain, tensorflow
 from penstock.serve.answers import Endpoint, failed, json_of, refusal
 from penstock.serve.asking import ask, body_of, entry_of, must_answer, time_for
+from penstock.serve.carried import CARRIED, carried
 from penstock.serve.desk import Desk
 from penstock.serve.events import appending, retracting
 from penstock.serve.features import listing, looking
@@ -83,6 +84,7 @@ def _told(endpoint: Endpoint, note: Note, count: Callable[[str, Mapping[str, str
     """Errors become answers: those of the house as they are, any other without a word of its own."""
 
     async def told(request: Request) -> Response:
+        CARRIED.set(carried(request.scope["headers"]))
         try:
             return await endpoint(request)
         except PenstockError as error:

@@ -12,6 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from penstock.app.home import open_home
+from penstock.record.decisions import predictions
+from penstock.stage import every
 from tests.faults.served import MODEL, Client, Up, compare, prepare
 
 JSON = {"content-type": "application/json"}
@@ -33,8 +36,8 @@ def test_every_route_is_at_the_one_address(home: Path) -> None:
     """Models in the serving process, the rest passed on; what they counted is told; no library that none needs."""
     up = Up(home, 1)
     with httpx.Client(base_url=up.url, timeout=20) as client:
-        row = {"who": "w1", "x": 0.5}
-        said = client.post(f"/models/{MODEL}", json=row).json()
+        row, trace = {"who": "w1", "x": 0.5}, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+        said = client.post(f"/models/{MODEL}", json=row, headers={"traceparent": trace}).json()
         assert 0 < said["score"] < 1 and said["prediction_id"].startswith(f"predict.{MODEL}:ask:")
         inputs = [
             {"name": "who", "datatype": "BYTES", "shape": [1], "data": ["w1"]},
@@ -67,6 +70,14 @@ def test_every_route_is_at_the_one_address(home: Path) -> None:
         mapped = Path(f"/proc/{worker}/maps").read_text()
         assert "/numpy/" in mapped and not any(one in mapped for one in ("/sklearn/", "/scipy/", "/pyarrow/"))
     assert up.close() == 0
+    log = open_home(home).log
+    traced = [
+        one.topic
+        for one in every(log, ["ask", predictions(MODEL)])
+        if one.headers.get("traceparent") == trace
+    ]
+    log.close()
+    assert traced == ["ask", predictions(MODEL)]
 
 
 def test_who_asks_while_it_ends_is_answered(home: Path) -> None:

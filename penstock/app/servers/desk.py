@@ -22,6 +22,7 @@ from penstock.app.system import Numbered, Report, System, append
 from penstock.feature import raw
 from penstock.record.errors import Broken, NotFound, Unavailable
 from penstock.release.registry import REGISTRY
+from penstock.serve.carried import CARRIED
 from penstock.serve.desk import Desk, ModelFace
 from penstock.serve.identity import Keys, read_keys
 from penstock.stage import View
@@ -61,7 +62,14 @@ def desk(
         def admitted() -> Report:
             with live.admit(len(rows), ()):
                 return append(
-                    file, system.log, topic, rows, now_ms=live.now_ms(), sync=False, numbered=numbered
+                    file,
+                    system.log,
+                    topic,
+                    rows,
+                    now_ms=live.now_ms(),
+                    sync=False,
+                    numbered=numbered,
+                    headers=CARRIED.get(),
                 )
 
         report = await asyncio.to_thread(admitted)
