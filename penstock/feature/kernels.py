@@ -1,8 +1,9 @@
 """feature: the replay's kernels, compiled by numba: what one series answers to all requests, in one sweep.
 
 An entity's events are known up front, so each has its rank in (time, position) before the sweep begins. The
-sweep goes by position: an event is held from its own on, until it is taken away. What is held is summed up in
-blocks of ranks and a binary tree over the blocks, so that a late event and a hot key cost a logarithm.
+sweep goes by position: an event is held from its own on, until it is taken away. A request reads the ranks between its
+windows' edges. Where an entity has many, they are summed up in blocks and a binary tree over the blocks, so that a late
+event and a hot key cost a logarithm.
 
 Everything is an integer until the last step, and that is one correctly rounded division.
 """
@@ -25,16 +26,18 @@ def _compiled(function: Callable[..., Any]) -> Any:
         return njit(error_model="numpy", nogil=True)(function)
 
 
-BITS = 4
-"""A block is 2**BITS ranks: small enough to scan, large enough that the tree over the blocks stays small."""
-MASK = (1 << BITS) - 1
-HELD, TOTAL, LOW, HIGH, LEAST, MOST = range(6)
+BITS, FEW_BITS = 4, 8
+"""A block is 2**BITS ranks, small enough to scan; fewer than 2**FEW_BITS are one block, and need no tree."""
+HELD, TOTAL, LOW, HIGH, LEAST, MOST, FIRST, KINDS = range(8)
 """What a node says of its ranks: how many are held, the sum of their units, the sum of squares in two words,
-the ranks of the least and of the greatest (-1: none); of equal ones the first."""
-FIELDS = 6
-FRESH = FIELDS
-TIME, SINCE, KEY, UNITS = range(4)
-_NEVER = -(2**62)
+the ranks of the least and of the greatest (-1: none); of equal ones the first. What is found of a window begins with
+the same, and goes on with the oldest event, and how many kinds there are."""
+NODE, FOUND = 6, 8
+TIME, EVENT, KEY, UNITS, RANK, HERE = range(6)
+"""What is known of an event; on the desk by rank, and then the rank by arrival, and whether a rank is held."""
+ROW, DESK = 4, 6
+T, BELOW, O = range(3)
+"""What is known of a request: its time, how many events lie below its position, and that."""
 _SIGN = np.int64(-(2**63))
 _NOTHING = (np.int64(0), np.int64(0), np.int64(0), np.int64(0), np.int64(-1), np.int64(-1))
 _U32 = np.uint64(32)
@@ -61,29 +64,14 @@ def grouped(codes: Any, groups: int) -> Any:
 
 
 @_compiled
-def laid(codes: Any, groups: int, times: Any, since: Any, keys: Any, units: Any) -> Any:
-    """As `grouped`, and beside each other what there is of each member."""
-    starts = np.zeros(groups + 1, np.int64)
-    for code in codes:
-        starts[code + 1] += 1
-    for group in range(groups):
-        starts[group + 1] += starts[group]
-    free, members, rows = (
-        starts[:-1].copy(),
-        np.empty(len(codes), np.int64),
-        np.empty((len(codes), 4), np.int64),
-    )
+def lay(codes: Any, starts: Any, columns: Any, rows: Any) -> None:
+    """Lay out beside each other, in `rows`, what there is of each member of each group."""
+    times, keys, units = columns
+    free = starts[:-1].copy()
     for i in range(len(codes)):
         at = free[codes[i]]
         free[codes[i]] += 1
-        members[at] = i
-        rows[at, TIME], rows[at, SINCE], rows[at, KEY], rows[at, UNITS] = (
-            times[i],
-            since[i],
-            keys[i],
-            units[i],
-        )
-    return starts, members, rows
+        rows[at, TIME], rows[at, EVENT], rows[at, KEY], rows[at, UNITS] = times[i], i, keys[i], units[i]
 
 
 @_compiled
@@ -123,14 +111,30 @@ def _digit(above: Any, below: Any, divisor: Any) -> Any:
 
 
 @_compiled
+def _divided_short(number: Any, divisor: Any) -> float:
+    """As `divided`, of 64 bits by 32: the quotient is two digits of what the machine divides by itself."""
+    if not number:
+        return 0.0
+    shift, more = np.uint64(_leading(number)), np.uint64(63 - _leading(divisor))
+    number <<= shift
+    first = number // divisor
+    rest = (number - first * divisor) << more
+    second = rest // divisor
+    quotient = (first << more) + second
+    if rest != second * divisor:
+        quotient |= _ONE
+    return math.ldexp(float(quotient), -int(shift + more))
+
+
+@_compiled
 def divided(high: Any, low: Any, divisor: Any) -> float:
     """A number of 126 bits by one of 63, correctly rounded, as Python divides integers.
 
     Both are shifted until their first bits stand in fixed places. Then the quotient has 63 or 64 bits, of
     which a float keeps 53; whether anything is left over goes into the last one, and the conversion rounds.
     """
-    if not high and not low:
-        return 0.0
+    if not high and divisor <= _LOW32:
+        return _divided_short(low, divisor)
     up = _leading(divisor)
     shift = _leading(high) if high else 64 + _leading(low)
     shift -= 1
@@ -160,6 +164,8 @@ def _mean(total: int, n: int) -> float:
 def _variance(n: int, total: int, high: int, low: int) -> float:
     """(n Σx² - (Σx)²) / (n (n - 1)) as Python divides integers."""
     count, sum_ = np.uint64(n), np.uint64(abs(total))
+    if not high and low >= 0 and float(low) * float(n) < 2.0**63:
+        return float(divided(_ZERO, count * np.uint64(low) - sum_ * sum_, count * (count - _ONE)))
     above, below = _product(count, np.uint64(low))
     above += count * np.uint64(high)
     less_above, less_below = _product(sum_, sum_)
@@ -167,25 +173,6 @@ def _variance(n: int, total: int, high: int, low: int) -> float:
         above -= _ONE
     variance: float = divided(above - less_above, below - less_below, count * (count - _ONE))
     return variance
-
-
-@_compiled
-def _added(rows: Any, at: int, total: int, high: int, low: int) -> None:
-    """Sums put to a row's. Low words are unsigned; the carry is seen by comparing them as such."""
-    rows[at, TOTAL] += total
-    before = rows[at, LOW]
-    after = before + low
-    rows[at, LOW] = after
-    rows[at, HIGH] += high + ((after ^ _SIGN) < (before ^ _SIGN))
-
-
-@_compiled
-def _taken(rows: Any, at: int, total: int, high: int, low: int) -> None:
-    """Sums taken from a row's."""
-    rows[at, TOTAL] -= total
-    before = rows[at, LOW]
-    rows[at, LOW] = before - low
-    rows[at, HIGH] -= high + ((before ^ _SIGN) < (low ^ _SIGN))
 
 
 @_compiled
@@ -210,138 +197,105 @@ def _behind(keys: Any, a: int, b: int) -> bool:
 
 
 @_compiled
-def _hold(
-    tree: Any, held: Any, size: int, keys: Any, units: Any, rank: int, summed: bool, ordered: bool
-) -> None:
-    """A rank is held from now on."""
-    held[rank] = True
-    leaf = (rank >> BITS) + size
-    total, high, low = np.int64(0), np.int64(0), np.int64(0)
-    if summed:
-        total = units[rank]
-        high, low = _square(total)
-    node = leaf
-    while node:
-        tree[node, HELD] += 1
-        if summed:
-            _added(tree, node, total, high, low)
-        node >>= 1
-    if ordered:
-        node = leaf
-        while node and _before(keys, rank, tree[node, LEAST]):
-            tree[node, LEAST] = rank
-            node >>= 1
-        node = leaf
-        while node and _behind(keys, rank, tree[node, MOST]):
-            tree[node, MOST] = rank
-            node >>= 1
-
-
-@_compiled
-def _release(
-    tree: Any, held: Any, size: int, keys: Any, units: Any, rank: int, summed: bool, ordered: bool
-) -> None:
-    """A rank is held no longer."""
-    held[rank] = False
-    leaf = node = (rank >> BITS) + size
-    total, high, low = np.int64(0), np.int64(0), np.int64(0)
-    if summed:
-        total = units[rank]
-        high, low = _square(total)
-    while node:
-        tree[node, HELD] -= 1
-        if summed:
-            _taken(tree, node, total, high, low)
-        node >>= 1
-    if ordered:
-        least = most = -1
-        for other in range((rank >> BITS) << BITS, ((rank >> BITS) + 1) << BITS):
-            if held[other]:
-                least = other if _before(keys, other, least) else least
-                most = other if _behind(keys, other, most) else most
-        tree[leaf, LEAST], tree[leaf, MOST] = least, most
-        node = leaf >> 1
-        while node:
-            a, b = tree[2 * node], tree[2 * node + 1]
-            tree[node, LEAST] = a[LEAST] if not _before(keys, b[LEAST], a[LEAST]) else b[LEAST]
-            tree[node, MOST] = a[MOST] if not _behind(keys, b[MOST], a[MOST]) else b[MOST]
-            node >>= 1
-
-
-@_compiled
-def _with_node(word: Any, tree: Any, node: int, keys: Any, summed: bool, ordered: bool) -> Any:
-    """A word, and what a node says."""
+def _with_node(word: Any, tree: Any, node: int, keys: Any) -> Any:
+    """A word, and what a node says. Low words are unsigned; the carry is seen by comparing them as such."""
     held, total, low, high, least, most = word
-    held += tree[node, HELD]
-    if summed:
-        total += tree[node, TOTAL]
-        before = low
-        low += tree[node, LOW]
-        high += tree[node, HIGH] + ((low ^ _SIGN) < (before ^ _SIGN))
-    if ordered:
-        least = tree[node, LEAST] if _before(keys, tree[node, LEAST], least) else least
-        most = tree[node, MOST] if _behind(keys, tree[node, MOST], most) else most
+    before = low
+    low += tree[node, LOW]
+    high += tree[node, HIGH] + ((low ^ _SIGN) < (before ^ _SIGN))
+    least = tree[node, LEAST] if _before(keys, tree[node, LEAST], least) else least
+    most = tree[node, MOST] if _behind(keys, tree[node, MOST], most) else most
+    return held + tree[node, HELD], total + tree[node, TOTAL], low, high, least, most
+
+
+@_compiled
+def _with_ranks(word: Any, desk: Any, first: int, last: int, wanted: Any) -> Any:
+    """A word, and what is held of the ranks [first, last)."""
+    held, total, low, high, least, most = word
+    keys = desk[KEY]
+    for rank in range(first, last):
+        held += desk[HERE, rank]
+    if wanted[0]:
+        for rank in range(first, last):
+            if desk[HERE, rank]:
+                square_high, square_low = _square(desk[UNITS, rank])
+                total += desk[UNITS, rank]
+                before = low
+                low += square_low
+                high += square_high + ((low ^ _SIGN) < (before ^ _SIGN))
+    if wanted[1]:
+        for rank in range(first, last):
+            if desk[HERE, rank]:
+                least = rank if _before(keys, rank, least) else least
+                most = rank if _behind(keys, rank, most) else most
     return held, total, low, high, least, most
 
 
 @_compiled
-def _with_rank(word: Any, rank: int, keys: Any, units: Any, summed: bool, ordered: bool) -> Any:
-    """A word, and one held rank."""
-    held, total, low, high, least, most = word
-    held += 1
-    if summed:
-        square_high, square_low = _square(units[rank])
-        total += units[rank]
-        before = low
-        low += square_low
-        high += square_high + ((low ^ _SIGN) < (before ^ _SIGN))
-    if ordered:
-        least = rank if _before(keys, rank, least) else least
-        most = rank if _behind(keys, rank, most) else most
-    return held, total, low, high, least, most
-
-
-@_compiled
-def _with_slice(
-    word: Any, tree: Any, held: Any, size: int, keys: Any, units: Any, ends: Any, summed: bool, ordered: bool
-) -> Any:
-    """A word, and what is held of the ranks [low, high), the ends."""
-    low, high = ends
-    while low < high and low & MASK:
-        if held[low]:
-            word = _with_rank(word, low, keys, units, summed, ordered)
-        low += 1
-    while low < high and high & MASK:
-        high -= 1
-        if held[high]:
-            word = _with_rank(word, high, keys, units, summed, ordered)
-    left, right = (low >> BITS) + size, (high >> BITS) + size
+def _with_blocks(word: Any, tree: Any, left: int, right: int, keys: Any) -> Any:
+    """A word, and what the leaves [left, right) say."""
     while left < right:
         if left & 1:
-            word = _with_node(word, tree, left, keys, summed, ordered)
+            word = _with_node(word, tree, left, keys)
             left += 1
         if right & 1:
             right -= 1
-            word = _with_node(word, tree, right, keys, summed, ordered)
+            word = _with_node(word, tree, right, keys)
         left >>= 1
         right >>= 1
     return word
 
 
 @_compiled
-def _cleared(rows: Any, at: int) -> None:
-    rows[at, HELD] = rows[at, TOTAL] = rows[at, LOW] = rows[at, HIGH] = 0
-    rows[at, LEAST] = rows[at, MOST] = -1
+def _with_slice(word: Any, tree: Any, desk: Any, blocks: Any, low: int, high: int, wanted: Any) -> Any:
+    """A word, and what is held of the ranks [low, high)."""
+    bits, size = blocks
+    left, right = ((low - 1) >> bits) + 1, high >> bits
+    if left >= right:
+        return _with_ranks(word, desk, low, high, wanted)
+    word = _with_ranks(word, desk, low, left << bits, wanted)
+    word = _with_ranks(word, desk, right << bits, high, wanted)
+    return _with_blocks(word, tree, left + size, right + size, desk[KEY])
 
 
 @_compiled
-def _newest(tree: Any, held: Any, size: int, below: int) -> int:
+def _put(tree: Any, node: int, word: Any) -> None:
+    """What a node says from now on."""
+    (
+        tree[node, HELD], tree[node, TOTAL], tree[node, LOW], tree[node, HIGH], tree[node, LEAST], tree[node, MOST],
+    ) = word  # fmt: skip
+
+
+@_compiled
+def _mend(tree: Any, desk: Any, blocks: Any, stale: Any, count: int, wanted: Any) -> None:
+    """Sum up the first `count` blocks of `stale` anew, and level by level what stands above them."""
+    bits, size = blocks
+    keys = desk[KEY]
+    for i in range(count):
+        first = stale[i] << bits
+        stale[i] += size
+        _put(tree, stale[i], _with_ranks(_NOTHING, desk, first, first + (1 << bits), wanted))
+    while count and stale[0] > 1:
+        kept = 0
+        for i in range(count):
+            node = stale[i] >> 1
+            if not kept or stale[kept - 1] != node:
+                word = _with_node(_NOTHING, tree, 2 * node, keys)
+                _put(tree, node, _with_node(word, tree, 2 * node + 1, keys))
+                stale[kept] = node
+                kept += 1
+        count = kept
+
+
+@_compiled
+def _newest(tree: Any, desk: Any, blocks: Any, below: int) -> int:
     """The greatest rank held below one; -1: none."""
-    while below & MASK:
+    bits, size = blocks
+    while below & ((1 << bits) - 1):
         below -= 1
-        if held[below]:
+        if desk[HERE, below]:
             return below
-    node = (below >> BITS) + size
+    node = (below >> bits) + size
     while not (node & 1 and tree[node - 1, HELD]):
         node >>= 1
         if node <= 1:
@@ -351,20 +305,21 @@ def _newest(tree: Any, held: Any, size: int, below: int) -> int:
         node = 2 * node + 1
         if not tree[node, HELD]:
             node -= 1
-    rank = ((node - size) << BITS) + MASK
-    while not held[rank]:
+    rank = ((node - size + 1) << bits) - 1
+    while not desk[HERE, rank]:
         rank -= 1
     return rank
 
 
 @_compiled
-def _oldest(tree: Any, held: Any, size: int, rank: int) -> int:
+def _oldest(tree: Any, desk: Any, blocks: Any, rank: int) -> int:
     """The least rank held from one on; there is one."""
-    while rank & MASK:
-        if held[rank]:
+    bits, size = blocks
+    while size == 1 or rank & ((1 << bits) - 1):
+        if desk[HERE, rank]:
             return rank
         rank += 1
-    node = (rank >> BITS) + size
+    node = (rank >> bits) + size
     while not tree[node, HELD]:
         while node & 1:
             node >>= 1
@@ -373,240 +328,229 @@ def _oldest(tree: Any, held: Any, size: int, rank: int) -> int:
         node = 2 * node
         if not tree[node, HELD]:
             node += 1
-    rank = (node - size) << BITS
-    while not held[rank]:
+    rank = (node - size) << bits
+    while not desk[HERE, rank]:
         rank += 1
     return rank
 
 
 @_compiled
 def _above(times: Any, n: int, t_ms: int) -> int:
-    """How many of the first n times are at most `t_ms`."""
-    low, high = 0, n
-    while low < high:
-        middle = (low + high) >> 1
+    """How many of the first n times are at most `t_ms`: found from the end, in steps that double, then halve."""
+    step = 1
+    while step <= n and times[n - step] > t_ms:
+        n -= step
+        step *= 2
+    low = max(n - step + 1, 0)
+    while low < n:
+        middle = (low + n) >> 1
         if times[middle] <= t_ms:
             low = middle + 1
         else:
-            high = middle
+            n = middle
     return low
 
 
 @_compiled
-def _in_order(times: Any, order: Any) -> None:
-    """`order`: the places of times, which came by position, by (time, position)."""
-    latest, sorted_ = times[0], True
+def _in_order(times: Any, order: Any, late: Any) -> None:
+    """`order`: the places of times, which came by position, by (time, position). Those that came in order are merged
+    with the few that are late, which are sorted."""
+    kept, behind, latest = 0, 0, times[0]
     for i in range(len(times)):
-        sorted_ = sorted_ and times[i] >= latest
-        latest = times[i]
-        order[i] = i
-    if not sorted_:
-        order[:] = np.argsort(times, kind="mergesort")
+        if times[i] >= latest:
+            latest = times[i]
+            order[kept] = i
+            kept += 1
+        else:
+            late[behind] = i
+            behind += 1
+    if not behind:
+        return
+    by_time = late[:behind][np.argsort(times[late[:behind]], kind="mergesort")]
+    rank = len(times)
+    for one in by_time[::-1]:
+        while kept:
+            other = order[kept - 1]
+            if times[other] < times[one] or (times[other] == times[one] and other < one):
+                break
+            kept -= 1
+            rank -= 1
+            order[rank] = other
+        rank -= 1
+        order[rank] = one
 
 
 @_compiled
-def _lay(rows: Any, begin: int, n: int, desk: Any) -> int:
-    """Lay an entity's events out by rank, none of them held; how many blocks the tree is over."""
-    tree, held, times, keys, units, order, place, came, since = desk
-    for i in range(n):
-        came[i], since[i] = rows[begin + i, TIME], rows[begin + i, SINCE]
-    _in_order(came[:n], order[:n])
+def _lay(rows: Any, desk: Any, tree: Any) -> Any:
+    """Lay an entity's events out by rank, none of them held; its blocks: of how many bits, and how many."""
+    n, order = len(rows), desk[EVENT]
+    _in_order(rows[:, TIME], order, desk[RANK])
     for rank in range(n):
         i = order[rank]
-        place[i] = rank
-        times[rank] = came[i]
-        keys[rank], units[rank] = rows[begin + i, KEY], rows[begin + i, UNITS]
-    size = 1
-    while size <= n >> BITS:
-        size <<= 1
-    for node in range(2 * size):
-        _cleared(tree, node)
-    held[: size << BITS] = False
-    return size
+        desk[RANK, i], desk[HERE, rank] = rank, 0
+        desk[TIME, rank], desk[EVENT, rank] = rows[i, TIME], rows[i, EVENT]
+        desk[KEY, rank], desk[UNITS, rank] = rows[i, KEY], rows[i, UNITS]
+    bits, size = FEW_BITS, 1
+    if n >> bits:
+        bits = BITS
+        while size <= n >> bits:
+            size <<= 1
+        desk[HERE, n : size << bits] = 0
+        for node in range(2 * size):
+            _put(tree, node, _NOTHING)
+    return bits, size
 
 
 @_compiled
-def _advance(
-    o: int, n: int, size: int, at: Any, leaving: Any, end: int, desk: Any, alive: Any, wanted: Any
-) -> None:
-    """Hold what has come below position `o`, and release what is gone by then. `alive`: how many of each code are
-    held, and at its end how many codes that are."""
-    tree, held, _, keys, units, _, place, _, since = desk
-    _, members, until = leaving
-    summed, ordered, _, coded, _ = wanted
-    while at[0] < n and since[at[0]] < o:
-        rank = place[at[0]]
-        _hold(tree, held, size, keys, units, rank, summed, ordered)
-        if coded:
-            alive[-1] += alive[keys[rank]] == 0
-            alive[keys[rank]] += 1
-        at[0] += 1
-    while at[1] < end and until[at[1]] < o:
-        rank = place[members[at[1]]]
-        _release(tree, held, size, keys, units, rank, summed, ordered)
-        if coded:
-            alive[keys[rank]] -= 1
-            alive[-1] -= alive[keys[rank]] == 0
-        at[1] += 1
+def _moved(desk: Any, place: int, here: int, bits: int, stale: Any, count: int, alive: Any) -> int:
+    """An event is held from now on, or no longer. `stale`: the blocks that are to be summed up anew, `count` of them;
+    `alive`: how many of each code are held, and at its end how many codes that are."""
+    rank = desk[RANK, place]
+    desk[HERE, rank] = here
+    if len(alive) > 1:
+        code = desk[KEY, rank]
+        alive[-1] -= alive[code] > 0
+        alive[code] += 2 * here - 1
+        alive[-1] += alive[code] > 0
+    block = rank >> bits
+    if count and stale[count - 1] == block:
+        return count
+    stale[count] = block
+    return count + 1
 
 
 @_compiled
-def _spread(found: Any, request: int, wanted: Any, out: Any) -> None:
-    """A request's sums as they are answered. Where nothing has come to those of the span before, its answers hold."""
-    held, totals, means, variances, leasts, mosts, _, _, _ = out
-    for span in range(len(found)):
-        held[request, span] = n = found[span, HELD]
-        if wanted[0] and span and n == found[span - 1, HELD] and not found[span, FRESH]:
-            totals[request, span] = totals[request, span - 1]
-            means[request, span] = means[request, span - 1]
-            variances[request, span] = variances[request, span - 1]
-        elif wanted[0] and n:
-            totals[request, span] = total = found[span, TOTAL]
-            means[request, span] = _mean(total, n)
-            if n > 1:
-                variances[request, span] = _variance(n, total, found[span, HIGH], found[span, LOW])
-        if wanted[1]:
-            leasts[request, span], mosts[request, span] = found[span, LEAST], found[span, MOST]
-
-
-@_compiled
-def _answer(t_ms: int, n: int, size: int, spans: Any, desk: Any, wanted: Any, lows: Any, found: Any) -> int:
-    """What all spans of one request hold, each from the one before where that lies within it; where they end."""
-    tree, held, times, keys, units, _, _, _, _ = desk
-    windows, hops = spans
+def _read(
+    j: int, t_ms: int, n: int, spans: Any, tree: Any, desk: Any, blocks: Any, wanted: Any, lows: Any, out: Any
+) -> int:
+    """What all spans of one request hold, each from the one before; where they end."""
+    times, word = desk[TIME], _NOTHING
     high = upto = _above(times, n, t_ms)
-    last_edge, word = t_ms, _NOTHING
-    for span in range(len(windows)):
-        low, edge = 0, _NEVER
-        if windows[span]:
-            edge = t_ms - windows[span]
-            if hops[span]:
-                edge = edge // hops[span] * hops[span]
-            low = _above(times, upto if edge <= last_edge else high, edge)
-        last_edge, lows[span] = edge, low
-        fresh = span == 0 or low > upto
-        if fresh:
-            word, upto = _NOTHING, high
-        ends = (low, upto)
-        word = _with_slice(word, tree, held, size, keys, units, ends, wanted[0], wanted[1])
-        for field in range(FIELDS):
-            found[span, field] = word[field]
-        found[span, FRESH], upto = fresh, low
+    for span in range(len(lows)):
+        low = 0
+        if spans[0, span]:
+            edge = t_ms - spans[0, span]
+            if spans[1, span]:
+                edge = edge // spans[1, span] * spans[1, span]
+            low = _above(times, upto, edge)
+        word = _with_slice(word, tree, desk, blocks, low, upto, wanted)
+        lows[span] = upto = low
+        held, total, squares_low, squares_high, least, most = word
+        out[HELD, span, j] = held
+        if wanted[0]:
+            out[TOTAL, span, j], out[LOW, span, j], out[HIGH, span, j] = total, squares_low, squares_high
+        if wanted[1] and held:
+            out[LEAST, span, j], out[MOST, span, j] = desk[wanted[4], least], desk[wanted[4], most]
+        if wanted[2] and held:
+            out[FIRST, span, j] = desk[EVENT, _oldest(tree, desk, blocks, low)]
     return int(high)
 
 
 @_compiled
-def _oldest_of(row: Any, tree: Any, held: Any, size: int, lows: Any, found: Any) -> None:
-    """The oldest rank of each span that holds any."""
-    for span in range(len(row)):
-        if found[span, HELD]:
-            row[span] = _oldest(tree, held, size, lows[span])
-
-
-@_compiled
-def _newest_of(row: Any, tree: Any, held: Any, size: int, high: int) -> None:
-    """The newest ranks below one, newest first."""
-    for k in range(len(row)):
-        high = _newest(tree, held, size, high)
-        if high < 0:
-            return
-        row[k] = high
-
-
-@_compiled
-def _kinds(
-    held: Any, codes: Any, counted: Any, stamp: int, lows: Any, high: int, most: int, out: Any
-) -> None:
+def _kinds(desk: Any, counted: Any, stamp: int, lows: Any, high: int, most: int, out: Any) -> None:
     """How many different codes each slice [low, high) holds: one walk down from the end, which stops when it
     has met all that there are."""
-    found, rank, order = 0, high, np.argsort(-lows)
-    for place in order:
-        low = lows[place]
-        while rank > low and found < most:
+    count, rank = 0, high
+    for span in range(len(lows)):
+        while rank > lows[span] and count < most:
             rank -= 1
-            if held[rank] and counted[codes[rank]] != stamp:
-                counted[codes[rank]] = stamp
-                found += 1
-        out[place] = found
+            if desk[HERE, rank] and counted[desk[KEY, rank]] != stamp:
+                counted[desk[KEY, rank]] = stamp
+                count += 1
+        out[KINDS, span, stamp] = count
 
 
 @_compiled
-def _named(row: Any, mine: Any, order: Any) -> None:
-    """Ranks as the numbers of their events."""
-    for i in range(len(row)):
-        if row[i] >= 0:
-            row[i] = mine[order[row[i]]]
-
-
-@_compiled
-def _keyed(row: Any, keys: Any) -> None:
-    """Ranks as their keys."""
-    for i in range(len(row)):
-        if row[i] >= 0:
-            row[i] = keys[row[i]]
-
-
-@_compiled
-def _forget(alive: Any, codes: Any, n: int) -> None:
-    """None of an entity's codes is held any more."""
-    for rank in range(n):
-        alive[codes[rank]] = 0
-    alive[-1] = 0
-
-
-@_compiled
-def _desk(most: int) -> Any:
-    """Room for the entity with the most events."""
-    room = 1
-    while room <= most >> BITS:
-        room <<= 1
-    return (
-        np.empty((2 * room, FIELDS), np.int64), np.zeros(room << BITS, np.bool_),
-        np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64),
-        np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64),
-    )  # fmt: skip
+def nothing(out: Any, newest: Any, first: int, last: int) -> None:
+    """What is found of an entity without events, for the requests [first, last)."""
+    out[HELD, :, first:last] = out[TOTAL, :, first:last] = out[KINDS, :, first:last] = 0
+    newest[:, first:last] = -1
 
 
 @_compiled
 def sweep(
-    whose: Any, events: Any, leaving: Any, requests: Any, spans: Any, wanted: Any, codes: int, out: Any
+    whose: Any,
+    events: Any,
+    leaving: Any,
+    requests: Any,
+    spans: Any,
+    wanted: Any,
+    codes: int,
+    out: Any,
+    newest: Any,
 ) -> None:
     """Answer the requests of the entities [first, last) of one series, `whose`.
 
-    `events` are (starts, members, rows): by entity, in the order of their positions; `leaving` (starts, places in
-    their entity, until): those that are taken away, by entity and position; `requests` (starts, members, time,
-    position); `spans` (windows, hops): 0 is all history, and none. `wanted`: whether sums, least and greatest, first,
-    kinds are; with the last, keys are codes below `codes`; and whether least and greatest are told by their keys, or
-    by the events' numbers. `out`: held, total, mean, variance, least, greatest, first and kinds by request and span,
-    and the newest by request.
+    `events` are (starts, rows): by entity, in the order of their positions; `leaving` (starts, places in their entity,
+    until): those that are taken away, by entity and position; `requests` (starts, columns): by entity and position;
+    `spans` the windows, the shortest first, and their hops: 0 is all history, and none. `wanted`: whether sums, least
+    and greatest, first, kinds are; with the last, keys are codes below `codes`; and what tells of the least and the
+    greatest, KEY or EVENT. `out`: by field, span and request; `newest`: the newest events by request, -1 for none.
+    Where nothing is held, no other fields than HELD, TOTAL and KINDS are said.
     """
-    e_starts, e_members, rows = events
-    r_starts, r_members, r_time, r_o = requests
-    desk = _desk(np.max(np.diff(e_starts[whose[0] : whose[1] + 1])) if whose[1] > whose[0] else 0)
-    counted, alive, at = np.full(codes, -1, np.int64), np.zeros(codes + 1, np.int64), np.zeros(2, np.int64)
-    lows, found = np.zeros(len(spans[0]), np.int64), np.zeros((len(spans[0]), FIELDS + 1), np.int64)
+    starts, rows = events
+    asked, asks = requests
+    most = np.max(np.diff(starts[whose[0] : whose[1] + 1])) if whose[1] > whose[0] else 0
+    size = 1
+    while size <= most >> BITS:
+        size <<= 1
+    tree, desk = (
+        np.zeros((2 * size, NODE), np.int64),
+        np.zeros((DESK, max(size << BITS, 1 << FEW_BITS)), np.int64),
+    )
+    counted, alive, stale = (
+        np.full(codes, -1, np.int64),
+        np.zeros(codes + 1, np.int64),
+        np.empty(2 * most, np.int64),
+    )
+    lows = np.zeros(spans.shape[1], np.int64)
     for entity in range(whose[0], whose[1]):
-        mine = e_members[e_starts[entity] : e_starts[entity + 1]]
-        if r_starts[entity] == r_starts[entity + 1] or not len(mine):
+        begin, n = starts[entity], starts[entity + 1] - starts[entity]
+        if asked[entity] == asked[entity + 1]:
             continue
-        size = _lay(rows, e_starts[entity], len(mine), desk)
-        at[0], at[1] = 0, leaving[0][entity]
-        for request in r_members[r_starts[entity] : r_starts[entity + 1]]:
-            _advance(r_o[request], len(mine), size, at, leaving, leaving[0][entity + 1], desk, alive, wanted)
-            high = _answer(r_time[request], len(mine), size, spans, desk, wanted, lows, found)
-            _spread(found, request, wanted, out)
-            if wanted[1] and wanted[4]:
-                _keyed(out[4][request], desk[3])
-                _keyed(out[5][request], desk[3])
-            elif wanted[1]:
-                _named(out[4][request], mine, desk[5])
-                _named(out[5][request], mine, desk[5])
-            if wanted[2]:
-                _oldest_of(out[6][request], desk[0], desk[1], size, lows, found)
-                _named(out[6][request], mine, desk[5])
+        if not n:
+            nothing(out, newest, asked[entity], asked[entity + 1])
+            continue
+        blocks = _lay(rows[begin : begin + n], desk, tree)
+        at, gone = begin, leaving[0][entity]
+        for j in range(asked[entity], asked[entity + 1]):
+            count = 0
+            while at < begin + n and rows[at, EVENT] < asks[BELOW, j]:
+                count = _moved(desk, at - begin, 1, blocks[0], stale, count, alive)
+                at += 1
+            while gone < leaving[0][entity + 1] and leaving[2][gone] < asks[O, j]:
+                count = _moved(desk, leaving[1][gone], 0, blocks[0], stale, count, alive)
+                gone += 1
+            if blocks[1] > 1:
+                _mend(tree, desk, blocks, stale, count, wanted)
+            high = _read(j, asks[T, j], n, spans, tree, desk, blocks, wanted, lows, out)
             if wanted[3]:
-                _kinds(desk[1], desk[3], counted, request, lows, high, alive[-1], out[7][request])
-            _newest_of(out[8][request], desk[0], desk[1], size, high)
-            _named(out[8][request], mine, desk[5])
+                _kinds(desk, counted, j, lows, high, alive[-1], out)
+            for k in range(len(newest)):
+                high = _newest(tree, desk, blocks, high) if high >= 0 else high
+                newest[k, j] = desk[EVENT, high] if high >= 0 else -1
         if wanted[3]:
-            _forget(alive, desk[3], len(mine))
+            for rank in range(n):
+                alive[desk[KEY, rank]] = 0
+            alive[-1] = 0
+
+
+@_compiled
+def mean(found: Any, span: int, place: Any, quantum: float, values: Any) -> None:
+    """The means of a span by request: n Σx / n, one correctly rounded division."""
+    for i in range(len(place)):
+        j = place[i]
+        n = found[HELD, span, j]
+        values[i] = _mean(found[TOTAL, span, j], n) * quantum if n else 0.0
+
+
+@_compiled
+def std(found: Any, span: int, place: Any, quantum: float, values: Any) -> None:
+    """The deviations of a span by request."""
+    for i in range(len(place)):
+        j = place[i]
+        n = found[HELD, span, j]
+        values[i] = 0.0
+        if n > 1:
+            variance = _variance(n, found[TOTAL, span, j], found[HIGH, span, j], found[LOW, span, j])
+            values[i] = math.sqrt(variance) * quantum

@@ -174,7 +174,8 @@ def replay(decoded: Decoded, *, least: int = WORTH, spread: Spread = map) -> dic
     slots: list[Any] = [None] * plan.size
     columns = dict(zip(plan.column_slots, decoded.columns, strict=True))
     for slot, column in columns.items():
-        slots[slot] = answers(column)
+        if plan.later or slot in decoded.features.outputs:
+            slots[slot] = answers(column)
     compiled = kernels() if decoded.held() + len(decoded.o) >= least else None
     for taken in decoded.taken:
         groups = [group for group in plan.groups if group.table is taken.table]
@@ -297,7 +298,7 @@ def _until(taken: Taken, starts: Numbers, members: Numbers) -> Numbers:
 class Laid(msgspec.Struct, frozen=True):
     """A table's events as the kernels take them; `codes`: how many different keys there are, if they are such."""
 
-    events: tuple[Numbers, Numbers, Numbers]
+    events: tuple[Numbers, Numbers]
     leaving: tuple[Numbers, Numbers, Numbers]
     values: NDArray[Any]
     times: Numbers
@@ -328,12 +329,17 @@ def _laid(compiled: ModuleType, taken: Taken, groups: Sequence[Group], features:
     codes = 0
     if "distinct" in kinds:
         keys, codes = _coded(values, ordered)
-    whose, times, since = np.asarray(taken.whose), np.asarray(taken.times), np.asarray(taken.since)
-    starts, members, rows = compiled.laid(whose, len(taken.numbers), times, since, keys, units)
-    most = int(np.diff(starts).max(initial=0))
-    if most * int(np.abs(units).max(initial=0)) >= 2**63:
+    whose, times, rows = np.asarray(taken.whose), np.asarray(taken.times), np.empty((n, 4), np.int64)
+    starts = np.zeros(len(taken.numbers) + 1, np.int64)
+    np.cumsum(np.bincount(whose, minlength=len(taken.numbers)), out=starts[1:])
+    most, largest = (
+        int(np.diff(starts).max(initial=0)),
+        max(int(units.max(initial=0)), -int(units.min(initial=0))),
+    )
+    if most * largest >= 2**63:
         return None
-    return Laid((starts, members, rows), _leaving(taken, starts, members), values, times, codes)
+    compiled.lay(whose, starts, (times, keys, units), rows)
+    return Laid((starts, rows), _leaving(taken, starts, rows[:, 1]), values, times, codes)
 
 
 def _aggregates(group: Group, features: FeatureSet) -> list[Aggregate]:
@@ -360,8 +366,9 @@ def _ordered(values: NDArray[Any]) -> Numbers | None:
 
 
 def _unordered(keys: Numbers) -> NDArray[np.float64]:
-    """The floats that such integers are of."""
-    return (keys ^ ((keys >> 63) & np.int64(2**63 - 1))).view(np.float64)
+    """The floats that such integers are of, in their place."""
+    keys ^= (keys >> 63) & np.int64(2**63 - 1)
+    return keys.view(np.float64)
 
 
 def _coded(values: NDArray[Any], keys: Numbers | None) -> tuple[Numbers, int]:
@@ -390,18 +397,12 @@ def _leaving(taken: Taken, starts: Numbers, members: Numbers) -> tuple[Numbers, 
 
 
 class Swept(msgspec.Struct, frozen=True):
-    """What the kernel found, by request and span; events by their numbers, -1 for none."""
+    """What the kernel found: `out` by field, span and request, those of an entity side by side, and at the end what
+    holds where there is no entity; `newest`: events by their numbers; `place`: where each request is."""
 
-    held: Numbers
-    total: Numbers
-    mean: NDArray[np.float64]
-    variance: NDArray[np.float64]
-    least: Numbers
-    most: Numbers
-    first: Numbers
-    kinds: Numbers
+    out: NDArray[np.int64]
     newest: Numbers
-    picked: dict[int, NDArray[Any]] = {}
+    place: Numbers
 
 
 def _swept(
@@ -413,98 +414,103 @@ def _swept(
     entities: Sequence[Any],
     spread: Spread,
 ) -> dict[int, Answers]:
-    spans = [(length_ms, taken.table.key.hop_ms if length_ms else 0) for length_ms in group.windows]
-    whole = _aggregates(group, decoded.features)
-    kinds, rows = {one.kind for one in whole}, len(entities)
+    places, whole = _places(group), _aggregates(group, decoded.features)
+    kinds, rows, spans = {one.kind for one in whole}, len(entities), len(group.windows)
     asked = np.fromiter(map(taken.numbers.get, entities, repeat(-1)), np.int64, rows)
-    t_ms, o = np.asarray(decoded.t_ms), np.asarray(decoded.o)
     starts, members = compiled.grouped(asked, len(taken.numbers))
-    out = _room(kinds, rows, len(spans), max(one.k or int(one.kind in NEWEST) for one in whole))
-    windows, hops = np.array(spans, np.int64).T.copy()
+    t_ms, o = np.asarray(decoded.t_ms), np.asarray(decoded.o)
+    asks = np.array((t_ms[members], np.searchsorted(np.asarray(taken.since), o)[members], o[members]))
+    place = np.full(rows, len(members))
+    place[members] = np.arange(len(members))
+    newest = max(one.k or int(one.kind in NEWEST) for one in whole)
+    found = Swept(
+        np.empty((compiled.FOUND, spans, len(members) + 1), np.int64),
+        np.empty((newest, len(members) + 1), np.int64), place,
+    )  # fmt: skip
+    compiled.nothing(found.out, found.newest, len(members), len(members) + 1)
+    hops = [taken.table.key.hop_ms if length_ms else 0 for length_ms in group.windows]
     wanted = (
         any(one in kinds for one in SUMMED), any(one in kinds for one in ORDERED), "first" in kinds, bool(laid.codes),
-        laid.by_key,
+        compiled.KEY if laid.by_key else compiled.EVENT,
     )  # fmt: skip
-    requests, results = (starts, members, t_ms, o), msgspec.structs.astuple(out)[:-1]
     cuts = np.searchsorted(laid.events[0], np.linspace(0, len(laid.events[1]), PARTS + 1)[1:-1]).tolist()
     ends = [0, *cuts, len(taken.numbers)]
 
     def part(i: int) -> None:
-        whose = (ends[i], ends[i + 1])
         compiled.sweep(
-            whose, laid.events, laid.leaving, requests, (windows, hops), wanted, laid.codes, results
-        )
+            (ends[i], ends[i + 1]), laid.events, laid.leaving, (starts, asks), np.array((group.windows, hops)), wanted,
+            laid.codes, found.out, found.newest,
+        )  # fmt: skip
 
     for _ in spread(part, range(PARTS)):
         pass
-    found = {}
-    for slot in _places(group):
-        one = decoded.features.nodes[slot].aggregate
-        assert one is not None
-        at = spans.index((one.window_ms, one.hop_ms if one.window_ms else 0))
-        found[slot] = _filled(_FINALS[one.kind](Look(one, out, at, laid, t_ms)), one.default)
-    return found
+    held = found.out[compiled.HELD].take(place, axis=1)
+    valid, room = held > 0, np.empty((len(places), rows), np.int64)
+    picked = [_picked(laid, events.take(place)) for events in found.newest]
+    made: dict[int, Answers] = {}
 
+    def last(i: int) -> None:
+        for slot, one, values in list(zip(places, whole, room, strict=True))[i::PARTS]:
+            at = group.windows.index(one.window_ms)
+            look = Look(compiled, one, found, at, held[at], valid[at], values, picked, laid, t_ms)
+            made[slot] = _filled(_FINALS[one.kind](look), one.default)
 
-def _room(kinds: Collection[str], rows: int, spans: int, newest: int) -> Swept:
-    """Room for what is asked for; one column of what is not."""
-
-    def numbers(wanted: bool, fill: int) -> Numbers:
-        return np.full((rows, spans) if wanted else (1, spans), fill, np.int64)
-
-    summed, ordered = any(one in kinds for one in SUMMED), any(one in kinds for one in ORDERED)
-    shape = (rows if summed else 1, spans)
-    return Swept(
-        numbers(True, 0), numbers(summed, 0), np.zeros(shape), np.zeros(shape), numbers(ordered, -1),
-        numbers(ordered, -1), numbers("first" in kinds, -1), numbers("distinct" in kinds, 0),
-        np.full((rows, newest), -1, np.int64),
-    )  # fmt: skip
+    for _ in spread(last, range(PARTS)):
+        pass
+    return made
 
 
 class Look(msgspec.Struct, frozen=True):
-    """One aggregate's last step: of which aggregate, over which span of what was found."""
+    """One aggregate's last step: over which span of what was found; `held`: how many events lie in each request's,
+    and `valid`: whether any; `room`: for the values; `picked`: the newest values."""
 
+    compiled: ModuleType
     one: Aggregate
     found: Swept
     at: int
+    held: Numbers
+    valid: NDArray[np.bool_]
+    room: Numbers
+    picked: list[NDArray[Any]]
     laid: Laid
     t_ms: Numbers
 
-    @property
-    def held(self) -> Numbers:
-        """How many events lie in each request's span."""
-        return self.found.held[:, self.at]
+    def of(self, field: int) -> Numbers:
+        """By request what was found of the span, in the room."""
+        return self.found.out[field, self.at].take(self.found.place, out=self.room, mode="clip")
 
 
-def _picked(look: Look, events: Numbers, valid: NDArray[np.bool_]) -> Answers:
-    """The values of some events."""
-    values = look.laid.values
-    if not len(values):
-        return Answers(np.zeros(len(events), values.dtype), valid)
-    return Answers(values[np.where(valid, events, 0)], valid)
+def _picked(laid: Laid, events: Numbers) -> NDArray[Any]:
+    """The values of some events, which are no negative numbers."""
+    if not len(laid.values):
+        return np.zeros(len(events), laid.values.dtype)
+    return laid.values[np.maximum(events, 0)]
 
 
-def _newest(look: Look, k: int, valid: NDArray[np.bool_]) -> Answers:
-    """The newest values but k, which are the same for every window that reaches them."""
-    values = look.found.picked.get(k)
-    if values is None:
-        events = look.found.newest[:, k]
-        values = look.found.picked[k] = _picked(look, events, events >= 0).values
-    return Answers(values, valid)
+def _moment(look: Look, work: Callable[..., None]) -> NDArray[np.float64]:
+    """As a kernel works it out."""
+    values = look.room.view(np.float64)
+    work(look.found.out, look.at, look.found.place, look.one.quantum, values)
+    return values
 
 
-def _extreme(look: Look, found: Numbers) -> Answers:
+def _sum(look: Look) -> Answers:
+    return Answers(
+        np.multiply(look.of(look.compiled.TOTAL), look.one.quantum, out=look.room.view(np.float64))
+    )
+
+
+def _extreme(look: Look, field: int) -> Answers:
     """The least or the greatest, 0.0 for -0.0; of numbers of several types as a float."""
-    valid = look.held > 0
+    found = look.of(field)
+    found *= look.valid
     if not look.laid.by_key:
-        picked = _picked(look, found, valid).values
-    elif look.laid.values.dtype == np.int64:
-        picked = found.copy()
-    else:
-        picked = _unordered(np.where(valid, found, 0))
+        found = _picked(look.laid, found)
+    elif look.laid.values.dtype == np.float64:
+        found = _unordered(found)
     if mixed(look.one):
-        picked = picked.astype(np.float64)
-    return Answers(picked + 0.0 if picked.dtype == np.float64 else picked, valid)
+        found = found.astype(np.float64)
+    return Answers(found + 0.0 if found.dtype == np.float64 and not look.laid.by_key else found, look.valid)
 
 
 def _rate(look: Look) -> Answers:
@@ -516,27 +522,26 @@ def _rate(look: Look) -> Answers:
 
 
 def _since(look: Look) -> Answers:
-    valid = look.held > 0
-    newest, times = np.where(valid, look.found.newest[:, 0], 0), look.laid.times
-    past_ms = np.where(valid, look.t_ms - times[newest], 0) if len(times) else np.zeros(len(valid), np.int64)
+    newest, times = look.found.newest[0].take(look.found.place), look.laid.times
+    past_ms = np.where(look.valid, look.t_ms - times[newest], 0) if len(times) else np.zeros_like(newest)
     if int(past_ms.max(initial=0)) > 2**53:
-        return Answers(np.array([n / 1000 for n in past_ms.tolist()]), valid)
-    return Answers(past_ms / 1000, valid)
+        return Answers(np.array([n / 1000 for n in past_ms.tolist()]), look.valid)
+    return Answers(past_ms / 1000, look.valid)
 
 
 _FINALS: dict[str, Callable[[Look], Answers]] = {
-    "count": lambda look: Answers(look.held.copy()),
+    "count": lambda look: Answers(look.held),
     "rate": _rate,
-    "sum": lambda look: Answers(look.found.total[:, look.at] * look.one.quantum),
-    "mean": lambda look: Answers(look.found.mean[:, look.at] * look.one.quantum, look.held > 0),
-    "std": lambda look: Answers(np.sqrt(look.found.variance[:, look.at]) * look.one.quantum, look.held > 1),
-    "min": lambda look: _extreme(look, look.found.least[:, look.at]),
-    "max": lambda look: _extreme(look, look.found.most[:, look.at]),
-    "first": lambda look: _picked(look, look.found.first[:, look.at], look.held > 0),
-    "last": lambda look: _newest(look, 0, look.held > 0),
-    "last_k": lambda look: _newest(look, look.one.k - 1, look.held >= look.one.k),
+    "sum": _sum,
+    "mean": lambda look: Answers(_moment(look, look.compiled.mean), look.valid),
+    "std": lambda look: Answers(_moment(look, look.compiled.std), look.held > 1),
+    "min": lambda look: _extreme(look, look.compiled.LEAST),
+    "max": lambda look: _extreme(look, look.compiled.MOST),
+    "first": lambda look: Answers(_picked(look.laid, look.of(look.compiled.FIRST) * look.valid), look.valid),
+    "last": lambda look: Answers(look.picked[0], look.valid),
+    "last_k": lambda look: Answers(look.picked[look.one.k - 1], look.held >= look.one.k),
     "since": _since,
-    "distinct": lambda look: Answers(look.found.kinds[:, look.at].copy()),
+    "distinct": lambda look: Answers(look.of(look.compiled.KINDS)),
 }
 """From integers to the answer, by the operations of `looks`, in their order."""
 
