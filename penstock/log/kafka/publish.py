@@ -89,9 +89,12 @@ class Publisher:
     def _ended(self, error: KafkaException | SystemError) -> None:
         """This producer has ended itself, perhaps while it told of a message."""
         fatal = error.__cause__ if isinstance(error, SystemError) else error
-        if not isinstance(fatal, KafkaException):
+        if isinstance(fatal, KafkaException):
+            self._link.note(fatal.args[0])
+        elif "without setting an exception" not in str(
+            error
+        ):  # it may end without a word; the next one has it
             raise error
-        self._link.note(fatal.args[0])
 
     def _renew(self) -> None:
         if self._producer is not None:
