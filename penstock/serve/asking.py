@@ -14,13 +14,15 @@ from penstock.record.decisions import Prediction
 from penstock.record.errors import NotFound, Refused
 from penstock.release.registry import Entry
 from penstock.serve.answers import TIMEOUT_S, NotJson
-from penstock.serve.desk import Desk
+from penstock.serve.desk import Desk, Spoken
 from penstock.serve.front.wire import TooLarge
 from penstock.serve.infer import are_features, face_of
 from penstock.serve.tensors import BadRequest
 
 BODY_BYTES = 16 << 20
 """What a compressed body may unpack to."""
+AT_ONCE = 256
+"""So many rows are answered on the event loop itself."""
 _WINDOWS = {"gzip": 31, "deflate": 15}
 
 
@@ -92,12 +94,16 @@ def time_for(request: Request, asked_us: Any = None) -> float:
 
 async def ask(
     desk: Desk, name: str, rows: Sequence[Mapping[str, Any]], features: bool, timeout_s: float
-) -> list[Prediction]:
-    """The served predictions of rows that hold the request's columns, or every feature."""
-    if features:
-        names = desk.faces[name].features
-        return await desk.ask_vectors(name, [[row[one] for one in names] for row in rows], timeout_s)
-    return await desk.ask(name, rows, timeout_s)
+) -> Sequence[Prediction | Spoken]:
+    """What is said of rows that hold the request's columns, or every feature: at once where that can be, and where
+    it does not keep others waiting."""
+    values = [[row[one] for one in desk.faces[name].features] for row in rows] if features else []
+    if len(rows) <= AT_ONCE:
+        drafts = desk.vectors(name, values) if features else desk.requests(name, rows)
+        found = desk.at_once(name, drafts) or {}
+        if all(draft.id in found for draft in drafts):
+            return [found[draft.id] for draft in drafts]
+    return await (desk.ask_vectors(name, values, timeout_s) if features else desk.ask(name, rows, timeout_s))
 
 
 def alike(rows: Sequence[Any], desk: Desk, name: str, most: int) -> tuple[list[dict[str, Any]], bool]:

@@ -28,6 +28,7 @@ class ModelFace(msgspec.Struct, frozen=True):
 class Spoken(msgspec.Struct, frozen=True, gc=False):
     """What of a prediction goes to whoever asked: a part of its record, by the same names."""
 
+    model: str
     version: int
     served: bool
     request: str

@@ -17,7 +17,7 @@ from penstock.record.decisions import Prediction
 from penstock.record.errors import NotFound, Refused
 from penstock.record.event import Source, unknown
 from penstock.record.record import output_id
-from penstock.serve.desk import ModelFace
+from penstock.serve.desk import ModelFace, Spoken
 from penstock.serve.tensors import FLOATS, BadRequest, Tensor, packed, values
 
 MOST_ROWS = 10_000
@@ -165,12 +165,12 @@ def are_features(columns: Mapping[str, Any], face: ModelFace) -> bool:
     )  # fmt: skip
 
 
-def prediction_id(said: Prediction) -> str:
+def prediction_id(said: Prediction | Spoken) -> str:
     """The id of a served prediction: the first output of the predict stage for its request."""
     return output_id(f"predict.{said.model}", said.source, said.position, 0)
 
 
-def told_of(asked: InferRequest, said: Sequence[Prediction]) -> list[tuple[str, str, list[Any]]]:
+def told_of(asked: InferRequest, said: Sequence[Prediction | Spoken]) -> list[tuple[str, str, list[Any]]]:
     """The outputs that are asked for: name, datatype, a value a row."""
     columns: dict[str, list[Any]] = {
         "score": [one.score for one in said],
@@ -183,7 +183,7 @@ def told_of(asked: InferRequest, said: Sequence[Prediction]) -> list[tuple[str, 
 
 
 def answer(
-    asked: InferRequest, face: ModelFace, said: Sequence[Prediction], champion: int, durability: str
+    asked: InferRequest, face: ModelFace, said: Sequence[Prediction | Spoken], champion: int, durability: str
 ) -> tuple[dict[str, Any], bytes]:
     """The body of an answer, and the bytes that follow it."""
     all_binary = asked.parameters.get("binary_data_output") is True

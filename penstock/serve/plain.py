@@ -10,12 +10,12 @@ from starlette.responses import Response
 from penstock.record.decisions import Prediction
 from penstock.serve.answers import Endpoint, failed, json_of
 from penstock.serve.asking import alike, ask, body_of, entry_of, json_in, time_for
-from penstock.serve.desk import Desk
+from penstock.serve.desk import Desk, Spoken
 from penstock.serve.infer import MOST_ROWS, prediction_id
 from penstock.serve.tensors import BadRequest
 
 
-def told(said: Prediction) -> dict[str, Any]:
+def told(said: Prediction | Spoken) -> dict[str, Any]:
     """An answer to one row."""
     answer = {
         "score": said.score, "positive": said.positive, "version": said.version, "request_id": said.request,

@@ -18,7 +18,7 @@ from penstock.record.errors import NotFound
 from penstock.release.registry import Entry
 from penstock.serve.answers import Endpoint, json_of
 from penstock.serve.asking import alike, ask, body_of, entry_of, json_in, must_answer, time_for
-from penstock.serve.desk import Desk, ModelFace
+from penstock.serve.desk import Desk, ModelFace, Spoken
 from penstock.serve.infer import MOST_ROWS, datatype
 from penstock.serve.tensors import BadRequest
 
@@ -73,7 +73,7 @@ _VERBS: dict[str, Callable[[Desk, Request, str, dict[str, Any]], Awaitable[Respo
 }  # fmt: skip
 
 
-async def _said(desk: Desk, request: Request, name: str, found: Any) -> list[Prediction]:
+async def _said(desk: Desk, request: Request, name: str, found: Any) -> Sequence[Prediction | Spoken]:
     if type(found) is not list:
         raise BadRequest("The rows are a list.")
     rows, features = alike([_decoded(row) for row in found], desk, name, MOST_ROWS)

@@ -14,7 +14,7 @@ from penstock.record.errors import NotFound, PenstockError, Unavailable
 from penstock.release.registry import Entry
 from penstock.serve.answers import TIMEOUT_S
 from penstock.serve.asking import ask, must_answer
-from penstock.serve.desk import Desk
+from penstock.serve.desk import Desk, Spoken
 from penstock.serve.front.call import FAILED, refused
 from penstock.serve.grpc.messages import METHODS, PACKAGE, SERVICE, kind
 from penstock.serve.identity import Keys, Unauthorised
@@ -166,7 +166,9 @@ def _text(value: bytes, name: str) -> str:
         raise BadRequest("A value is no text.", where=name[:64]) from None
 
 
-def _response(asked: Any, request: InferRequest, name: str, said: Sequence[Prediction], champion: int) -> Any:
+def _response(
+    asked: Any, request: InferRequest, name: str, said: Sequence[Prediction | Spoken], champion: int
+) -> Any:
     served = {one.version for one in said}
     answer = kind("ModelInferResponse")(
         model_name=name, model_version=str(served.pop() if len(served) == 1 else champion), id=asked.id

@@ -18,7 +18,6 @@ from penstock.feature import source
 from penstock.feature.lookup import Looked
 from penstock.log.blob import MemoryBlob
 from penstock.log.memory import MemoryLog
-from penstock.record.codec import moment
 from penstock.record.decisions import Prediction
 from penstock.record.errors import NotFound, Refused, Unavailable
 from penstock.record.event import Event, key
@@ -62,8 +61,8 @@ async def ask(model: str, rows: Any, timeout_s: float) -> list[Prediction]:
 
 
 def requests(model: str, rows: Any) -> list[Draft]:
-    """Records as the app makes them."""
-    return FACE.request.drafts([{"ask_id": f"r{i}", "at": moment(0), **row} for i, row in enumerate(rows)])
+    """Records of rows; whether these fit, `ask` says."""
+    return [Draft("ask", str(row.get("who", "")), 0, b"", f"r{i}") for i, row in enumerate(rows)]
 
 
 def vectors(model: str, rows: Any) -> list[Draft]:
@@ -75,7 +74,7 @@ def at_once(model: str, drafts: Any) -> dict[str, Spoken] | None:
     """Nobody is in a hurry here, but for those who say so."""
     if any(draft.key != "quick" for draft in drafts):
         return None
-    return {one.id: Spoken(3, True, one.id, "ask", 7 + i, 0.25, False) for i, one in enumerate(drafts)}
+    return {one.id: Spoken("m", 3, True, one.id, "ask", 7 + i, 0.25, False) for i, one in enumerate(drafts)}
 
 
 numbers: list[tuple[str, int]] = []
