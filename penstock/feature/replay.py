@@ -7,7 +7,7 @@ the same series and looks that serve live: exact sums, very large ones, and all 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from types import ModuleType
 from typing import Any
@@ -424,7 +424,7 @@ def _swept(
     place[members] = np.arange(len(members))
     newest = max(one.k or int(one.kind in NEWEST) for one in whole)
     found = Swept(
-        np.empty((compiled.FOUND, spans, len(members) + 1), np.int64),
+        np.empty((compiled.FIELDS, spans, len(members) + 1), np.int64),
         np.empty((newest, len(members) + 1), np.int64), place,
     )  # fmt: skip
     compiled.nothing(found.out, found.newest, len(members), len(members) + 1)
