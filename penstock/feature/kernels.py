@@ -67,11 +67,10 @@ def grouped(codes: Any, groups: int) -> Any:
 
 
 @_compiled
-def lay(codes: Any, starts: Any, columns: Any, rows: Any) -> None:
-    """Lay out beside each other, in `rows`, what there is of each member of each group."""
-    times, keys, units = columns
-    free = starts[:-1].copy()
-    for i in range(len(codes)):
+def lay(ends: Any, free: Any, columns: Any, rows: Any) -> None:
+    """Put what there is of the events [first, last) beside each other, by entity. `free`: where each entity's go."""
+    codes, times, keys, units = columns
+    for i in range(ends[0], ends[1]):
         at = free[codes[i]]
         free[codes[i]] += 1
         rows[at, TIME], rows[at, EVENT], rows[at, KEY], rows[at, UNITS] = times[i], i, keys[i], units[i]
@@ -357,6 +356,22 @@ def _above(times: Any, n: int, t_ms: int, near: int) -> int:
 
 
 @_compiled
+def asks(codes: Any, groups: int, t_ms: Any, o: Any, since: Any) -> Any:
+    """Requests by group and position: where each group begins, what is known of each, and where each one is; those of
+    group -1 are behind all."""
+    starts, members = grouped(codes, groups)
+    known, place = np.empty((3, len(members)), np.int64), np.full(len(codes), len(members))
+    below = np.empty(len(codes), np.int64)
+    near = 0
+    for i in range(len(codes)):
+        below[i] = near = _above(since, len(since), o[i] - 1, near)
+    for j in range(len(members)):
+        i = members[j]
+        known[T, j], known[BELOW, j], known[AT, j], place[i] = t_ms[i], below[i], o[i], j
+    return starts, known, place
+
+
+@_compiled
 def _in_order(times: Any, order: Any, late: Any) -> None:
     """`order`: the places of times, which came by position, by (time, position). Those that came in order are merged
     with the few that are late, which are sorted."""
@@ -498,8 +513,8 @@ def sweep(
 ) -> None:
     """Answer the requests of the entities [first, last) of one series, `whose`.
 
-    `events` are (starts, rows): by entity, in the order of their positions; `leaving` (starts, places in their entity,
-    until): those that are taken away, by entity and position; `requests` (starts, columns): by entity and position;
+    `events` are (starts, rows): by entity and position; `leaving` (starts, places in their entity, until): those that
+    are taken away, by entity and position; `requests` (starts, columns): by entity and position;
     `spans` the windows, the shortest first, and their hops: 0 is all history, and none. `wanted`: whether sums, least
     and greatest, first, kinds are; with the last, keys are codes below `codes`; and what tells of the least and the
     greatest, KEY or EVENT. `out`: by field, span and request; `newest`: the newest events by request, -1 for none.
