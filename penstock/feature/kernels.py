@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numba import njit
+from numba.cpython.unsafe.numbers import leading_zeros
 
 
 def _compiled(function: Callable[..., Any]) -> Any:
@@ -28,18 +29,20 @@ def _compiled(function: Callable[..., Any]) -> Any:
 
 BITS, FEW_BITS = 4, 8
 """A block is 2**BITS ranks, small enough to scan; fewer than 2**FEW_BITS are one block, and need no tree."""
-HELD, TOTAL, LOW, HIGH, LEAST, MOST, FIRST, KINDS = range(8)
+HELD, TOTAL, LOW, HIGH, LEAST, MOST, FIRST, KINDS, LEAST_KEY, MOST_KEY = *range(8), 6, 7
 """What a node says of its ranks: how many are held, the sum of their units, the sum of squares in two words,
-the ranks of the least and of the greatest (-1: none); of equal ones the first. What is found of a window begins with
-the same, and goes on with the oldest event, and how many kinds there are."""
-NODE, FOUND = 6, 8
+the ranks of the least and of the greatest, of equal ones the first, and their keys. What is found of a window begins
+with the same, but goes on with the oldest event, and how many kinds there are."""
+FIELDS = 8
 TIME, EVENT, KEY, UNITS, RANK, HERE = range(6)
 """What is known of an event; on the desk by rank, and then the rank by arrival, and whether a rank is held."""
 ROW, DESK = 4, 6
-T, BELOW, O = range(3)
+T, BELOW, AT = range(3)
 """What is known of a request: its time, how many events lie below its position, and that."""
 _SIGN = np.int64(-(2**63))
-_NOTHING = (np.int64(0), np.int64(0), np.int64(0), np.int64(0), np.int64(-1), np.int64(-1))
+_NONE, _MOST, _ZERO_ = np.int64(2**62), np.int64(2**63 - 1), np.int64(0)
+_NOTHING = (_ZERO_, _ZERO_, _ZERO_, _ZERO_, _NONE, _NONE, _MOST, _SIGN)
+_HALVES = 0.5 ** np.arange(128)
 _U32 = np.uint64(32)
 _LOW32 = np.uint64(0xFFFFFFFF)
 _ONE, _ZERO = np.uint64(1), np.uint64(0)
@@ -64,11 +67,10 @@ def grouped(codes: Any, groups: int) -> Any:
 
 
 @_compiled
-def lay(codes: Any, starts: Any, columns: Any, rows: Any) -> None:
-    """Lay out beside each other, in `rows`, what there is of each member of each group."""
-    times, keys, units = columns
-    free = starts[:-1].copy()
-    for i in range(len(codes)):
+def lay(ends: Any, free: Any, columns: Any, rows: Any) -> None:
+    """Put what there is of the events [first, last) beside each other, by entity. `free`: where each entity's go."""
+    codes, times, keys, units = columns
+    for i in range(ends[0], ends[1]):
         at = free[codes[i]]
         free[codes[i]] += 1
         rows[at, TIME], rows[at, EVENT], rows[at, KEY], rows[at, UNITS] = times[i], i, keys[i], units[i]
@@ -82,18 +84,6 @@ def _product(a: Any, b: Any) -> Any:
     middle = (low >> _U32) + (cross & _LOW32) + (other & _LOW32)
     high = a1 * b1 + (cross >> _U32) + (other >> _U32) + (middle >> _U32)
     return high, (middle << _U32) | (low & _LOW32)
-
-
-@_compiled
-def _leading(word: Any) -> int:
-    """How many zeros a word begins with."""
-    count, width = 0, 32
-    while width:
-        if not word >> np.uint64(64 - width):
-            word <<= np.uint64(width)
-            count += width
-        width >>= 1
-    return count + (0 if word else 1)
 
 
 @_compiled
@@ -115,7 +105,7 @@ def _divided_short(number: Any, divisor: Any) -> float:
     """As `divided`, of 64 bits by 32: the quotient is two digits of what the machine divides by itself."""
     if not number:
         return 0.0
-    shift, more = np.uint64(_leading(number)), np.uint64(63 - _leading(divisor))
+    shift, more = np.uint64(leading_zeros(number)), np.uint64(63 - leading_zeros(divisor))
     number <<= shift
     first = number // divisor
     rest = (number - first * divisor) << more
@@ -123,7 +113,7 @@ def _divided_short(number: Any, divisor: Any) -> float:
     quotient = (first << more) + second
     if rest != second * divisor:
         quotient |= _ONE
-    return math.ldexp(float(quotient), -int(shift + more))
+    return float(quotient) * _HALVES[shift + more]
 
 
 @_compiled
@@ -135,8 +125,8 @@ def divided(high: Any, low: Any, divisor: Any) -> float:
     """
     if not high and divisor <= _LOW32:
         return _divided_short(low, divisor)
-    up = _leading(divisor)
-    shift = _leading(high) if high else 64 + _leading(low)
+    up = leading_zeros(divisor)
+    shift = leading_zeros(high) if high else 64 + leading_zeros(low)
     shift -= 1
     if shift >= 64:
         high, low = low << np.uint64(shift - 64), _ZERO
@@ -185,62 +175,71 @@ def _square(units: int) -> Any:
 
 
 @_compiled
-def _before(keys: Any, a: int, b: int) -> bool:
-    """Whether rank a is less than rank b, or as little and further ahead."""
-    return b < 0 or (a >= 0 and (keys[a] < keys[b] or (keys[a] == keys[b] and a < b)))
+def _less(key: int, rank: int, other_key: int, other: int) -> bool:
+    """Whether a key is less than another, or as little and further ahead."""
+    return key < other_key or (key == other_key and rank < other)
 
 
 @_compiled
-def _behind(keys: Any, a: int, b: int) -> bool:
-    """Whether rank a is greater than rank b, or as great and further ahead."""
-    return b < 0 or (a >= 0 and (keys[a] > keys[b] or (keys[a] == keys[b] and a < b)))
+def _more(key: int, rank: int, other_key: int, other: int) -> bool:
+    """Whether a key is greater than another, or as great and further ahead."""
+    return key > other_key or (key == other_key and rank < other)
 
 
 @_compiled
-def _with_node(word: Any, tree: Any, node: int, keys: Any) -> Any:
+def _with_node(word: Any, tree: Any, node: int) -> Any:
     """A word, and what a node says. Low words are unsigned; the carry is seen by comparing them as such."""
-    held, total, low, high, least, most = word
+    held, total, low, high, least, most, least_key, most_key = word
     before = low
     low += tree[node, LOW]
     high += tree[node, HIGH] + ((low ^ _SIGN) < (before ^ _SIGN))
-    least = tree[node, LEAST] if _before(keys, tree[node, LEAST], least) else least
-    most = tree[node, MOST] if _behind(keys, tree[node, MOST], most) else most
-    return held + tree[node, HELD], total + tree[node, TOTAL], low, high, least, most
+    if _less(tree[node, LEAST_KEY], tree[node, LEAST], least_key, least):
+        least, least_key = tree[node, LEAST], tree[node, LEAST_KEY]
+    if _more(tree[node, MOST_KEY], tree[node, MOST], most_key, most):
+        most, most_key = tree[node, MOST], tree[node, MOST_KEY]
+    return held + tree[node, HELD], total + tree[node, TOTAL], low, high, least, most, least_key, most_key
+
+
+@_compiled
+def _with_rank(word: Any, desk: Any, rank: int, wanted: Any) -> Any:
+    """A word, and one rank, if it is held."""
+    held, total, low, high, least, most, least_key, most_key = word
+    if desk[HERE, rank]:
+        held += 1
+        if wanted[0]:
+            units = desk[UNITS, rank]
+            square_high, square_low = _square(units)
+            total += units
+            before = low
+            low += square_low
+            high += square_high + ((low ^ _SIGN) < (before ^ _SIGN))
+        if wanted[1]:
+            key = desk[KEY, rank]
+            if _less(key, rank, least_key, least):
+                least, least_key = rank, key
+            if _more(key, rank, most_key, most):
+                most, most_key = rank, key
+    return held, total, low, high, least, most, least_key, most_key
 
 
 @_compiled
 def _with_ranks(word: Any, desk: Any, first: int, last: int, wanted: Any) -> Any:
     """A word, and what is held of the ranks [first, last)."""
-    held, total, low, high, least, most = word
-    keys = desk[KEY]
     for rank in range(first, last):
-        held += desk[HERE, rank]
-    if wanted[0]:
-        for rank in range(first, last):
-            if desk[HERE, rank]:
-                square_high, square_low = _square(desk[UNITS, rank])
-                total += desk[UNITS, rank]
-                before = low
-                low += square_low
-                high += square_high + ((low ^ _SIGN) < (before ^ _SIGN))
-    if wanted[1]:
-        for rank in range(first, last):
-            if desk[HERE, rank]:
-                least = rank if _before(keys, rank, least) else least
-                most = rank if _behind(keys, rank, most) else most
-    return held, total, low, high, least, most
+        word = _with_rank(word, desk, rank, wanted)
+    return word
 
 
 @_compiled
-def _with_blocks(word: Any, tree: Any, left: int, right: int, keys: Any) -> Any:
+def _with_blocks(word: Any, tree: Any, left: int, right: int) -> Any:
     """A word, and what the leaves [left, right) say."""
     while left < right:
         if left & 1:
-            word = _with_node(word, tree, left, keys)
+            word = _with_node(word, tree, left)
             left += 1
         if right & 1:
             right -= 1
-            word = _with_node(word, tree, right, keys)
+            word = _with_node(word, tree, right)
         left >>= 1
         right >>= 1
     return word
@@ -255,22 +254,20 @@ def _with_slice(word: Any, tree: Any, desk: Any, blocks: Any, low: int, high: in
         return _with_ranks(word, desk, low, high, wanted)
     word = _with_ranks(word, desk, low, left << bits, wanted)
     word = _with_ranks(word, desk, right << bits, high, wanted)
-    return _with_blocks(word, tree, left + size, right + size, desk[KEY])
+    return _with_blocks(word, tree, left + size, right + size)
 
 
 @_compiled
 def _put(tree: Any, node: int, word: Any) -> None:
     """What a node says from now on."""
-    (
-        tree[node, HELD], tree[node, TOTAL], tree[node, LOW], tree[node, HIGH], tree[node, LEAST], tree[node, MOST],
-    ) = word  # fmt: skip
+    tree[node, HELD], tree[node, TOTAL], tree[node, LOW], tree[node, HIGH] = word[:4]
+    tree[node, LEAST], tree[node, MOST], tree[node, LEAST_KEY], tree[node, MOST_KEY] = word[4:]
 
 
 @_compiled
 def _mend(tree: Any, desk: Any, blocks: Any, stale: Any, count: int, wanted: Any) -> None:
     """Sum up the first `count` blocks of `stale` anew, and level by level what stands above them."""
     bits, size = blocks
-    keys = desk[KEY]
     for i in range(count):
         first = stale[i] << bits
         stale[i] += size
@@ -280,8 +277,8 @@ def _mend(tree: Any, desk: Any, blocks: Any, stale: Any, count: int, wanted: Any
         for i in range(count):
             node = stale[i] >> 1
             if not kept or stale[kept - 1] != node:
-                word = _with_node(_NOTHING, tree, 2 * node, keys)
-                _put(tree, node, _with_node(word, tree, 2 * node + 1, keys))
+                word = _with_node(_NOTHING, tree, 2 * node)
+                _put(tree, node, _with_node(word, tree, 2 * node + 1))
                 stale[kept] = node
                 kept += 1
         count = kept
@@ -335,20 +332,43 @@ def _oldest(tree: Any, desk: Any, blocks: Any, rank: int) -> int:
 
 
 @_compiled
-def _above(times: Any, n: int, t_ms: int) -> int:
-    """How many of the first n times are at most `t_ms`: found from the end, in steps that double, then halve."""
+def _above(times: Any, n: int, t_ms: int, near: int) -> int:
+    """How many of the first n times are at most `t_ms`: sought from `near` on in steps that double, then halve."""
+    low = high = min(near, n)
     step = 1
-    while step <= n and times[n - step] > t_ms:
-        n -= step
-        step *= 2
-    low = max(n - step + 1, 0)
-    while low < n:
-        middle = (low + n) >> 1
+    if low < n and times[low] <= t_ms:
+        while low + step < n and times[low + step] <= t_ms:
+            low += step
+            step *= 2
+        low, high = low + 1, min(low + step, n)
+    else:
+        while step <= high and times[high - step] > t_ms:
+            high -= step
+            step *= 2
+        low = max(high - step + 1, 0)
+    while low < high:
+        middle = (low + high) >> 1
         if times[middle] <= t_ms:
             low = middle + 1
         else:
-            n = middle
+            high = middle
     return low
+
+
+@_compiled
+def asks(codes: Any, groups: int, t_ms: Any, o: Any, since: Any) -> Any:
+    """Requests by group and position: where each group begins, what is known of each, and where each one is; those of
+    group -1 are behind all."""
+    starts, members = grouped(codes, groups)
+    known, place = np.empty((3, len(members)), np.int64), np.full(len(codes), len(members))
+    below = np.empty(len(codes), np.int64)
+    near = 0
+    for i in range(len(codes)):
+        below[i] = near = _above(since, len(since), o[i] - 1, near)
+    for j in range(len(members)):
+        i = members[j]
+        known[T, j], known[BELOW, j], known[AT, j], place[i] = t_ms[i], below[i], o[i], j
+    return starts, known, place
 
 
 @_compiled
@@ -420,22 +440,35 @@ def _moved(desk: Any, place: int, here: int, bits: int, stale: Any, count: int, 
 
 
 @_compiled
+def _walked(word: Any, desk: Any, rank: int, edge: int, wanted: Any) -> Any:
+    """A word, and what is held below a rank and later than an edge; where that begins."""
+    while rank and desk[TIME, rank - 1] > edge:
+        rank -= 1
+        word = _with_rank(word, desk, rank, wanted)
+    return word, rank
+
+
+@_compiled
 def _read(
     j: int, t_ms: int, n: int, spans: Any, tree: Any, desk: Any, blocks: Any, wanted: Any, lows: Any, out: Any
-) -> int:
-    """What all spans of one request hold, each from the one before; where they end."""
+) -> None:
+    """What all spans of one request hold, each from the one before. `lows`: where they begin, and where they end, of
+    the request before as of this one."""
     times, word = desk[TIME], _NOTHING
-    high = upto = _above(times, n, t_ms)
-    for span in range(len(lows)):
-        low = 0
+    lows[-1] = upto = _above(times, n, t_ms, lows[-1])
+    for span in range(spans.shape[1]):
+        edge = _SIGN
         if spans[0, span]:
             edge = t_ms - spans[0, span]
             if spans[1, span]:
                 edge = edge // spans[1, span] * spans[1, span]
-            low = _above(times, upto, edge)
-        word = _with_slice(word, tree, desk, blocks, low, upto, wanted)
+        if blocks[1] == 1:
+            word, low = _walked(word, desk, upto, edge, wanted)
+        else:
+            low = _above(times, upto, edge, lows[span])
+            word = _with_slice(word, tree, desk, blocks, low, upto, wanted)
         lows[span] = upto = low
-        held, total, squares_low, squares_high, least, most = word
+        held, total, squares_low, squares_high, least, most, _, _ = word
         out[HELD, span, j] = held
         if wanted[0]:
             out[TOTAL, span, j], out[LOW, span, j], out[HIGH, span, j] = total, squares_low, squares_high
@@ -443,15 +476,14 @@ def _read(
             out[LEAST, span, j], out[MOST, span, j] = desk[wanted[4], least], desk[wanted[4], most]
         if wanted[2] and held:
             out[FIRST, span, j] = desk[EVENT, _oldest(tree, desk, blocks, low)]
-    return int(high)
 
 
 @_compiled
-def _kinds(desk: Any, counted: Any, stamp: int, lows: Any, high: int, most: int, out: Any) -> None:
+def _kinds(desk: Any, counted: Any, stamp: int, lows: Any, most: int, out: Any) -> None:
     """How many different codes each slice [low, high) holds: one walk down from the end, which stops when it
     has met all that there are."""
-    count, rank = 0, high
-    for span in range(len(lows)):
+    count, rank = 0, lows[-1]
+    for span in range(len(lows) - 1):
         while rank > lows[span] and count < most:
             rank -= 1
             if desk[HERE, rank] and counted[desk[KEY, rank]] != stamp:
@@ -481,8 +513,8 @@ def sweep(
 ) -> None:
     """Answer the requests of the entities [first, last) of one series, `whose`.
 
-    `events` are (starts, rows): by entity, in the order of their positions; `leaving` (starts, places in their entity,
-    until): those that are taken away, by entity and position; `requests` (starts, columns): by entity and position;
+    `events` are (starts, rows): by entity and position; `leaving` (starts, places in their entity, until): those that
+    are taken away, by entity and position; `requests` (starts, columns): by entity and position;
     `spans` the windows, the shortest first, and their hops: 0 is all history, and none. `wanted`: whether sums, least
     and greatest, first, kinds are; with the last, keys are codes below `codes`; and what tells of the least and the
     greatest, KEY or EVENT. `out`: by field, span and request; `newest`: the newest events by request, -1 for none.
@@ -495,7 +527,7 @@ def sweep(
     while size <= most >> BITS:
         size <<= 1
     tree, desk = (
-        np.zeros((2 * size, NODE), np.int64),
+        np.zeros((2 * size, FIELDS), np.int64),
         np.zeros((DESK, max(size << BITS, 1 << FEW_BITS)), np.int64),
     )
     counted, alive, stale = (
@@ -503,7 +535,7 @@ def sweep(
         np.zeros(codes + 1, np.int64),
         np.empty(2 * most, np.int64),
     )
-    lows = np.zeros(spans.shape[1], np.int64)
+    lows = np.zeros(spans.shape[1] + 1, np.int64)
     for entity in range(whose[0], whose[1]):
         begin, n = starts[entity], starts[entity + 1] - starts[entity]
         if asked[entity] == asked[entity + 1]:
@@ -518,14 +550,15 @@ def sweep(
             while at < begin + n and rows[at, EVENT] < asks[BELOW, j]:
                 count = _moved(desk, at - begin, 1, blocks[0], stale, count, alive)
                 at += 1
-            while gone < leaving[0][entity + 1] and leaving[2][gone] < asks[O, j]:
+            while gone < leaving[0][entity + 1] and leaving[2][gone] < asks[AT, j]:
                 count = _moved(desk, leaving[1][gone], 0, blocks[0], stale, count, alive)
                 gone += 1
             if blocks[1] > 1:
                 _mend(tree, desk, blocks, stale, count, wanted)
-            high = _read(j, asks[T, j], n, spans, tree, desk, blocks, wanted, lows, out)
+            _read(j, asks[T, j], n, spans, tree, desk, blocks, wanted, lows, out)
             if wanted[3]:
-                _kinds(desk, counted, j, lows, high, alive[-1], out)
+                _kinds(desk, counted, j, lows, alive[-1], out)
+            high = lows[-1]
             for k in range(len(newest)):
                 high = _newest(tree, desk, blocks, high) if high >= 0 else high
                 newest[k, j] = desk[EVENT, high] if high >= 0 else -1

@@ -7,7 +7,7 @@ the same series and looks that serve live: exact sums, very large ones, and all 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from types import ModuleType
 from typing import Any
@@ -179,7 +179,7 @@ def replay(decoded: Decoded, *, least: int = WORTH, spread: Spread = map) -> dic
     compiled = kernels() if decoded.held() + len(decoded.o) >= least else None
     for taken in decoded.taken:
         groups = [group for group in plan.groups if group.table is taken.table]
-        laid = _laid(compiled, taken, groups, decoded.features) if compiled else None
+        laid = _laid(compiled, taken, groups, decoded.features, spread) if compiled else None
         if compiled and laid:
             for group in groups:
                 _fill(slots, _swept(compiled, laid, taken, group, decoded, columns[group.asked], spread))
@@ -310,7 +310,9 @@ class Laid(msgspec.Struct, frozen=True):
         return not self.codes and self.values.dtype in (np.float64, np.int64)
 
 
-def _laid(compiled: ModuleType, taken: Taken, groups: Sequence[Group], features: FeatureSet) -> Laid | None:
+def _laid(
+    compiled: ModuleType, taken: Taken, groups: Sequence[Group], features: FeatureSet, spread: Spread = map
+) -> Laid | None:
     """None where the kernels would not be exact: more than 64 bits, or an order that they do not know."""
     kinds = {one.kind for group in groups for one in _aggregates(group, features)}
     n, values, ordered = len(taken.since), np.zeros(0), None
@@ -329,17 +331,25 @@ def _laid(compiled: ModuleType, taken: Taken, groups: Sequence[Group], features:
     codes = 0
     if "distinct" in kinds:
         keys, codes = _coded(values, ordered)
-    whose, times, rows = np.asarray(taken.whose), np.asarray(taken.times), np.empty((n, 4), np.int64)
-    starts = np.zeros(len(taken.numbers) + 1, np.int64)
-    np.cumsum(np.bincount(whose, minlength=len(taken.numbers)), out=starts[1:])
+    whose, times = np.asarray(taken.whose), np.asarray(taken.times)
+    half, entities = n // 2, len(taken.numbers)
+    first, second = (np.bincount(part, minlength=entities) for part in (whose[:half], whose[half:]))
+    starts = np.zeros(entities + 1, np.int64)
+    np.cumsum(first + second, out=starts[1:])
     most, largest = (
         int(np.diff(starts).max(initial=0)),
         max(int(units.max(initial=0)), -int(units.min(initial=0))),
     )
     if most * largest >= 2**63:
         return None
-    compiled.lay(whose, starts, (times, keys, units), rows)
-    return Laid((starts, rows), _leaving(taken, starts, rows[:, 1]), values, times, codes)
+    rows, free = np.empty((n, compiled.ROW), np.int64), (starts[:-1].copy(), starts[:-1] + first)
+
+    def lay(i: int) -> None:
+        compiled.lay((half * i, n if i else half), free[i], (whose, times, keys, units), rows)
+
+    for _ in spread(lay, range(2)):
+        pass
+    return Laid((starts, rows), _leaving(taken, starts), values, times, codes)
 
 
 def _aggregates(group: Group, features: FeatureSet) -> list[Aggregate]:
@@ -381,11 +391,12 @@ def _coded(values: NDArray[Any], keys: Numbers | None) -> tuple[Numbers, int]:
     return np.array(found, np.int64), len(numbers)
 
 
-def _leaving(taken: Taken, starts: Numbers, members: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+def _leaving(taken: Taken, starts: Numbers) -> tuple[Numbers, Numbers, Numbers]:
     """The events that are taken away, by entity and by when: their places in their entity, and when."""
     whose = np.asarray(taken.whose)
     if not taken.until and not taken.table.key.cap:
         return np.zeros(len(starts), np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
+    members = _by_entity(taken)[1]
     until = _until(taken, starts, members)
     going = np.flatnonzero(until < ALWAYS)
     going = going[np.lexsort((until[going], whose[going]))]
@@ -417,23 +428,21 @@ def _swept(
     places, whole = _places(group), _aggregates(group, decoded.features)
     kinds, rows, spans = {one.kind for one in whole}, len(entities), len(group.windows)
     asked = np.fromiter(map(taken.numbers.get, entities, repeat(-1)), np.int64, rows)
-    starts, members = compiled.grouped(asked, len(taken.numbers))
-    t_ms, o = np.asarray(decoded.t_ms), np.asarray(decoded.o)
-    asks = np.array((t_ms[members], np.searchsorted(np.asarray(taken.since), o)[members], o[members]))
-    place = np.full(rows, len(members))
-    place[members] = np.arange(len(members))
+    t_ms, o, since = np.asarray(decoded.t_ms), np.asarray(decoded.o), np.asarray(taken.since)
+    starts, asks, place = compiled.asks(asked, len(taken.numbers), t_ms, o, since)
+    known = asks.shape[1]
     newest = max(one.k or int(one.kind in NEWEST) for one in whole)
     found = Swept(
-        np.empty((compiled.FOUND, spans, len(members) + 1), np.int64),
-        np.empty((newest, len(members) + 1), np.int64), place,
+        np.empty((compiled.FIELDS, spans, known + 1), np.int64),
+        np.empty((newest, known + 1), np.int64), place,
     )  # fmt: skip
-    compiled.nothing(found.out, found.newest, len(members), len(members) + 1)
+    compiled.nothing(found.out, found.newest, known, known + 1)
     hops = [taken.table.key.hop_ms if length_ms else 0 for length_ms in group.windows]
     wanted = (
         any(one in kinds for one in SUMMED), any(one in kinds for one in ORDERED), "first" in kinds, bool(laid.codes),
         compiled.KEY if laid.by_key else compiled.EVENT,
     )  # fmt: skip
-    cuts = np.searchsorted(laid.events[0], np.linspace(0, len(laid.events[1]), PARTS + 1)[1:-1]).tolist()
+    cuts = np.searchsorted(laid.events[0], np.linspace(0, len(laid.times), PARTS + 1)[1:-1]).tolist()
     ends = [0, *cuts, len(taken.numbers)]
 
     def part(i: int) -> None:
