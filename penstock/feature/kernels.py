@@ -16,7 +16,10 @@ from typing import Any
 
 import numpy as np
 from numba import njit
-from numba.cpython.unsafe.numbers import leading_zeros
+from numba.cpython.unsafe import numbers
+
+leading_zeros: Any = numbers.leading_zeros
+"""The machine's own count, where the code is compiled."""
 
 
 def _compiled(function: Callable[..., Any]) -> Any:
@@ -113,7 +116,8 @@ def _divided_short(number: Any, divisor: Any) -> float:
     quotient = (first << more) + second
     if rest != second * divisor:
         quotient |= _ONE
-    return float(quotient) * _HALVES[shift + more]
+    ratio: float = float(quotient) * _HALVES[shift + more]
+    return ratio
 
 
 @_compiled
@@ -124,7 +128,8 @@ def divided(high: Any, low: Any, divisor: Any) -> float:
     which a float keeps 53; whether anything is left over goes into the last one, and the conversion rounds.
     """
     if not high and divisor <= _LOW32:
-        return _divided_short(low, divisor)
+        short: float = _divided_short(low, divisor)
+        return short
     up = leading_zeros(divisor)
     shift = leading_zeros(high) if high else 64 + leading_zeros(low)
     shift -= 1
@@ -302,7 +307,7 @@ def _newest(tree: Any, desk: Any, blocks: Any, below: int) -> int:
         node = 2 * node + 1
         if not tree[node, HELD]:
             node -= 1
-    rank = ((node - size + 1) << bits) - 1
+    rank: int = ((node - size + 1) << bits) - 1
     while not desk[HERE, rank]:
         rank -= 1
     return rank

@@ -486,7 +486,8 @@ class Look(msgspec.Struct, frozen=True):
 
     def of(self, field: int) -> Numbers:
         """By request what was found of the span, in the room."""
-        return self.found.out[field, self.at].take(self.found.place, out=self.room, mode="clip")
+        found: Numbers = self.found.out[field, self.at].take(self.found.place, out=self.room, mode="clip")
+        return found
 
 
 def _picked(laid: Laid, events: Numbers) -> NDArray[Any]:
@@ -511,7 +512,7 @@ def _sum(look: Look) -> Answers:
 
 def _extreme(look: Look, field: int) -> Answers:
     """The least or the greatest, 0.0 for -0.0; of numbers of several types as a float."""
-    found = look.of(field)
+    found: NDArray[Any] = look.of(field)
     found *= look.valid
     if not look.laid.by_key:
         found = _picked(look.laid, found)
