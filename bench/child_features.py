@@ -33,6 +33,7 @@ from bench.data_features import (
     path,
 )  # fmt: skip
 from penstock import __version__
+from penstock.app.threads import spread
 from penstock.feature import FeatureSet, Fold, compile, source
 from penstock.feature.definition import language
 from penstock.feature.replay import Answers, Decoded, decoded, kernels, replay
@@ -229,10 +230,14 @@ def ours_replay(given: Decoded) -> tuple[float, str, pa.Table]:
     clock = Clock()
     gc.collect()
     with clock():
-        found = replay(given)
+        found = replay(given, spread=spread())
         columns = {name: arrow(answers) for name, answers in found.items()}
         table = pa.table({"position": pa.array(np.asarray(given.o)), **columns})
-    return clock.seconds, "replay, numba" if kernels() else "replay, plain Python", table
+    return (
+        clock.seconds,
+        f"replay, numba, {len(os.sched_getaffinity(0))} threads" if kernels() else "replay, plain Python",
+        table,
+    )
 
 
 def arrow(answers: Answers) -> pa.Array:

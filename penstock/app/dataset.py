@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from penstock.app.pipeline import Plan
+from penstock.app.threads import spread
 from penstock.dataset.rows import Progress, batches
 from penstock.dataset.table import arrow_batches
 from penstock.log import Log
@@ -52,6 +53,7 @@ def write(
         from_ms=from_ms,
         facts=plan.pipeline.gate.slices,
         progress=progress,
+        spread=spread(),
     )
     rows = positives = 0
     columns: list[str] = []

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from penstock.app.pipeline import File, Plan, load_text
+from penstock.app.threads import spread
 from penstock.dataset.profile import profile
 from penstock.dataset.rows import Progress, Row, described, rows, sealed, split
 from penstock.log import Blob, Log
@@ -67,7 +68,9 @@ def carry_out(
     spec = plan.pipeline.train
     since_ms = intent.t_ms - spec.window_ms if spec.window_ms else -sys.maxsize
     slices = plan.pipeline.gate.slices
-    found = rows(log, plan.features, plan.name, o=intent.o, from_ms=since_ms, facts=slices, progress=progress)
+    found = rows(
+        log, plan.features, plan.name, o=intent.o, from_ms=since_ms, facts=slices, progress=progress, spread=spread()
+    )  # fmt: skip
     champion = (
         registry(log, intent.o).models[plan.name].versions[intent.champion] if intent.champion else None
     )
@@ -157,6 +160,6 @@ def _seen_by(
     """The held-out requests as the champion's own feature set sees them."""
     if rival[0].features.digest == plan.features.digest:
         return [list(row.values) for row in holdout]
-    found = rows(log, rival[0].features, plan.name, o=intent.o, from_ms=since_ms)
+    found = rows(log, rival[0].features, plan.name, o=intent.o, from_ms=since_ms, spread=spread())
     values = {row.request: list(row.values) for row in found}
     return [values[row.request] for row in holdout]

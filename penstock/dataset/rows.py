@@ -10,7 +10,7 @@ import msgspec
 
 from penstock.dataset.kept import NEVER, horizon_ms
 from penstock.feature import FeatureSet, Fold
-from penstock.feature.replay import Answers, Decoded, answers, replay
+from penstock.feature.replay import Answers, Decoded, Spread, answers, replay
 from penstock.feature.state.table import SLACK_MS
 from penstock.log import Blob, Log
 from penstock.record.codec import pack, unpack
@@ -72,9 +72,10 @@ def rows(
     from_ms: int,
     facts: Sequence[str] = (),
     progress: Progress = lambda done, total: None,
+    spread: Spread = map,
 ) -> list[Row]:
     """All rows of `batches`."""
-    found = batches(log, features, model, o=o, from_ms=from_ms, facts=facts, progress=progress)
+    found = batches(log, features, model, o=o, from_ms=from_ms, facts=facts, progress=progress, spread=spread)
     return [row for batch in found for row in batch.rows()]
 
 
@@ -87,20 +88,21 @@ def batches(
     from_ms: int,
     facts: Sequence[str] = (),
     progress: Progress = lambda done, total: None,
+    spread: Spread = map,
 ) -> Iterator[Batch]:
     """The labelled requests from `from_ms` on, in log order: features at each one's own (t, O).
 
     Labels are those known below `o`; requests still waiting for theirs are left out. Requests that look back to what
     retention took are left out: no row is other than it was. The log is read twice: for labels, then for rows. What is
     held is the labels, the events that the features' windows still reach (some 100 bytes each for every key), and
-    one batch.
+    one batch. `spread`: see `replay`.
     """
     from_ms = max(from_ms, horizon_ms(log, features))
     name, asked = f"predict.{model}", features.request.topic
     known = _known(log, name, features, model, o, from_ms, progress)
     old = {record.o: values for record, values in past(log, name, features, known.late)} if known.late else {}
     topics = tuple(sorted({*features.topics, asked, TICKS, AGAIN}))
-    found, due = Decoded(features), _Due(features, facts)
+    found, due = Decoded(features), _Due(features, facts, spread)
     now_ms, held = NEVER, 0
     for records, position in folded(log, name, topics, stop=o, limit=4096):
         for record in records:
@@ -157,8 +159,8 @@ def _known(
 class _Due:
     """The requests of the batch to come."""
 
-    def __init__(self, features: FeatureSet, facts: Sequence[str]) -> None:
-        self.facts = facts
+    def __init__(self, features: FeatureSet, facts: Sequence[str], spread: Spread) -> None:
+        self.facts, self.spread = facts, spread
         self.plain = [name for name in facts if name not in features.names]
         self.clear()
 
@@ -181,7 +183,7 @@ class _Due:
         """The batch, where there are any."""
         if not self.records:
             return
-        columns = replay(found)
+        columns = replay(found, spread=self.spread)
         if self.old:
             columns = {
                 name: self._woven(i, column.tolist()) for i, (name, column) in enumerate(columns.items())
