@@ -30,6 +30,8 @@ def _compiled(function: Callable[..., Any]) -> Any:
         return njit(error_model="numpy", nogil=True)(function)
 
 
+_inlined = njit(error_model="numpy", nogil=True, forceinline=True)
+"""A part of those, where a call costs more than what it does."""
 BITS, FEW_BITS = 4, 8
 """A block is 2**BITS ranks, small enough to scan; fewer than 2**FEW_BITS are one block, and need no tree."""
 HELD, TOTAL, LOW, HIGH, LEAST, MOST, FIRST, KINDS, LEAST_KEY, MOST_KEY = *range(8), 6, 7
@@ -37,9 +39,10 @@ HELD, TOTAL, LOW, HIGH, LEAST, MOST, FIRST, KINDS, LEAST_KEY, MOST_KEY = *range(
 the ranks of the least and of the greatest, of equal ones the first, and their keys. What is found of a window begins
 with the same, but goes on with the oldest event, and how many kinds there are."""
 FIELDS = 8
-TIME, EVENT, KEY, UNITS, RANK, HERE = range(6)
-"""What is known of an event; on the desk by rank, and then the rank by arrival, and whether a rank is held."""
-ROW, DESK = 4, 6
+TIME, EVENT, KEY, UNITS, RANK = range(5)
+"""What is known of an event; on the desk by rank, and then the rank by arrival. A rank is held for a request, if its
+event is one of those below the request's position; one that is taken away is none of them any more."""
+ROW, DESK = 4, 5
 T, BELOW, AT = range(3)
 """What is known of a request: its time, how many events lie below its position, and that."""
 _SIGN = np.int64(-(2**63))
@@ -206,10 +209,10 @@ def _with_node(word: Any, tree: Any, node: int) -> Any:
 
 
 @_compiled
-def _with_rank(word: Any, desk: Any, rank: int, wanted: Any) -> Any:
+def _with_rank(word: Any, desk: Any, rank: int, below: int, wanted: Any) -> Any:
     """A word, and one rank, if it is held."""
     held, total, low, high, least, most, least_key, most_key = word
-    if desk[HERE, rank]:
+    if desk[EVENT, rank] < below:
         held += 1
         if wanted[0]:
             units = desk[UNITS, rank]
@@ -228,10 +231,10 @@ def _with_rank(word: Any, desk: Any, rank: int, wanted: Any) -> Any:
 
 
 @_compiled
-def _with_ranks(word: Any, desk: Any, first: int, last: int, wanted: Any) -> Any:
+def _with_ranks(word: Any, desk: Any, first: int, last: int, below: int, wanted: Any) -> Any:
     """A word, and what is held of the ranks [first, last)."""
     for rank in range(first, last):
-        word = _with_rank(word, desk, rank, wanted)
+        word = _with_rank(word, desk, rank, below, wanted)
     return word
 
 
@@ -251,14 +254,16 @@ def _with_blocks(word: Any, tree: Any, left: int, right: int) -> Any:
 
 
 @_compiled
-def _with_slice(word: Any, tree: Any, desk: Any, blocks: Any, low: int, high: int, wanted: Any) -> Any:
+def _with_slice(
+    word: Any, tree: Any, desk: Any, blocks: Any, low: int, high: int, below: int, wanted: Any
+) -> Any:
     """A word, and what is held of the ranks [low, high)."""
     bits, size = blocks
     left, right = ((low - 1) >> bits) + 1, high >> bits
     if left >= right:
-        return _with_ranks(word, desk, low, high, wanted)
-    word = _with_ranks(word, desk, low, left << bits, wanted)
-    word = _with_ranks(word, desk, right << bits, high, wanted)
+        return _with_ranks(word, desk, low, high, below, wanted)
+    word = _with_ranks(word, desk, low, left << bits, below, wanted)
+    word = _with_ranks(word, desk, right << bits, high, below, wanted)
     return _with_blocks(word, tree, left + size, right + size)
 
 
@@ -270,13 +275,13 @@ def _put(tree: Any, node: int, word: Any) -> None:
 
 
 @_compiled
-def _mend(tree: Any, desk: Any, blocks: Any, stale: Any, count: int, wanted: Any) -> None:
+def _mend(tree: Any, desk: Any, blocks: Any, stale: Any, count: int, below: int, wanted: Any) -> None:
     """Sum up the first `count` blocks of `stale` anew, and level by level what stands above them."""
     bits, size = blocks
     for i in range(count):
         first = stale[i] << bits
         stale[i] += size
-        _put(tree, stale[i], _with_ranks(_NOTHING, desk, first, first + (1 << bits), wanted))
+        _put(tree, stale[i], _with_ranks(_NOTHING, desk, first, first + (1 << bits), below, wanted))
     while count and stale[0] > 1:
         kept = 0
         for i in range(count):
@@ -290,14 +295,14 @@ def _mend(tree: Any, desk: Any, blocks: Any, stale: Any, count: int, wanted: Any
 
 
 @_compiled
-def _newest(tree: Any, desk: Any, blocks: Any, below: int) -> int:
+def _newest(tree: Any, desk: Any, blocks: Any, rank: int, below: int) -> int:
     """The greatest rank held below one; -1: none."""
     bits, size = blocks
-    while below & ((1 << bits) - 1):
-        below -= 1
-        if desk[HERE, below]:
-            return below
-    node = (below >> bits) + size
+    while rank & ((1 << bits) - 1):
+        rank -= 1
+        if desk[EVENT, rank] < below:
+            return rank
+    node = (rank >> bits) + size
     while not (node & 1 and tree[node - 1, HELD]):
         node >>= 1
         if node <= 1:
@@ -307,18 +312,18 @@ def _newest(tree: Any, desk: Any, blocks: Any, below: int) -> int:
         node = 2 * node + 1
         if not tree[node, HELD]:
             node -= 1
-    rank: int = ((node - size + 1) << bits) - 1
-    while not desk[HERE, rank]:
+    rank = ((node - size + 1) << bits) - 1
+    while desk[EVENT, rank] >= below:
         rank -= 1
     return rank
 
 
 @_compiled
-def _oldest(tree: Any, desk: Any, blocks: Any, rank: int) -> int:
+def _oldest(tree: Any, desk: Any, blocks: Any, rank: int, below: int) -> int:
     """The least rank held from one on; there is one."""
     bits, size = blocks
     while size == 1 or rank & ((1 << bits) - 1):
-        if desk[HERE, rank]:
+        if desk[EVENT, rank] < below:
             return rank
         rank += 1
     node = (rank >> bits) + size
@@ -331,7 +336,7 @@ def _oldest(tree: Any, desk: Any, blocks: Any, rank: int) -> int:
         if not tree[node, HELD]:
             node += 1
     rank = (node - size) << bits
-    while not desk[HERE, rank]:
+    while desk[EVENT, rank] >= below:
         rank += 1
     return rank
 
@@ -412,7 +417,7 @@ def _lay(rows: Any, desk: Any, tree: Any) -> Any:
     _in_order(rows[:, TIME], order, desk[RANK])
     for rank in range(n):
         i = order[rank]
-        desk[RANK, i], desk[HERE, rank] = rank, 0
+        desk[RANK, i] = rank
         desk[TIME, rank], desk[EVENT, rank] = rows[i, TIME], rows[i, EVENT]
         desk[KEY, rank], desk[UNITS, rank] = rows[i, KEY], rows[i, UNITS]
     bits, size = FEW_BITS, 1
@@ -420,22 +425,20 @@ def _lay(rows: Any, desk: Any, tree: Any) -> Any:
         bits = BITS
         while size <= n >> bits:
             size <<= 1
-        desk[HERE, n : size << bits] = 0
+        desk[EVENT, n : size << bits] = _NONE
         for node in range(2 * size):
             _put(tree, node, _NOTHING)
     return bits, size
 
 
-@_compiled
-def _moved(desk: Any, place: int, here: int, bits: int, stale: Any, count: int, alive: Any) -> int:
-    """An event is held from now on, or no longer. `stale`: the blocks that are to be summed up anew, `count` of them;
-    `alive`: how many of each code are held, and at its end how many codes that are."""
-    rank = desk[RANK, place]
-    desk[HERE, rank] = here
+@_inlined
+def _moved(desk: Any, rank: int, one: int, bits: int, stale: Any, count: int, alive: Any) -> int:
+    """An event is held from now on (`one` is 1), or no longer (-1). `stale`: the blocks that are to be summed up anew,
+    `count` of them; `alive`: how many of each code are held, and at its end how many codes that are."""
     if len(alive) > 1:
         code = desk[KEY, rank]
         alive[-1] -= alive[code] > 0
-        alive[code] += 2 * here - 1
+        alive[code] += one
         alive[-1] += alive[code] > 0
     block = rank >> bits
     if count and stale[count - 1] == block:
@@ -444,34 +447,34 @@ def _moved(desk: Any, place: int, here: int, bits: int, stale: Any, count: int, 
     return count + 1
 
 
-@_compiled
-def _walked(word: Any, desk: Any, rank: int, edge: int, wanted: Any) -> Any:
+@_inlined
+def _walked(word: Any, desk: Any, rank: int, edge: int, below: int, wanted: Any) -> Any:
     """A word, and what is held below a rank and later than an edge; where that begins."""
     while rank and desk[TIME, rank - 1] > edge:
         rank -= 1
-        word = _with_rank(word, desk, rank, wanted)
+        word = _with_rank(word, desk, rank, below, wanted)
     return word, rank
 
 
 @_compiled
 def _read(
-    j: int, t_ms: int, n: int, spans: Any, tree: Any, desk: Any, blocks: Any, wanted: Any, lows: Any, out: Any
+    asks: Any, j: int, n: int, spans: Any, tree: Any, desk: Any, blocks: Any, wanted: Any, lows: Any, out: Any
 ) -> None:
     """What all spans of one request hold, each from the one before. `lows`: where they begin, and where they end, of
     the request before as of this one."""
-    times, word = desk[TIME], _NOTHING
+    times, word, t_ms = desk[TIME], _NOTHING, asks[T, j]
     lows[-1] = upto = _above(times, n, t_ms, lows[-1])
     for span in range(spans.shape[1]):
-        edge = _SIGN
+        edge: Any = _SIGN
         if spans[0, span]:
             edge = t_ms - spans[0, span]
             if spans[1, span]:
                 edge = edge // spans[1, span] * spans[1, span]
         if blocks[1] == 1:
-            word, low = _walked(word, desk, upto, edge, wanted)
+            word, low = _walked(word, desk, upto, edge, asks[BELOW, j], wanted)
         else:
             low = _above(times, upto, edge, lows[span])
-            word = _with_slice(word, tree, desk, blocks, low, upto, wanted)
+            word = _with_slice(word, tree, desk, blocks, low, upto, asks[BELOW, j], wanted)
         lows[span] = upto = low
         held, total, squares_low, squares_high, least, most, _, _ = word
         out[HELD, span, j] = held
@@ -480,18 +483,18 @@ def _read(
         if wanted[1] and held:
             out[LEAST, span, j], out[MOST, span, j] = desk[wanted[4], least], desk[wanted[4], most]
         if wanted[2] and held:
-            out[FIRST, span, j] = desk[EVENT, _oldest(tree, desk, blocks, low)]
+            out[FIRST, span, j] = desk[EVENT, _oldest(tree, desk, blocks, low, asks[BELOW, j])]
 
 
 @_compiled
-def _kinds(desk: Any, counted: Any, stamp: int, lows: Any, most: int, out: Any) -> None:
+def _kinds(desk: Any, below: int, counted: Any, stamp: int, lows: Any, most: int, out: Any) -> None:
     """How many different codes each slice [low, high) holds: one walk down from the end, which stops when it
     has met all that there are."""
     count, rank = 0, lows[-1]
     for span in range(len(lows) - 1):
         while rank > lows[span] and count < most:
             rank -= 1
-            if desk[HERE, rank] and counted[desk[KEY, rank]] != stamp:
+            if desk[EVENT, rank] < below and counted[desk[KEY, rank]] != stamp:
                 counted[desk[KEY, rank]] = stamp
                 count += 1
         out[KINDS, span, stamp] = count
@@ -551,21 +554,23 @@ def sweep(
         blocks = _lay(rows[begin : begin + n], desk, tree)
         at, gone = begin, leaving[0][entity]
         for j in range(asked[entity], asked[entity + 1]):
-            count = 0
-            while at < begin + n and rows[at, EVENT] < asks[BELOW, j]:
-                count = _moved(desk, at - begin, 1, blocks[0], stale, count, alive)
+            count, below = 0, asks[BELOW, j]
+            while (blocks[1] > 1 or wanted[3]) and at < begin + n and rows[at, EVENT] < below:
+                count = _moved(desk, desk[RANK, at - begin], 1, blocks[0], stale, count, alive)
                 at += 1
             while gone < leaving[0][entity + 1] and leaving[2][gone] < asks[AT, j]:
-                count = _moved(desk, leaving[1][gone], 0, blocks[0], stale, count, alive)
+                rank = desk[RANK, leaving[1][gone]]
+                desk[EVENT, rank] = _NONE
+                count = _moved(desk, rank, -1, blocks[0], stale, count, alive)
                 gone += 1
             if blocks[1] > 1:
-                _mend(tree, desk, blocks, stale, count, wanted)
-            _read(j, asks[T, j], n, spans, tree, desk, blocks, wanted, lows, out)
+                _mend(tree, desk, blocks, stale, count, below, wanted)
+            _read(asks, j, n, spans, tree, desk, blocks, wanted, lows, out)
             if wanted[3]:
-                _kinds(desk, counted, j, lows, alive[-1], out)
+                _kinds(desk, below, counted, j, lows, alive[-1], out)
             high = lows[-1]
             for k in range(len(newest)):
-                high = _newest(tree, desk, blocks, high) if high >= 0 else high
+                high = _newest(tree, desk, blocks, high, below) if high >= 0 else high
                 newest[k, j] = desk[EVENT, high] if high >= 0 else -1
         if wanted[3]:
             for rank in range(n):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from typing import Any
 
@@ -199,6 +201,21 @@ def test_the_compiled_replay_is_the_fold(moves: list[Any]) -> None:
     """Ties, edges, late, future, null, NaN, huge, retracted: every value has the bits of the fold."""
     want, log = folded(recorded(moves))
     assert wrong(answered(decoded(FEATURES, log)), want) == set()
+
+
+@given(st.lists(MOVES, max_size=60))
+def test_how_it_is_spread_changes_nothing(moves: list[Any]) -> None:
+    """On one thread and on several, and whatever part ends first."""
+    _, log = folded(recorded(moves))
+    with ThreadPoolExecutor(3) as pool:
+        found = [replay(decoded(FEATURES, log), least=0, spread=how) for how in (map, pool.map, backwards)]
+    one, *others = [[column.tolist() for column in each.values()] for each in found]
+    assert all(wrong(list(zip(*each, strict=True)), list(zip(*one, strict=True))) == set() for each in others)  # type: ignore[arg-type]
+
+
+def backwards(do: Callable[[int], None], numbers: Sequence[int]) -> list[None]:
+    """The last part first."""
+    return [do(number) for number in reversed(numbers)]
 
 
 @given(st.lists(MOVES, max_size=40))
