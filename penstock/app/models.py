@@ -36,6 +36,7 @@ class Models:
         self._files = {file.code: file}
         self._path = file.path
         self._coming: set[str] = set()
+        self._loading: dict[str, threading.Lock] = {}
         self._apart: dict[str, Apart] = {}
         self._lock = threading.Lock()
         self._hurry = threading.local()
@@ -105,6 +106,12 @@ class Models:
                 self._coming.discard(digest)
 
     def _load(self, digest: str) -> Model:
+        with self._lock:
+            mine = self._loading.setdefault(digest, threading.Lock())
+        with mine:  # who comes meanwhile gets the same one
+            return self.loaded.get(digest) or self._made(digest)
+
+    def _made(self, digest: str) -> Model:
         self.know(digest)
         known = self._trained.get(digest)
         if known is not None and self.apart is not None and not known.form:
