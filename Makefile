@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: demo demo-kafka test lint format size lock clean flights flights-kafka figures docs bench bench-log bench-features \
-	bench-slow kafka simulate faults laws consistency
+	bench-serve bench-abuse bench-slow kafka simulate faults laws consistency strangers
 
 demo: .venv/run.stamp
 	$(BIN)/penstock demo $(ARGS)
@@ -45,6 +45,19 @@ bench-features: .venv/dev.stamp
 		echo "bench: .venv-bench/$$name cannot be made" >&2; done
 	$(BIN)/python bench/features.py $(ARGS)
 
+# Serving beside other servers, each in an environment of its own; one that cannot be made is said so.
+SERVERS := fastapi mlserver bentoml litserve kserve mlflow pytriton
+bench-serve: .venv/dev.stamp
+	@for name in $(SERVERS) grpc; do $(MAKE) -s .venv-bench/serve-$$name/stamp || \
+		echo "bench: .venv-bench/serve-$$name cannot be made" >&2; done
+	$(BIN)/python bench/serve/run.py $(ARGS)
+
+# What each of them does under abuse.
+bench-abuse: .venv/dev.stamp
+	@for name in $(SERVERS); do $(MAKE) -s .venv-bench/serve-$$name/stamp || \
+		echo "bench: .venv-bench/serve-$$name cannot be made" >&2; done
+	$(BIN)/python bench/serve/abuse.py $(ARGS)
+
 # A plain Kafka broker on loopback, for developers: Java 17 and, the first time, Maven. PENSTOCK_KAFKA=3.9.1
 # before any target takes that version, for the tests and the faults as well.
 kafka: .venv/dev.stamp
@@ -65,6 +78,10 @@ laws: .venv/dev.stamp
 # A million values served and folded again: no alert; then one of them wrong in its last bit: one alert.
 consistency: .venv/dev.stamp
 	$(BIN)/python -m tests.laws.consistency $(ARGS)
+
+# MLflow's client and schemathesis in an environment of their own, then every client that we did not write.
+strangers: .venv/dev.stamp .venv-bench/strangers/stamp
+	$(BIN)/python -m pytest tests/wire $(ARGS)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check
@@ -88,6 +105,9 @@ lock: .venv/dev.stamp
 	$(COMPILE) --extra examples -c requirements-dev.lock -o requirements.lock
 	$(subst pyproject.toml --group build,bench/features.in,$(COMPILE)) -o bench/features.lock
 	$(subst pyproject.toml --group build,bench/storey.in,$(COMPILE)) -o bench/storey.lock
+	$(subst pyproject.toml --group build,bench/strangers.in,$(COMPILE)) -o bench/strangers.lock
+	for name in $(SERVERS) grpc; do \
+		$(subst pyproject.toml --group build,bench/serve/peers/$$name.in,$(COMPILE)) -o bench/serve/peers/$$name.lock; done
 
 clean:
 	rm -rf .venv .venv-bench .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
@@ -105,6 +125,11 @@ clean:
 .venv-bench/%/stamp: bench/%.lock
 	$(PYTHON) -m venv .venv-bench/$*
 	.venv-bench/$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	touch $@
+
+.venv-bench/serve-%/stamp: bench/serve/peers/%.lock
+	$(PYTHON) -m venv .venv-bench/serve-$*
+	.venv-bench/serve-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@
 
 define install

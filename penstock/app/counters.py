@@ -36,6 +36,11 @@ class Count(msgspec.Struct, frozen=True):
     value: int
 
 
+def labelled(one: Count) -> tuple[str, Labels]:
+    """What a count counts."""
+    return one.name, tuple(sorted(one.labels.items()))
+
+
 class Counted(msgspec.Struct):
     """Refused events by topic and code, dead letters by stage and code."""
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 from penstock.app.counters import Tally
@@ -16,13 +19,20 @@ from penstock.app.sizes import Sizes
 from penstock.app.system import System, clock_draft, one_thread, served
 from penstock.log import Appended
 from penstock.record.codec import moment, pack, unpack
-from penstock.record.decisions import DEAD, DeadLetter, Prediction, Vector, vectors
+from penstock.record.decisions import DEAD, DeadLetter, Prediction, Vector, predictions, vectors
 from penstock.record.errors import PenstockError, Refused, Unavailable
 from penstock.record.record import Draft, Position
+from penstock.serve.desk import Spoken
+from penstock.stage import Running
 
 FOLD_PAUSE_S = 0.05
 """Between two turns of the stages that no request waits for: batches then, and the write lock is free."""
 
+HURRIED_S, HURRY_PAUSE_S = 1.0, 0.05
+"""For so long after a request that was answered at once, the answering thread only looks in every so often."""
+
+BEHIND = 10
+"""The niceness of stages whose system answers in other processes."""
 MOST_WAITING = 10_000
 """Requests that may wait for their answers at once; one more is refused."""
 Admit = Callable[[int, Sequence[str]], AbstractContextManager[None]]
@@ -109,7 +119,8 @@ def _why(letter: DeadLetter) -> Refused:
 
 
 class Live:
-    """A system on threads: one answers, one folds and trains, time goes on. `now_ms` is the wall clock."""
+    """A system on threads: one for each stage that answers, so that none waits for another's model; one folds, one
+    trains, time goes on. `now_ms` is the wall clock."""
 
     def __init__(
         self,
@@ -125,16 +136,21 @@ class Live:
         system.told = self._tell
         self.stopping = threading.Event()
         self.broken: str = ""
+        self._hurried_s = float("-inf")
         self.threads: list[threading.Thread] = []
 
     def start(self) -> None:
         """Start answering, folding, training and ticking."""
-        for name, turn in (
-            ("predict", self._predict),
-            ("fold", self._fold),
-            ("train", self._train),
-            ("tick", self._tick),
-        ):
+        system = self.system
+        turns: dict[str, Callable[[], None] | None] = {
+            **{one.stage.name: partial(self._predict, one) for one in system.predicting},
+            "fold": self._fold if system.folding else None,
+            "train": self._train if system.working else None,
+            "tick": self._tick if system.working else None,
+        }
+        for name, turn in turns.items():
+            if turn is None:
+                continue
             thread = threading.Thread(
                 target=self._loop, args=(name, turn), name=f"penstock-{name}", daemon=True
             )
@@ -151,6 +167,8 @@ class Live:
 
     def _loop(self, name: str, turn: Callable[[], None]) -> None:
         one_thread()
+        if not self.system.predicting:  # others answer, and come first
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BEHIND)
         while not self.stopping.is_set():
             try:
                 turn()
@@ -169,11 +187,12 @@ class Live:
         traceback.print_exception(error)
         self.stopping.set()
 
-    def _predict(self) -> None:
+    def _predict(self, running: Running[Any]) -> None:
         end = self.system.log.end()
-        moved = self.system.predict()
-        self.sizes.look(self.system.predicting)
-        if not moved:
+        moved = self.system.predict(running, self.sizes.look)
+        if time.monotonic() < self._hurried_s + HURRIED_S:  # who asks at once folds what there is by himself
+            self.stopping.wait(HURRY_PAUSE_S)
+        elif not moved:
             self.system.log.wait(end, 0.25)
 
     def _fold(self) -> None:
@@ -193,26 +212,54 @@ class Live:
         if not self.stopping.wait(self.tick_s):
             self.system.log.append([clock_draft(self.now_ms())], sync=False)
 
+    def requests(self, model: str, rows: Sequence[Mapping[str, Any]]) -> list[Draft]:
+        """The records of requests; raises Refused where a row does not fit."""
+        source = self.system.file.source(self.system.file.plan(model).pipeline.request.topic)
+        made: dict[str, Any] = {source.time: moment(self.now_ms())} if source.time else {}
+        id = self._new_id()
+        filled = ({**made, source.id: f"{id}{i}", **row} for i, row in enumerate(rows))
+        return [source.draft(source.parse(row)) for row in filled]
+
+    def vectors(self, model: str, rows: Sequence[Sequence[Any]]) -> list[Draft]:
+        """The same of rows that bring every feature value."""
+        width = len(self.system.file.plan(model).features.names)
+        if any(len(row) != width for row in rows):
+            raise Refused(f"{model} takes {width} features a row.", code="shape")
+        topic, now_ms, id = vectors(model), self.now_ms(), self._new_id()
+        return [Draft(topic, "", now_ms, pack(Vector(list(row))), f"{id}{i}") for i, row in enumerate(rows)]
+
     async def ask(self, model: str, rows: Sequence[Mapping[str, Any]], timeout_s: float) -> list[Prediction]:
         """Append requests and wait for their predictions; raises Refused before anything is written
         when a row does not fit, Unavailable when no champion or no answer is there in time."""
-        source = self.system.file.source(self.system.file.plan(model).pipeline.request.topic)
-        drafts = [source.draft(source.parse(self._complete(row, source.id, source.time))) for row in rows]
-        return await self._asked(model, drafts, timeout_s)
+        return await self._asked(model, self.requests(model, rows), timeout_s)
 
     async def ask_vectors(
         self, model: str, rows: Sequence[Sequence[Any]], timeout_s: float
     ) -> list[Prediction]:
         """The same for rows of feature values."""
-        plan = self.system.file.plan(model)
-        width = len(plan.features.names)
-        if any(len(row) != width for row in rows):
-            raise Refused(f"{model} takes {width} features a row.", code="shape")
-        now_ms = self.now_ms()
-        drafts = [
-            Draft(vectors(model), "", now_ms, pack(Vector(list(row))), secrets.token_hex(8)) for row in rows
-        ]
-        return await self._asked(model, drafts, timeout_s)
+        return await self._asked(model, self.vectors(model, rows), timeout_s)
+
+    def at_once(self, model: str, drafts: Sequence[Draft]) -> dict[str, Spoken] | None:
+        """Append requests and answer them in the same write, on this thread: the served predictions by the
+        requests' ids, without those that were asked before. None where that cannot be: for a model that may take
+        its time, or on a log that others write to from other machines. Raises Unavailable as `ask` does."""
+        self._champion(model)
+        self._hurried_s = time.monotonic()
+        with self.admit(len(drafts), [f"predict.{model}"]):
+            outputs = self.system.answer(model, drafts)
+        if outputs is None:
+            return None
+        self._tell(outputs)
+        topic = predictions(model)
+        said = (unpack(one.value, Spoken) for one in outputs if one.topic == topic)
+        return {one.request: one for one in said if one.served}
+
+    def _champion(self, model: str) -> None:
+        if self.system.champion(model) is None:
+            raise Unavailable(
+                f"{model} has no champion yet; requests are answered after the first release.",
+                code="no_champion",
+            )
 
     def _tell(self, outputs: Sequence[Draft]) -> None:
         """Predictions and dead letters are on the log: whoever waits for one is told."""
@@ -223,25 +270,19 @@ class Live:
                 (record, *_), _ = self.system.log.read([letter.topic], Position(n=letter.position), limit=1)
                 self.answers.refuse(letter.stage.removeprefix("predict."), record.id, _why(letter))
 
-    def _complete(self, row: Mapping[str, Any], id: str, time: str) -> dict[str, Any]:
-        filled = dict(row)
-        filled.setdefault(id, secrets.token_hex(8))
-        if time:
-            filled.setdefault(time, moment(self.now_ms()))
-        return filled
+    def _new_id(self) -> str:
+        """How the ids of requests without one begin: by the time, so that those of one moment lie together in the
+        log's table of ids."""
+        return f"{self.now_ms():012x}-{secrets.token_hex(6)}-"
 
     async def _asked(self, model: str, drafts: list[Draft], timeout_s: float) -> list[Prediction]:
-        if self.system.champion(model) is None:
-            raise Unavailable(
-                f"{model} has no champion yet; requests are answered after the first release.",
-                code="no_champion",
-            )
+        self._champion(model)
         if len({draft.id for draft in drafts}) < len(drafts):
             raise Refused("Two rows of the request have one id.", code="duplicate")
         self.answers.room(len(drafts))
         futures = [self.answers.expect(model, draft.id) for draft in drafts]
         try:
-            done = await asyncio.to_thread(self._append, model, drafts)
+            done = await asyncio.to_thread(self._append, model, self.system.owned(model, drafts))
             for i in done.repeats:
                 self._again(model, done.places[i])
             return list(await asyncio.wait_for(asyncio.gather(*futures), timeout_s))
@@ -269,7 +310,7 @@ class Live:
                 code="unanswered", hint="Ask again under another id.",
             )  # fmt: skip
 
-    def _append(self, model: str, drafts: list[Draft]) -> Appended:
+    def _append(self, model: str, drafts: Sequence[Draft]) -> Appended:
         """Put requests on the log. Under pressure those that are there already are answered all the same."""
         log = self.system.log
         try:

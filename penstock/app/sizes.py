@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from penstock.app.counters import Count
@@ -16,22 +16,26 @@ LOOK_S = 10.0
 
 
 class Sizes:
-    """What the answering stages hold, as of a while ago. `look` is called by the thread that folds."""
+    """What the answering stages hold, as of a while ago. `look` is called by the thread that folds the stage."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        self.counts: list[Count] = []
-        self._next_s = float("-inf")
+        self._counts: dict[str, list[Count]] = {}
+        self._next_s: dict[str, float] = {}
 
-    def look(self, running: Sequence[Running[Any]]) -> None:
+    @property
+    def counts(self) -> list[Count]:
+        """Every model's counts."""
+        return [one for counts in list(self._counts.values()) for one in counts]
+
+    def look(self, running: Running[Any]) -> None:
         """Count again, if it is time to; every share holds everything, so that one of a model's is enough."""
-        began_s = self.clock()
-        if began_s < self._next_s:
+        began_s, model = self.clock(), running.stage.said_as.removeprefix("predict.")
+        if began_s < self._next_s.get(model, float("-inf")):
             return
-        models = {one.stage.said_as.removeprefix("predict."): one.state.folds for one in running}
-        self.counts = [one for name, folds in models.items() for one in sizes(name, folds.values())]
+        self._counts[model] = sizes(model, running.state.folds.values())
         ended_s = self.clock()
-        self._next_s = ended_s + max(LOOK_S, 100 * (ended_s - began_s))
+        self._next_s[model] = ended_s + max(LOOK_S, 100 * (ended_s - began_s))
 
 
 def sizes(model: str, folds: Iterable[Fold]) -> list[Count]:

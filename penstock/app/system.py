@@ -8,6 +8,7 @@ threads, `app.processes` in several processes.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,12 +24,12 @@ from penstock.app.train import Order
 from penstock.dataset.outcome import outcome_stage
 from penstock.feature import derive_stage
 from penstock.gate.stage import gate_stage
-from penstock.log import Blob, Checkpoint, Commit, Log
+from penstock.log import Blob, Checkpoint, Commit, Joint, Log
 from penstock.log.crash import Point, point
 from penstock.model.pack import Model, Predict, load
 from penstock.model.schedule import train_stage
 from penstock.monitor.stage import monitor_stage
-from penstock.predict.stage import Means, predict_stage
+from penstock.predict.stage import SHARE, Means, predict_stage
 from penstock.record.decisions import (
     DECISIONS,
     DEPLOYMENTS,
@@ -49,7 +50,7 @@ from penstock.record.decisions import (
     predictions,
     read,
 )
-from penstock.record.errors import NotFound, Refused, Unavailable
+from penstock.record.errors import NotFound, PenstockError, Refused, Unavailable
 from penstock.record.event import unknown
 from penstock.record.record import Draft, Position, Record, output_id
 from penstock.release.registry import registry
@@ -100,7 +101,7 @@ class Models:
     def __init__(self, file: File, log: Log, blobs: Blob) -> None:
         self.log, self.blobs = log, blobs
         self.loaded: dict[str, Model] = {}
-        self._trained: dict[str, tuple[str, str]] = {}  # by what code a digest was made, under which name
+        self._trained: dict[str, Version] = {}  # the first version that a digest was registered as
         self._files = {file.code: file}
         self._path = file.path
 
@@ -108,27 +109,37 @@ class Models:
         """Look up by which code a model was trained. The log may be away: then it is asked again later, for
         nobody else can tell."""
         if digest not in self._trained:
-            for name, entry in registry(self.log).models.items():
-                self._trained.update((one.digest, (one.code, name)) for one in entry.versions.values())
+            for entry in registry(self.log).models.values():
+                for one in entry.versions.values():
+                    self._trained.setdefault(one.digest, one)
 
     def get(self, digest: str) -> Model:
         """The model of a digest; raises NotFound or Broken when its blob is not to be had."""
         model = self.loaded.get(digest)
         if model is None:
             self.know(digest)
-            predict = self._predict(digest)
-            model = load(self.blobs.get(digest), predict)
+            known = self._trained.get(digest)
+            form = self.blobs.get(known.form) if known and known.form else b""
+            predict = None if form else self._predict(digest)
+            model = load(self.blobs.get(digest), predict, form)
             self.loaded = {**dict(list(self.loaded.items())[-15:]), digest: model}
         return model
+
+    def is_quick(self, digest: str) -> bool:
+        """Whether a model is here, and known to answer in next to no time whatever it is asked."""
+        try:
+            return self.get(digest).quick
+        except PenstockError:  # whoever is answered by it is told
+            return False
 
     def _predict(self, digest: str) -> Predict | None:
         """What the code that a model was trained by says to score with; its classes are known from then on."""
         if digest not in self._trained:
             return None
-        code, name = self._trained[digest]
-        if code not in self._files:
-            self._files[code] = load_text(self.blobs.get(code), self._path)
-        return self._files[code].plan(name).pipeline.predict
+        known = self._trained[digest]
+        if known.code not in self._files:
+            self._files[known.code] = load_text(self.blobs.get(known.code), self._path)
+        return self._files[known.code].plan(known.model).pipeline.predict
 
 
 class Parts:
@@ -197,24 +208,33 @@ class System:
         blobs: Blob,
         home: Path,
         clock: Clock,
-        trainer: Trainer,
+        trainer: Trainer | None,
         *,
         sync: bool = True,
         shares: int = 1,
+        mine: Callable[[str], bool] = lambda stage: True,
+        sync_answers: bool = False,
     ) -> None:
         self.parts = Parts(file, log, blobs, clock)
         self.file, self.log, self.blobs, self.home = file, log, blobs, home
         self.clock, self.trainer, self.sync, self.shares = clock, trainer, sync, shares
+        self.sync_answers = sync_answers
         self.told: Callable[[Sequence[Draft]], None] = lambda outputs: None
         posts = self.parts.posts(shares, sync=sync)
         self.predicting: list[Running[Any]] = []
         self.folding: list[Running[Any]] = []
         for name, stages in posts.items():
-            into = self.predicting if name.startswith("predict.") else self.folding
-            into += [own(one, log) for one in stages]
+            answers = name.startswith("predict.")
+            for one in stages:
+                if mine(one.name):
+                    kept = msgspec.structs.replace(one, sync=True) if answers and sync_answers else one
+                    (self.predicting if answers else self.folding).append(own(kept, log))
+        self.turns = {one.stage.name: threading.Lock() for one in self.predicting}
+        self.joint = isinstance(log, Joint) and log.alone
         self.open = View(OPEN, log)
         self._lookups: dict[str, Lookup] = {}
-        self.working = {name: log.load(f"work.{name}", claim=True).epoch for name in file.plans}
+        works = [name for name in file.plans if mine(f"train.{name}")]
+        self.working = {name: log.load(f"work.{name}", claim=True).epoch for name in works}
 
     def deploy(self, t_ms: int) -> None:
         """Say on the log which code is up, and in how many shares."""
@@ -243,14 +263,44 @@ class System:
             return True
         return False
 
-    def predict(self) -> bool:
-        """Answer every request that waits. Says whether anything was new."""
+    def predict(self, running: Running[Any], watch: Callable[[Running[Any]], None]) -> bool:
+        """Answer every request of a stage that waits; `watch` is shown the stage between two of its turns. Says
+        whether anything was new."""
         moved = False
-        for running in self.predicting:
-            while (outputs := running.advance()) is not None:
-                self.told(outputs)
-                moved = True
+        while (outputs := self._advance(running, watch)) is not None:
+            self.told(outputs)
+            moved = True
         return moved
+
+    def _advance(self, running: Running[Any], watch: Callable[[Running[Any]], None]) -> list[Draft] | None:
+        with self.turns[running.stage.name]:
+            if running.due:
+                running.save()
+            watch(running)
+            return running.advance()
+
+    def answer(self, model: str, drafts: Sequence[Draft]) -> list[Draft] | None:
+        """Append requests and answer them in one write; what the stage said. None where that cannot be."""
+        found = self._answering(model)
+        if len(found) > 1 or not self.joint:
+            return None
+        (running,) = found
+        with self.turns[running.stage.name]:
+            if not all(self.parts.models.is_quick(ref.digest) for _, ref in running.state.route.versions()):
+                return None
+            return running.put(self._owned(running, drafts))[1]
+
+    def _owned(self, running: Running[Any], drafts: Sequence[Draft]) -> Sequence[Draft]:
+        """Requests that this share answers, whoever's they were by their key: they say so."""
+        part = running.stage.name.partition("/")[2]
+        if not part:
+            return drafts
+        return [msgspec.structs.replace(one, headers={**one.headers, SHARE: part}) for one in drafts]
+
+    def owned(self, model: str, drafts: Sequence[Draft]) -> Sequence[Draft]:
+        """The same for requests that are answered later."""
+        found = self._answering(model)
+        return self._owned(found[0], drafts) if len(found) == 1 else drafts
 
     def fold(self) -> bool:
         """Run every stage after the predictions; what only compares takes one batch, so that a long one to
@@ -262,6 +312,13 @@ class System:
                 if running.stage.name.startswith(f"{KIND}."):
                     break
         return moved
+
+    def warm(self) -> None:
+        """Have the models at hand that answer now, so that the first request need not wait for them."""
+        for running in self.predicting:
+            for _, ref in running.state.route.versions():
+                with contextlib.suppress(PenstockError):  # whoever is answered by it is told
+                    self.parts.models.get(ref.digest)
 
     def champion(self, model: str) -> Ref | None:
         """Who answers for a model, as the answering stage sees it."""
@@ -285,6 +342,7 @@ class System:
 
     def carry_out(self, intent: Intent) -> None:
         """Do what an intent asks, and commit the result under the intent's id."""
+        assert self.trainer is not None
         result = self.trainer(order(self.file, self.home, intent))
         point(Point.EFFECT, intent.model)
         finish(self.log, intent, result, self.working[intent.model], self.open.position)

@@ -15,7 +15,7 @@ from penstock.app.pipeline import File, Plan, load_text
 from penstock.dataset.profile import profile
 from penstock.dataset.rows import Progress, Row, described, rows, sealed, split
 from penstock.log import Blob, Log
-from penstock.model.fit import evaluate, fit_rows, task_of
+from penstock.model.fit import evaluate, fit_rows, formed, task_of
 from penstock.model.pack import Model, dump, load
 from penstock.record.codec import digest, pack
 from penstock.record.decisions import Intent, Version
@@ -80,11 +80,12 @@ def carry_out(
         pipeline.fit, pipeline.predict, training, plan.features, task, intent.params, intent.seed
     )
     data = dump(model)
+    quick = formed(model, [row.values for row in (*holdout, *training)])
     rival = _champion(champion, order, plan, blobs) if champion else None
     rival_values = _seen_by(rival, plan, log, intent, since_ms, holdout) if rival else []
     baseline = sum(row.label for row in training) / len(training)
     evaluation = evaluate(
-        (model, len(data)),
+        (quick.model if quick else model, len(data)),
         (rival[1], rival[2]) if rival else None,
         holdout,
         rival_values,
@@ -119,6 +120,10 @@ def carry_out(
         champion=intent.champion,
         size_bytes=len(data),
         train_s=clock() - began,
+        form=blobs.put(quick.data) if quick else "",
+        form_kind=quick.kind if quick else "",
+        form_difference=quick.difference if quick else 0.0,
+        form_rows=quick.rows if quick else 0,
     )
 
 
@@ -142,8 +147,8 @@ def _champion(version: Version, order: Order, plan: Plan, blobs: Blob) -> Rival:
     own = (
         plan if version.code == order.code else load_text(blobs.get(version.code), order.path).plan(plan.name)
     )
-    data = blobs.get(version.digest)
-    return own, load(data, own.pipeline.predict), len(data)
+    data, form = blobs.get(version.digest), blobs.get(version.form) if version.form else b""
+    return own, load(data, own.pipeline.predict, form), len(data)
 
 
 def _seen_by(

@@ -2,52 +2,55 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
+import socket
 import sys
 import threading
 import time
-import traceback
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import uvicorn
 
+from penstock.app.beside import gathered
 from penstock.app.child import Line
-from penstock.app.counters import Count, plain
-from penstock.app.home import Books, Home, Views, open_home, pressure, wall_ms
-from penstock.app.live import Admit, Live
+from penstock.app.counters import Count
+from penstock.app.deferred import deferred
+from penstock.app.home import DEPLOYED, Books, Home, Views, open_home, pressure, wall_ms
+from penstock.app.live import Live
 from penstock.app.looks import Looks
 from penstock.app.pipeline import File, load
 from penstock.app.pressure import Bounds
-from penstock.app.retract import Retracted, retract
-from penstock.app.system import Numbered, Report, System, append
+from penstock.app.servers.desk import desk, keys_of, note
+from penstock.app.servers.keeper import Keeper, passage
+from penstock.app.servers.listening import Listening, address, bind
+from penstock.app.servers.order import Serve
+from penstock.app.system import System
 from penstock.app.train import Order
 from penstock.app.upkeep import Caretaker
 from penstock.app.worker import in_process
 from penstock.console import Sight, pages
-from penstock.feature import raw
 from penstock.monitor.rules import watched
-from penstock.record.codec import to_json
+from penstock.record.codec import digest, to_json
 from penstock.record.decisions import ALERTS, DELIVERIES, Alert, Delivery, Failure, Version, draft, read
-from penstock.record.errors import NotFound, Unavailable
+from penstock.record.errors import Unavailable
 from penstock.record.record import START, Record
-from penstock.serve.desk import Desk, ModelFace
+from penstock.serve.door import Door
 from penstock.serve.http import create
-from penstock.serve.identity import Keys, may_bind, read_keys
+from penstock.serve.identity import may_bind
+from penstock.stage import View
 
-DURABILITY = "safe against a killed process; against power loss within 100 ms"
 WEBHOOK_S = 5.0
 WEBHOOK_TRIES = 5
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """Where and how to serve. `hosts`: names besides loopback to answer under; `log`: see `open_home`."""
+    """Where and how to serve. `hosts`: names besides loopback to answer under; `log`: see `open_home`; `workers`:
+    processes that serve requests, 0 for this one; `sync`: each answer is on the disk before it leaves."""
 
     host: str = "127.0.0.1"
     port: int = 8411
@@ -58,173 +61,128 @@ class Settings(msgspec.Struct, frozen=True):
     log: str = ""
     log_settings: str = ""
     bounds: Bounds = Bounds()
-
-
-def keys_of(settings: Settings) -> Keys | None:
-    """The keys of the settings' file; raises Refused where the address needs them and there are none."""
-    keys = None
-    if settings.key_file:
-        try:
-            keys = read_keys(Path(settings.key_file).read_text())
-        except OSError:
-            raise NotFound(
-                "There is no key file there.", hint="Make one with `penstock key NAME --key-file FILE`."
-            ) from None
-    may_bind(settings.host, keys)
-    return keys
-
-
-def desk(live: Live, file: File, views: Views, looks: Looks, training: Mapping[str, float]) -> Desk:
-    """The desk that the doors ask: the live system's functions, with reads one at a time. `training`
-    says how far the trainings under way have read the log."""
-    lock = threading.Lock()
-    system = live.system
-
-    async def take(
-        topic: str, rows: Sequence[Mapping[str, Any] | bytes], numbered: Numbered
-    ) -> dict[str, Any]:
-        def admitted() -> Report:
-            with live.admit(len(rows), ()):
-                return append(
-                    file, system.log, topic, rows, now_ms=live.now_ms(), sync=False, numbered=numbered
-                )
-
-        report = await asyncio.to_thread(admitted)
-        return {n: getattr(report, n) for n in ("appended", "duplicates", "refused", "notes")}
-
-    async def take_back(topic: str, id: str, numbered: Numbered) -> dict[str, Any]:
-        def admitted() -> list[Retracted]:
-            with live.admit(1, ()):
-                return retract(file, system.log, topic, [id], sync=False, numbered=numbered)
-
-        (done,) = await asyncio.to_thread(admitted)
-        return msgspec.structs.asdict(done)
-
-    def status() -> dict[str, Any]:
-        with lock:
-            found = {**views.status(), "broken": live.broken, "held": _held(live.admit)}
-        found["counters"] += plain(live.sizes.counts)
-        since = plain([*live.tally.read(), *_repeated(system)])
-        return {**found, "training": dict(training), "since_start": since}
-
-    def registry() -> Any:
-        with lock:
-            return views.registry()
-
-    faces = {n: ModelFace(n, raw(p.pipeline.request), p.features.names) for n, p in file.plans.items()}
-    return Desk(
-        faces,
-        live.ask,
-        live.ask_vectors,
-        take,
-        take_back,
-        looks.ask,
-        looks.told,
-        registry,
-        status,
-        DURABILITY,
-        system.log,
-        system.blobs,
-        live.tally.add,
-    )
-
-
-def _held(admit: Admit) -> str:
-    """The code of what producers meet now; "" where they are let in."""
-    try:
-        with admit(0, ()):
-            return ""
-    except Unavailable as error:
-        return error.code
-
-
-def _repeated(system: System) -> list[Count]:
-    """The stages' outputs that stood on the log already, made again after a crash or a try that failed."""
-    return [
-        Count("outputs_repeated", {"stage": one.stage.name}, one.repeated)
-        for one in [*system.predicting, *system.folding]
-    ]
+    workers: int = 0
+    sync: bool = False
 
 
 class Server:
     """The doors of a live system on a thread of their own."""
 
     def __init__(
-        self, live: Live, home: Home, settings: Settings, training: Mapping[str, float] | None = None
+        self,
+        live: Live,
+        home: Home,
+        settings: Settings,
+        training: Mapping[str, float] | None = None,
+        listens: socket.socket | None = None,
+        elsewhere: Callable[[], Sequence[Count]] = tuple,
     ) -> None:
         file = live.system.file
         views = Views(file, home.log, home.blobs)
         books = Books(file, home.log, home.blobs)
         self._looks = Looks(books.all_sets(), file, home.log, live.now_ms)
-        self.desk = desk(live, file, views, self._looks, {} if training is None else training)
+        self.desk = desk(live, file, views, self._looks, {} if training is None else training, elsewhere)
         rules = {
             name: [str(rule) for rule in watched(plan.pipeline.watch)] for name, plan in file.plans.items()
         }
         sets = {name: books.sets(name) for name in file.plans}
         sight = Sight(home.log, home.blobs, self.desk.status, self.desk.registry, rules, books.trace, sets)
-        app = create(self.desk, keys_of(settings), (*settings.hosts, settings.host), pages(sight), note)
-        config = uvicorn.Config(
-            app, host=settings.host, port=settings.port, log_level="warning", access_log=False, lifespan="off",
-            timeout_graceful_shutdown=5, server_header=False,
-        )  # fmt: skip
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, name="penstock-http", daemon=True)
-        self.settings = settings
+        app, hosts = create(self.desk, pages(sight), note), (*settings.hosts, settings.host)
+        keys = (
+            None if listens else keys_of(settings.key_file)
+        )  # who comes by a socket of the machine has shown one
+        may_bind(settings.host, keys_of(settings.key_file))
+        self._socket = listens or bind(settings.host, settings.port)
+        self._door = Listening(
+            lambda: Door(self.desk, app, keys, hosts, note, inner=listens is not None), self._socket
+        )
 
-    def start(self, within_s: float = 10.0) -> str:
-        """Open the door; returns its address. Raises Unavailable when the port is taken."""
-        self._thread.start()
-        deadline = time.monotonic() + within_s
-        while not self._server.started:
-            if not self._thread.is_alive() or time.monotonic() > deadline:
-                raise Unavailable(
-                    f"Port {self.settings.port} cannot be opened.", code="port", hint="Take another: --port."
-                )
-            time.sleep(0.01)
-        port = self._server.servers[0].sockets[0].getsockname()[1]
-        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
-        return f"http://{host}:{port}"
+    def start(self) -> str:
+        """Open the door; returns its address."""
+        self._door.start()
+        return address(self._socket)
 
     def stop(self) -> None:
         """Let the requests under way finish, then close."""
-        self._server.should_exit = True
-        self._thread.join(10)
+        self._door.stop()
         self._looks.stop()
-
-
-def note(error: BaseException) -> None:
-    """Errors that are ours, for whoever reads the process's notes."""
-    traceback.print_exception(error, file=sys.stderr)
 
 
 def up(
     path: str, home_path: Path, settings: Settings, said: Callable[[str], None], stop: threading.Event
 ) -> None:
     """Bring a file up and stay until `stop` is set or the system breaks."""
-    keys_of(settings)
-    file = load(path)
+    may_bind(settings.host, keys_of(settings.key_file))
     home = open_home(home_path, create=True, log=settings.log, settings=settings.log_settings)
+    file = _loaded(path, home)
     training: dict[str, float] = {}
     trainer = functools.partial(_watched, training)
-    system = System(file, home.log, home.blobs, home_path, time.perf_counter, trainer)
+    system = System(
+        file, home.log, home.blobs, home_path, time.perf_counter, trainer,
+        shares=max(1, settings.workers), mine=_no_answers if settings.workers else _all, sync_answers=settings.sync,
+    )  # fmt: skip
     system.deploy(wall_ms())
     bounds = pressure(file, home, settings.bounds)
     live = Live(system, wall_ms, tick_s=settings.tick_s, admit=bounds.admit)
-    server = Server(live, home, settings, training)
-    live.start()
-    said(server.start())
-    hook = Webhook(home, settings.webhook, stop) if settings.webhook else None
-    if hook:
-        hook.start()
-    Caretaker(home_path, home.log, stop).start()
-    while not stop.wait(0.2) and not live.broken:
-        pass
-    stop.set()
-    server.stop()
-    live.stop()
+    with _doors(live, home, settings, training) as where:
+        said(where)
+        hook = Webhook(home, settings.webhook, stop) if settings.webhook else None
+        if hook:
+            hook.start()
+        Caretaker(home_path, home.log, stop).start()
+        while not stop.wait(0.2) and not live.broken:
+            pass
+        stop.set()
     home.log.close()
     if live.broken:
         raise Unavailable(f"The system stopped itself: {live.broken}", code="broken")
+
+
+def _loaded(path: str, home: Home) -> File:
+    """The file; where this very text was up before, its names are right, and what only `fit` needs is loaded by the
+    processes that fit."""
+    newest = View(DEPLOYED, home.log).read().newest
+    known = newest is not None and Path(path).exists() and newest.code == digest(gathered(Path(path)))
+    with deferred() if known else contextlib.nullcontext():
+        return load(path)
+
+
+def _all(stage: str) -> bool:
+    return True
+
+
+def _no_answers(stage: str) -> bool:
+    return not stage.startswith("predict.")
+
+
+@contextlib.contextmanager
+def _doors(live: Live, home: Home, settings: Settings, training: Mapping[str, float]) -> Iterator[str]:
+    """The system at work and its doors open, in this process or in others; the address."""
+    if not settings.workers:
+        server = Server(live, home, settings, training)
+        live.start()
+        yield server.start()
+        server.stop()
+        live.stop()
+        return
+    with passage() as (path, inside), bind(settings.host, settings.port) as listens:
+        file, hosts = live.system.file, (*settings.hosts, settings.host)
+        order = Serve(
+            str(home.path.absolute()), file.code, file.path, listens.fileno(), path, key_file=settings.key_file,
+            hosts=hosts, bounds=settings.bounds, sync=settings.sync,
+        )  # fmt: skip
+        keeper = Keeper(
+            order, listens, settings.workers, lambda text: print(f"penstock: {text}", file=sys.stderr)
+        )
+        server = Server(live, home, settings, training, inside, keeper.counts)
+        live.start()
+        server.start()
+        keeper.start()
+        yield address(listens)
+        listens.close()
+        keeper.stop()
+        server.stop()
+        live.stop()
 
 
 def _watched(training: dict[str, float], order: Order) -> Version | Failure:

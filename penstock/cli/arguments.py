@@ -12,6 +12,7 @@ from penstock.cli.dead import dead
 from penstock.cli.features import diff, listed
 from penstock.cli.graph import graph
 from penstock.cli.keep import backup
+from penstock.cli.load import load
 from penstock.cli.lookup import get, retract
 from penstock.cli.repair import repair
 from penstock.cli.simulate import simulate
@@ -27,6 +28,7 @@ def declare(verbs: Any) -> None:
     _looking(verbs)
     _deciding(verbs)
     _proving(verbs)
+    _loading(verbs)
 
 
 def _verb(verbs: Any, name: str, function: Any, what: str, example: str) -> argparse.ArgumentParser:
@@ -103,6 +105,13 @@ def _running(verbs: Any) -> None:
     _logged(up)
     _serving(up)
     _bounded(up)
+    up.add_argument(
+        "--workers", type=int, default=0, metavar="N",
+        help="processes that serve requests, all on the one port (default: this process does)",
+    )  # fmt: skip
+    up.add_argument(
+        "--sync", action="store_true", help="an answer leaves once it is safe against power loss, too"
+    )
     up.add_argument("--webhook", default="", metavar="URL", help="send alerts there, as JSON")
     some = _verb(
         verbs, "run", run.run_stages, "Run stages of a pipeline file in a process of their own, beside others.",
@@ -381,3 +390,37 @@ def _proving(verbs: Any) -> None:
     simulated.add_argument("--jobs", type=int, default=2, metavar="N", help="processes (default: 2)")
     simulated.add_argument("--trace", action="store_true", help="tell every step, on one process")
     simulated.add_argument("--json", action="store_true", help="print JSON for a machine to read")
+
+
+def _loading(verbs: Any) -> None:
+    parser = _verb(
+        verbs, "load", load, "Send requests to a server at a steady rate, check each answer, and say how it took it.",
+        "penstock load http://127.0.0.1:8411 --model fraud --rate 500 --for 30s",
+    )  # fmt: skip
+    parser.add_argument("url", metavar="URL")
+    parser.add_argument("--model", required=True, metavar="MODEL")
+    parser.add_argument(
+        "--rate", type=float, default=100.0, metavar="N", help="requests a second, due whatever becomes of the others"
+    )  # fmt: skip
+    parser.add_argument(
+        "--closed", action="store_true", help="no rate: each connection sends when it has its answer"
+    )
+    parser.add_argument(
+        "--for", dest="seconds", default="10s", metavar="SPAN", help="how long (default: 10s)"
+    )
+    parser.add_argument("--connections", type=int, default=32, metavar="N")
+    parser.add_argument(
+        "--timeout", default="10s", metavar="SPAN", help="a later answer is none (default: 10s)"
+    )
+    parser.add_argument(
+        "--rows", default="", metavar="FILE", help="requests as JSON lines (default: made up from the model's metadata)"
+    )  # fmt: skip
+    parser.add_argument(
+        "--expect", default="", metavar="FIELD", help="the field of --rows with the score that is right; not sent"
+    )  # fmt: skip
+    parser.add_argument(
+        "--tolerance", type=float, default=0.0, metavar="X", help="how far a score may be off (default: 0)"
+    )
+    parser.add_argument("--seed", type=int, default=7, help="of what is made up")
+    parser.add_argument("--key", default="", metavar="FILE", help="a file with the key to send")
+    parser.add_argument("--json", action="store_true", help="print JSON for a machine to read")

@@ -74,7 +74,17 @@ def models(given: argparse.Namespace) -> int:
     return 0
 
 
-_VERSION_HEAD = ["version", "standing", "trained at", "rows", "why", "verdict", "difference", "digest"]
+_VERSION_HEAD = [
+    "version",
+    "standing",
+    "trained at",
+    "rows",
+    "why",
+    "verdict",
+    "difference",
+    "digest",
+    "form",
+]
 
 
 def _version_row(known: Registry, name: str, number: int) -> list[Any]:
@@ -83,6 +93,7 @@ def _version_row(known: Registry, name: str, number: int) -> list[Any]:
     return [
         f"{name}@v{number}", entry.standing(number), show.at(version.t_ms), version.training.rows, version.reason,
         verdict.decision if verdict else "-", verdict.difference if verdict else 0.0, version.digest[:12],
+        f"{version.form_kind} ±{version.form_difference:.0e} on {version.form_rows}" if version.form else "-",
     ]  # fmt: skip
 
 

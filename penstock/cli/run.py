@@ -57,7 +57,7 @@ def up(given: argparse.Namespace) -> int:
 
     settings = Settings(
         given.host, given.port, given.key_file, given.webhook, tuple(given.allow_host),
-        log=given.log, log_settings=given.log_settings, bounds=_bounds(given),
+        log=given.log, log_settings=given.log_settings, bounds=_bounds(given), workers=given.workers, sync=given.sync,
     )  # fmt: skip
 
     def said(address: str) -> None:

@@ -7,7 +7,7 @@ All pass one contract suite.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -70,6 +70,9 @@ class Drop(msgspec.Struct, frozen=True, tag="drop"):
 
 Write = Append | Claim | Commit | Drop
 """All that ever changes a log."""
+
+Then = Callable[[Appended], Commit]
+"""The commit that an append leads to, once it is known where its records come to lie."""
 
 
 class Where(msgspec.Struct, frozen=True):
@@ -169,6 +172,17 @@ class Log(Protocol):
 
     def stages(self) -> dict[str, Checkpoint]:
         """Every stage's epoch and positions, without its state."""
+
+
+@runtime_checkable
+class Joint(Protocol):
+    """A log whose writer can be alone with it, as on one machine (`alone` says so)."""
+
+    alone: bool
+
+    def join(self, drafts: Sequence[Draft], then: Then, *, sync: bool = True) -> Appended:
+        """Append drafts and commit what `then` makes of it, in one write: nobody else writes in between, and
+        `then` may read what lies below. What it raises leaves nothing of either."""
 
 
 class Blob(Protocol):

@@ -12,7 +12,10 @@ import os
 import socket
 import tempfile
 import threading
+import time
 from pathlib import Path
+
+SELDOM_S = 0.005
 
 
 class Bell:
@@ -25,11 +28,26 @@ class Bell:
         self._changed = threading.Condition()
         self._socket: socket.socket | None = None
         self._path = ""
+        self._rang_s, self._owed = 0.0, False
         self.rings = 0
 
-    def ring(self) -> None:
-        """Wake every waiter, here and in other processes."""
+    def ring(self, *, seldom: bool = False) -> None:
+        """Wake every waiter, here and in other processes; `seldom`: those every few milliseconds at most, and the
+        last time when `settle` is called."""
         self._note()
+        now_s = time.monotonic() if seldom else 0.0
+        self._owed = seldom and now_s < self._rang_s + SELDOM_S
+        if not self._owed:
+            self._rang_s = now_s
+            self._ring_others()
+
+    def settle(self) -> None:
+        """Ring where others were not told of the newest."""
+        if self._owed:
+            self._owed = False
+            self._ring_others()
+
+    def _ring_others(self) -> None:
         with contextlib.suppress(OSError):
             # Mostly nobody listens, and to ask costs less than to be told by an error.
             for name in os.listdir(self._folder) if os.access(self._folder, os.F_OK) else ():

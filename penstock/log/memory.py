@@ -7,13 +7,15 @@ from collections.abc import Sequence
 
 import msgspec
 
-from penstock.log import Appended, Checkpoint, Commit, Where
+from penstock.log import Appended, Checkpoint, Commit, Then, Where
 from penstock.record.errors import Broken, Fenced, Refused
-from penstock.record.record import START, Draft, Position, Record
+from penstock.record.record import START, Draft, Position, Record, placed
 
 
 class MemoryLog:
     """A log that lives as long as its process."""
+
+    alone = True
 
     def __init__(self) -> None:
         self._records: list[Record | None] = []  # None: dropped
@@ -46,9 +48,7 @@ class MemoryLog:
                 places.append(first.position)
                 continue
             place = len(self._records)
-            record = Record(
-                draft.topic, place, draft.id, draft.key, draft.time_ms, draft.value, draft.headers
-            )
+            record = placed(draft, place)
             self._records.append(record)
             if draft.id:
                 self._ids[draft.topic, draft.id] = record
@@ -106,6 +106,21 @@ class MemoryLog:
     def first(self, topic: str) -> Position:
         """See the port."""
         return self._topics.get(topic, START)
+
+    def join(self, drafts: Sequence[Draft], then: Then, *, sync: bool = True) -> Appended:
+        """See the port. What was appended is taken back where nothing comes of it."""
+        with self._changed:
+            n = len(self._records)
+            done = self._write(drafts)
+            try:
+                self.commit(then(done))
+            except BaseException:
+                for record in self._records[n:]:
+                    if record is not None:
+                        self._ids.pop((record.topic, record.id), None)
+                del self._records[n:]
+                raise
+            return done
 
     def drop(self, topic: str, below: Position) -> int:
         """See the port."""

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import apsw
 
-from penstock.log import Append, Appended, Checkpoint, Claim, Commit, Drop, Where, Write, tables
+from penstock.log import Append, Appended, Checkpoint, Claim, Commit, Drop, Then, Where, Write, tables
 from penstock.log.bell import Bell
 from penstock.log.chain import Chain, Part
 from penstock.log.crash import Point, point
@@ -62,6 +62,7 @@ class Work:
 class SqliteLog:
     """A log in `home/log.db`. Any number of processes may append, read and wait."""
 
+    alone = True
     vfs: str | None = None  # SQLite's way to the disk; None is its own
 
     def __init__(self, home: Path, *, create: bool = True) -> None:
@@ -122,6 +123,18 @@ class SqliteLog:
         """See the port."""
         answer: Appended = self._write(commit, sync)
         return answer
+
+    def join(self, drafts: Sequence[Draft], then: Then, *, sync: bool = True) -> Appended:
+        """See the port."""
+        done: list[Appended] = []
+
+        def run(writing: Writing) -> None:
+            done.append(writing.apply(Append(drafts)))
+            writing.apply(then(done[0]))
+            point(Point.APPLIED)
+
+        self._transact(run, sync=sync, seldom=True)
+        return done[0]
 
     def drop(self, topic: str, below: Position) -> int:
         """See the port. The file keeps the room for what comes next; `shrink` gives it back."""
@@ -290,16 +303,16 @@ class SqliteLog:
             for work in group:
                 work.done = True
 
-    def _transact(self, run: Callable[[Writing], None], *, sync: bool) -> None:
-        """One write transaction, all or nothing."""
+    def _transact(self, run: Callable[[Writing], None], *, sync: bool, seldom: bool = False) -> None:
+        """One write transaction, all or nothing. `seldom`: whoever writes so will write again at once."""
         db = self._writer
         with self._writing:
             writing = self._wrote = self._locked(db, run, sync)
         self._follow(writing.before, writing.end, [one for _, one in writing.fresh])
         self.chain.keep({(number, one.base): one for number, one in writing.fresh})
-        if not sync or self._wal_bytes > WAL_FOLD_BYTES:
+        if not sync or seldom or self._wal_bytes > WAL_FOLD_BYTES:
             self._keep()
-        self._bell.ring()
+        self._bell.ring(seldom=seldom)
 
     def _locked(self, db: apsw.Connection, run: Callable[[Writing], None], sync: bool) -> Writing:
         try:
@@ -440,6 +453,7 @@ class SqliteLog:
             if self._unsynced.is_set():
                 self._unsynced.clear()
                 self._tidy()
+                self._bell.settle()
         self._tidy()
 
     def _note_wal(self, db: apsw.Connection, name: str, pages: int) -> int:

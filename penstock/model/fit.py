@@ -11,6 +11,7 @@ import numpy as np
 
 from penstock.dataset.rows import Row
 from penstock.feature import FeatureSet
+from penstock.model import forms
 from penstock.model.pack import Matrix, Model, Predict, Task, kinds_of, matrix, score
 from penstock.record.decisions import Evaluation
 from penstock.record.errors import PenstockError, Refused
@@ -86,6 +87,42 @@ def _alone(model: Model, row: Sequence[Any]) -> float | None:
         raise
     except Exception:  # as above: this row is the culprit
         return None
+
+
+BOUND = 1e-6
+"""How far a form's answers may lie from its model's: a probability by so much, a number by so much of the largest."""
+TRIED = 10_000
+"""On so many rows at most a form is tried."""
+
+
+class Formed(msgspec.Struct, frozen=True):
+    """A model with the form that scores in its place: the form's bytes and kind, the greatest difference between
+    the two, and on how many rows."""
+
+    model: Model
+    data: bytes
+    kind: str
+    difference: float
+    rows: int
+
+
+def formed(model: Model, values: Sequence[Sequence[Any]]) -> Formed | None:
+    """The quickest form that answers as the model does on all rows, up to BOUND; None where none does."""
+    values = values[:TRIED]
+    if not values or model.predict is not None or "category" in model.kinds:
+        return None
+    said = answers(model, values)
+    most = max((abs(one) for one in said if one is not None), default=0.0) if model.task == "number" else 1.0
+    for data in forms.make(model.fitted, model.task, len(model.kinds)):
+        quick = msgspec.structs.replace(model, form=forms.load(data))
+        again = answers(quick, values)
+        if any((a is None) != (b is None) for a, b in zip(said, again, strict=True)):
+            continue
+        pairs = [(a, b) for a, b in zip(said, again, strict=True) if a is not None and b is not None]
+        difference = max((abs(a - b) for a, b in pairs), default=0.0)
+        if difference <= BOUND * max(1.0, most):
+            return Formed(quick, data, forms.kind_of(data), difference, len(values))
+    return None
 
 
 def latencies(model: Model, values: Sequence[Sequence[Any]], clock: Clock, most: int = 200) -> list[float]:

@@ -11,6 +11,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.model import forms
+from penstock.model.forms import Scores
 from penstock.record.codec import pack, unpack
 from penstock.record.decisions import Value
 from penstock.record.errors import Refused
@@ -36,13 +38,20 @@ class Packed(msgspec.Struct, frozen=True):
 
 
 class Model(msgspec.Struct, frozen=True):
-    """A model in memory, ready to score vectors of its feature set."""
+    """A model in memory, ready to score vectors of its feature set. Where there is a form, what was fitted is not
+    unpacked."""
 
     features: str
     task: Task
     kinds: list[str]
     fitted: Any
     predict: Predict | None
+    form: Scores | None = None
+
+    @property
+    def quick(self) -> bool:
+        """Whether a form scores in its place: nothing of the user's runs, and no answer takes long."""
+        return self.form is not None
 
 
 def kinds_of(rows: Sequence[Sequence[Value]], width: int) -> list[str]:
@@ -74,9 +83,12 @@ def dump(model: Model) -> bytes:
     )
 
 
-def load(data: bytes, predict: Predict | None = None) -> Model:
-    """The model of bytes that `dump` wrote; `predict` is the user's own function, if the file has one."""
+def load(data: bytes, predict: Predict | None = None, form: bytes = b"") -> Model:
+    """The model of bytes that `dump` wrote; `predict` is the user's own function, if the file has one; `form` the
+    bytes of the form that scores in its place, if there is one."""
     packed = unpack(data, Packed)
+    if form:
+        return Model(packed.features, packed.task, packed.kinds, None, None, forms.load(form))
     return Model(packed.features, packed.task, packed.kinds, pickle.loads(packed.model), predict)
 
 
@@ -87,7 +99,9 @@ def score(model: Model, rows: Sequence[Sequence[Value]]) -> list[float | None]:
     and whatever the model itself raises.
     """
     x = matrix(rows, model.kinds)
-    if model.predict is not None:
+    if model.form is not None:
+        answer = model.form(x)
+    elif model.predict is not None:
         answer = model.predict(model.fitted, x)
     elif model.task == "binary" and hasattr(model.fitted, "predict_proba"):
         answer = model.fitted.predict_proba(x)

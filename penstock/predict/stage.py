@@ -8,6 +8,7 @@ after a crash the same request gets the same answer, and a new version takes ove
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 
 import msgspec
 
@@ -158,8 +159,21 @@ def _dump(state: Predicting) -> bytes:
     return pack(Saved({digest: one.dump() for digest, one in state.folds.items()}, state.route, state.seen))
 
 
+SHARE = "share"
+"""The header of a request that says which share answers it: the one that it came to, whatever its key. It tells
+shares of another division nothing; what was answered then has its answer on the log."""
+
+
 def _taking(k: int, n: int) -> Callable[[Record], bool]:
-    return lambda record: n == 1 or partition(record.key or record.id, n) == k
+    mine, division = f"{k + 1}of{n}", f"of{n}"
+
+    def taking(record: Record) -> bool:
+        share = record.headers.get(SHARE, "") if record.headers else ""
+        if share.endswith(division) and n > 1:
+            return share == mine
+        return n == 1 or partition(record.key or record.id, n) == k
+
+    return taking
 
 
 def share_name(name: str, k: int, n: int) -> str:
@@ -215,7 +229,7 @@ def _ask(
     return ask
 
 
-class Said(msgspec.Struct, frozen=True):
+class Said(msgspec.Struct, frozen=True, gc=False):
     """One version's score of one request in a batch."""
 
     batch: int
@@ -225,25 +239,27 @@ class Said(msgspec.Struct, frozen=True):
 
 
 def _answer(model: str, asks: Sequence[Ask], means: Means, threshold: float, began: float) -> list[Emitted]:
-    """Score every ask with every version on its route, one call a version, and write what they said."""
+    """Score every ask with every version on its route, one call a version, and write what they said. Whoever
+    answers comes first."""
     groups: dict[Ref, list[int]] = {}
-    for i, ask in enumerate(asks):
-        for _, ref in ask.route.versions():
-            groups.setdefault(ref, []).append(i)
+    for route, some in groupby(range(len(asks)), lambda i: asks[i].route):
+        mine = list(some)
+        for _, ref in route.versions():
+            groups.setdefault(ref, []).extend(mine)
     said = {
-        (ref, i): one
+        ref: dict(zip(group, _say(ref, [asks[i] for i in group], means), strict=True))
         for ref, group in groups.items()
-        for i, one in zip(group, _say(ref, [asks[i] for i in group], means), strict=True)
     }
     latency_s = means.clock() - began if asks else 0.0
-    made: list[Emitted] = []
-    for i, ask in enumerate(asks):
-        answering = ask.route.answers(model, ask.record.key)
-        for role, ref in sorted(ask.route.versions(), key=lambda pair: pair[0] != answering):
-            one = said[ref, i]
-            made.append(
-                (ask.record, _prediction(model, ask, ref, role, role == answering, one, threshold, latency_s))
-            )
+    topic, made = predictions(model), []
+    for route, some in groupby(range(len(asks)), lambda i: asks[i].route):
+        versions = [(role, ref, said[ref]) for role, ref in route.versions()]
+        for i in some:
+            ask = asks[i]
+            answering = route.answers(model, ask.record.key)
+            for role, ref, scores in sorted(versions, key=lambda one: one[0] != answering):
+                value = _prediction(model, ask, ref, role, role == answering, scores[i], threshold, latency_s)
+                made.append((ask.record, draft(topic, value, key=ask.record.id, t_ms=ask.record.time_ms)))
     return made
 
 
@@ -260,6 +276,11 @@ def _say(ref: Ref, asks: Sequence[Ask], means: Means) -> list[Said]:
         scores = iter(answers(model, [ask.values[model.features] for ask in able]) if able else [])
     except PenstockError as error:
         return [Said(batch, model.features, None, error.code) for _ in asks]
+    if len(able) == len(asks):
+        return [
+            Said(batch, model.features, score, "" if score is not None else "model_failed")
+            for score in scores
+        ]
     out = []
     for ask in asks:
         if ask.error or model.features not in ask.values:
@@ -272,9 +293,9 @@ def _say(ref: Ref, asks: Sequence[Ask], means: Means) -> list[Said]:
 
 def _prediction(
     model: str, ask: Ask, ref: Ref, role: Role, served: bool, said: Said, threshold: float, latency_s: float
-) -> Draft:
+) -> Prediction:
     record = ask.record
-    value = Prediction(
+    return Prediction(
         model=model,
         version=ref.version,
         digest=ref.digest,
@@ -294,4 +315,3 @@ def _prediction(
         error=said.error,
         latency_s=latency_s,
     )
-    return draft(predictions(model), value, key=record.id, t_ms=record.time_ms)

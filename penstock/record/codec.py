@@ -77,6 +77,12 @@ def repeats_a_key(data: bytes) -> bool:
     return twice
 
 
+def repeats_no_key(data: bytes, keys: int) -> bool:
+    """Whether a look suffices to see that valid JSON, in which a reader has met `keys` different keys, has no more
+    of them: nothing is escaped, and every colon of it ends a key."""
+    return data.count(b":") == keys == data.count(b'":') and b"\\" not in data
+
+
 def millis(at: datetime) -> int:
     """UTC milliseconds; a naive time is taken as UTC."""
     at = at if at.tzinfo else at.replace(tzinfo=UTC)

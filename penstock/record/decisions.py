@@ -205,7 +205,8 @@ class Version(msgspec.Struct, frozen=True):
     """A checkpoint of a model: its bytes by digest, and all that made them.
 
     `evaluation` is the digest of an `Evaluation` blob: the candidate and the champion on the same
-    held-out rows. Seconds and bytes are measurements; everything else is the same in a rebuild.
+    held-out rows; `form` that of what scores in the model's place, tried on `form_rows` rows. Seconds and
+    bytes are measurements; everything else is the same in a rebuild.
     """
 
     model: str
@@ -229,6 +230,10 @@ class Version(msgspec.Struct, frozen=True):
     champion: int = 0
     size_bytes: int = 0
     train_s: float = 0.0
+    form: str = ""
+    form_kind: str = ""
+    form_difference: float = 0.0
+    form_rows: int = 0
 
 
 class Evaluation(msgspec.Struct, frozen=True):

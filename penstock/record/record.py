@@ -42,6 +42,11 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         return self.position
 
 
+def placed(draft: Draft, position: int) -> Record:
+    """A draft that was given its place."""
+    return Record(draft.topic, position, draft.id, draft.key, draft.time_ms, draft.value, draft.headers)
+
+
 class Returned(Record, frozen=True, gc=False):
     """A record that a stage had buried, folded after all: itself, but it counts from `again` on."""
 

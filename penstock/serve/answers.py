@@ -1,4 +1,4 @@
-"""serve: what every route needs: bodies that are bounded, answers in strict JSON, errors as answers."""
+"""serve: what every route needs: bodies of a known type, answers in strict JSON, errors as answers."""
 
 from __future__ import annotations
 
@@ -9,39 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from penstock.record.codec import to_json
-from penstock.record.errors import PenstockError, Refused, Unavailable
+from penstock.record.errors import PenstockError, Refused
+from penstock.serve.front.call import refused
 
-BODY_BYTES = 16 << 20
 TIMEOUT_S = 10.0
-_STATUS = {"deadline": 504, "lag": 429, "busy": 429, "log_full": 507, "disk_floor": 507, "log_size": 507}
-"""What an error that passes is over HTTP, where it is not 503: too much at once, or no room."""
-_RETRY_S = {429: "1", 503: "1", 507: "10"}
 Endpoint = Callable[[Request], Awaitable[Response]]
-
-
-class Bodies:
-    """The room that bodies share. On the event loop only."""
-
-    def __init__(self, most: int) -> None:
-        self.left = most
-
-    def take(self, request: Request, n: int) -> None:
-        """Let `n` bytes of a request in, until it is answered; raises Unavailable where there is no room."""
-        if n > self.left:
-            raise Unavailable("Too much is sent at once.", code="busy", hint="Send more slowly.")
-        self.left -= n
-        request.state.taken = getattr(request.state, "taken", 0) + n
-
-    def give_back(self, request: Request) -> None:
-        """The request is answered."""
-        self.left += getattr(request.state, "taken", 0)
-
-
-class TooLarge(Refused):
-    """The body is larger than 16 MB."""
-
-    code = "too_large"
-    status = 413
 
 
 class NotJson(Refused):
@@ -58,29 +30,6 @@ def json_of(value: Any, status: int = 200) -> Response:
 
 def refusal(error: PenstockError) -> Response:
     """The answer that an error of the house is."""
-    status = _STATUS.get(error.code, error.status)
-    response = json_of({"error": str(error), "code": error.code}, status)
-    if status in _RETRY_S:
-        response.headers["retry-after"] = _RETRY_S[status]
-    if status == 401:
-        response.headers["www-authenticate"] = 'Basic realm="penstock"'
-    return response
-
-
-async def body_of(request: Request, *kinds: str) -> bytes:
-    """The body, refused before it is read where its length or type is wrong."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    from_a_page = "origin" in request.headers  # other programs may leave the type out, as some clients do
-    if kind not in kinds and (kind or from_a_page):
-        raise NotJson
-    length = request.headers.get("content-length", "0")
-    if not length.isdigit() or int(length) > BODY_BYTES:
-        raise TooLarge
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > BODY_BYTES:
-            raise TooLarge
-        request.state.bodies.take(request, len(part))
-        parts.append(part)
-    return b"".join(parts)
+    answer = refused(error)
+    headers = {name.decode(): value.decode() for name, value in answer.headers}
+    return Response(answer.body, answer.status, headers, media_type="application/json")

@@ -12,6 +12,7 @@ from penstock.feature.lookup import Looked
 from penstock.log import Blob, Log
 from penstock.record.decisions import Prediction
 from penstock.record.event import Source
+from penstock.record.record import Draft
 from penstock.release.registry import Registry
 
 
@@ -21,6 +22,19 @@ class ModelFace(msgspec.Struct, frozen=True):
     name: str
     request: Source
     features: Sequence[str]
+
+
+class Spoken(msgspec.Struct, frozen=True, gc=False):
+    """What of a prediction goes to whoever asked: a part of its record, by the same names."""
+
+    version: int
+    served: bool
+    request: str
+    source: str
+    position: int
+    score: float | None
+    positive: bool | None
+    error: str = ""
 
 
 class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,7 +55,11 @@ class Desk(msgspec.Struct, frozen=True):
     events, under the producer's name and its number for them where it gives one (else "" and 0), and
     returns the report as builtins. `retract(topic, id, numbered)` takes an event back and says as
     builtins from where on. `look(set, asked, timeout_s)` looks features up, `sets()` tells of those there are.
-    All raise Refused or Unavailable. `count(name, labels)` counts since the process began.
+    `requests(model, rows)` and `vectors(model, rows)` are the records of requests, checked; `at_once(model,
+    drafts)` appends such and returns the served predictions by the requests' ids, without a wait: None where that
+    cannot be, and no word of those that were asked before.
+    `health()` says why the system stopped itself and what holds producers back ("": nothing).
+    All raise Refused or Unavailable. `count(name, labels, n)` counts `n` more since the process began.
     """
 
     faces: Mapping[str, ModelFace]
@@ -49,11 +67,15 @@ class Desk(msgspec.Struct, frozen=True):
     ask_vectors: Callable[[str, Sequence[Sequence[Any]], float], Awaitable[list[Prediction]]]
     append: Callable[[str, Sequence[Mapping[str, Any] | bytes], tuple[str, int]], Awaitable[dict[str, Any]]]
     retract: Callable[[str, str, tuple[str, int]], Awaitable[dict[str, Any]]]
+    requests: Callable[[str, Sequence[Mapping[str, Any]]], list[Draft]]
+    vectors: Callable[[str, Sequence[Sequence[Any]]], list[Draft]]
+    at_once: Callable[[str, Sequence[Draft]], Mapping[str, Spoken] | None]
     look: Callable[[str, Asked, float], Awaitable[Looked]]
     sets: Callable[[], list[dict[str, Any]]]
     registry: Callable[[], Registry]
     status: Callable[[], dict[str, Any]]
+    health: Callable[[], dict[str, str]]
     durability: str
     log: Log
     blobs: Blob
-    count: Callable[[str, Mapping[str, str]], None] = lambda name, labels: None
+    count: Callable[[str, Mapping[str, str], int], None] = lambda name, labels, n: None

@@ -9,9 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from penstock.record.errors import Refused
-from penstock.serve.answers import Endpoint, body_of, json_of
+from penstock.serve.answers import Endpoint, json_of
+from penstock.serve.asking import body_of
 from penstock.serve.desk import Desk
-from penstock.serve.infer import BadRequest
+from penstock.serve.tensors import BadRequest
 
 _PRODUCER, _NUMBER = re.compile(r"[A-Za-z0-9_-]{1,64}"), re.compile(r"[0-9]{1,18}")
 

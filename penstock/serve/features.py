@@ -15,9 +15,10 @@ from penstock.record.codec import moment, repeats_a_key
 from penstock.record.decisions import Value
 from penstock.record.errors import Refused
 from penstock.record.poison import reason
-from penstock.serve.answers import TIMEOUT_S, Endpoint, body_of, json_of
+from penstock.serve.answers import TIMEOUT_S, Endpoint, json_of
+from penstock.serve.asking import body_of
 from penstock.serve.desk import Asked, Desk
-from penstock.serve.infer import BadRequest
+from penstock.serve.tensors import BadRequest
 
 MOST_ENTITIES = 10_000
 KNOWN = f"it takes {', '.join(Asked.__struct_fields__)}, and nothing else"

@@ -8,43 +8,33 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from penstock.record.decisions import Prediction
-from penstock.record.errors import NotFound, PenstockError, Refused, Unavailable
+from penstock.record.codec import to_json
+from penstock.record.errors import PenstockError, Refused, Unavailable
 from penstock.release.registry import Entry
-from penstock.serve.answers import TIMEOUT_S, Bodies, Endpoint, body_of, json_of, refusal
+from penstock.serve import mlflow, openapi, plain, tensorflow
+from penstock.serve.answers import Endpoint, json_of, refusal
+from penstock.serve.asking import ask, body_of, entry_of, must_answer, time_for
 from penstock.serve.desk import Desk
 from penstock.serve.events import appending, retracting
 from penstock.serve.features import listing, looking
-from penstock.serve.identity import Keys, Unauthorised, is_loopback
-from penstock.serve.infer import InferRequest, answer, face_of, metadata, parse, rows_of
+from penstock.serve.infer import EXTENSIONS, answer, metadata, parse, rows_of
+from penstock.serve.metrics import exposition
 
-BODIES_BYTES = 128 << 20
-"""What the bodies of all requests under way may take together: one more is refused as it comes in."""
-OPEN = ("/v2/health/live", "/v2/health/ready")
-_HEADERS = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-store"),
-]
+JSON_BYTES = "inference-header-content-length"
 Note = Callable[[BaseException], None]
 
 
-class WrongHost(Refused):
-    """This server does not answer under this host name."""
-
-    code = "host"
-    status = 400
+Routes = Sequence[tuple[str, Callable[[Desk], Endpoint], str]]
 
 
-def create(desk: Desk, keys: Keys | None, hosts: Sequence[str], pages: ASGIApp | None, note: Note) -> ASGIApp:
-    """The whole door. `hosts`: further names to answer under besides loopback ones; `note` is told of
-    every error that is not the caller's."""
-    table: list[tuple[str, Callable[[Desk], Endpoint], str]] = [
+def of_models() -> Routes:
+    """The addresses of models: what a process that only serves them answers itself."""
+    return [
         ("/v2", _server, "GET"),
         ("/v2/health/live", _live, "GET"),
         ("/v2/health/ready", _live, "GET"),
@@ -54,6 +44,20 @@ def create(desk: Desk, keys: Keys | None, hosts: Sequence[str], pages: ASGIApp |
         ("/v2/models/{name}/versions/{version}/ready", _ready, "GET"),
         ("/v2/models/{name}/infer", _infer, "POST"),
         ("/v2/models/{name}/versions/{version}/infer", _infer, "POST"),
+        ("/v2/repository/index", _index, "POST"),
+        ("/v2/repository/models/{name}/load", _load, "POST"),
+        ("/v2/repository/models/{name}/unload", _unload, "POST"),
+        *tensorflow.routes(),
+        *mlflow.routes(),
+        ("/models/{name}", plain.asking, "POST"),
+        ("/openapi.json", openapi.telling, "GET"),
+        ("/docs", openapi.showing, "GET"),
+    ]
+
+
+def of_the_home() -> Routes:
+    """The addresses of the rest of the system."""
+    return [
         ("/v2/features", listing, "GET"),
         ("/v2/features/{name}", looking, "POST"),
         ("/events/{topic}", appending, "POST"),
@@ -61,43 +65,36 @@ def create(desk: Desk, keys: Keys | None, hosts: Sequence[str], pages: ASGIApp |
         ("/status", _status, "GET"),
         ("/metrics", _metrics, "GET"),
     ]
-    bodies = Bodies(BODIES_BYTES)
+
+
+def create(desk: Desk, pages: ASGIApp | None, note: Note, *, alone: bool = False) -> ASGIApp:
+    """Every route, the pages last. `note` is told of every error that is not the caller's; `alone`: only the
+    routes of models, all others are the pages'."""
+    table = [*of_models(), *([] if alone else of_the_home())]
     routes: list[Any] = [
-        Route(path, _told(make(desk), note, desk.count, bodies), methods=[method])
-        for path, make, method in table
+        Route(path, _told(make(desk), note, desk.count), methods=[method]) for path, make, method in table
     ]
     if pages is not None:
         routes.append(Mount("/", pages))
-    app: ASGIApp = Starlette(routes=routes, exception_handlers={HTTPException: _unrouted})
-    for wrap in (_with_keys(keys), _with_hosts(hosts), _with_headers):
-        app = wrap(app)
-    return app
+    return Starlette(routes=routes, exception_handlers={HTTPException: _unrouted})
 
 
-def _told(
-    endpoint: Endpoint, note: Note, count: Callable[[str, Mapping[str, str]], None], bodies: Bodies
-) -> Endpoint:
+def _told(endpoint: Endpoint, note: Note, count: Callable[[str, Mapping[str, str], int], None]) -> Endpoint:
     """Errors become answers: those of the house as they are, any other without a word of its own."""
 
     async def told(request: Request) -> Response:
-        request.state.bodies = bodies
         try:
             return await endpoint(request)
         except PenstockError as error:
             if error.status >= 500 and not isinstance(error, Unavailable):
                 note(error)
             answer = refusal(error)
-            count("answers_refused", {"status": str(answer.status_code), "code": error.code})
+            count("answers_refused", {"status": str(answer.status_code), "code": error.code}, 1)
             return answer
-        except ClientDisconnect:  # in the middle of the body: nothing of it was taken
-            count("answers_refused", {"status": "499", "code": "left"})
-            return Response(status_code=499)
         except Exception as error:  # the caller learns nothing of our insides
             note(error)
-            count("answers_refused", {"status": "500", "code": "internal"})
+            count("answers_refused", {"status": "500", "code": "internal"}, 1)
             return json_of({"error": "internal error", "code": "internal"}, 500)
-        finally:
-            bodies.give_back(request)
 
     return told
 
@@ -115,62 +112,56 @@ async def _unrouted(request: Request, error: Exception) -> Response:
 
 def _server(desk: Desk) -> Endpoint:
     async def server(request: Request) -> Response:
-        return json_of({"name": "penstock", "version": version("penstock"), "extensions": []})
+        return json_of({"name": "penstock", "version": version("penstock"), "extensions": EXTENSIONS})
 
     return server
 
 
 def _live(desk: Desk) -> Endpoint:
     async def live(request: Request) -> Response:
-        status = desk.status()
-        broken, held = status.get("broken", ""), status.get("held", "")
+        found = desk.health()
+        broken, held = found["broken"], found["held"]
         return json_of({"live": not broken, "ready": not broken, "held": held}, 503 if broken else 200)
 
     return live
 
 
-def _version(desk: Desk, request: Request) -> tuple[Entry, int]:
-    """The entry of the model in the path and the version in it, 0 without one."""
-    face = face_of(desk.faces, request.path_params["name"])
-    entry = desk.registry().models.get(face.name, Entry())
-    text = request.path_params.get("version", "")
-    number = int(text) if text.isdigit() and len(text) < 10 else 0
-    if text and number not in entry.versions:
-        raise NotFound(f"{face.name} has no such version.", code="no_version")
-    return entry, number
-
-
 def _model(desk: Desk) -> Endpoint:
     async def model(request: Request) -> Response:
-        entry, _ = _version(desk, request)
-        face = desk.faces[request.path_params["name"]]
-        return json_of(metadata(face, sorted(entry.versions)))
+        name, entry, _ = entry_of(desk, request)
+        return json_of(metadata(desk.faces[name], sorted(entry.versions)))
 
     return model
 
 
 def _ready(desk: Desk) -> Endpoint:
     async def ready(request: Request) -> Response:
-        entry, number = _version(desk, request)
+        name, entry, number = entry_of(desk, request)
         champion = entry.route.champion
         is_ready = champion is not None and number in (0, champion.version)
-        return json_of({"name": request.path_params["name"], "ready": is_ready}, 200 if is_ready else 503)
+        return json_of({"name": name, "ready": is_ready}, 200 if is_ready else 503)
 
     return ready
 
 
 def _infer(desk: Desk) -> Endpoint:
     async def infer(request: Request) -> Response:
-        asked = parse(await body_of(request, "application/json"))
-        entry, number = _version(desk, request)
-        face = desk.faces[request.path_params["name"]]
-        champion = entry.route.champion.version if entry.route.champion else 0
-        if number and number != champion:
-            raise NotFound(f"{face.name} answers with its champion, v{champion}.", code="not_champion")
-        said = await _ask(desk, asked, face.name)
+        body = await body_of(request, "application/json", "application/octet-stream")
+        asked, found = parse(body, request.headers.get(JSON_BYTES, ""))
+        name, entry, number = entry_of(desk, request)
+        champion = must_answer(name, entry, number)
+        face = desk.faces[name]
+        rows, features = rows_of(asked, found, face)
+        said = await ask(desk, name, rows, features, time_for(request, asked.parameters.get("timeout")))
         if len(said) == 1 and said[0].error:
             return json_of({"error": "The model could not answer this request.", "code": said[0].error}, 500)
-        response = json_of(answer(asked, face, said, champion, desk.durability))
+        told, rest = answer(asked, face, said, champion, desk.durability)
+        text = to_json(told)
+        response = Response(
+            text + rest, media_type="application/octet-stream" if rest else "application/json"
+        )
+        if rest:
+            response.headers[JSON_BYTES] = str(len(text))
         if "traceparent" in request.headers:
             response.headers["traceparent"] = request.headers["traceparent"]
         return response
@@ -178,12 +169,47 @@ def _infer(desk: Desk) -> Endpoint:
     return infer
 
 
-async def _ask(desk: Desk, asked: InferRequest, name: str) -> list[Prediction]:
-    face = desk.faces[name]
-    rows, features = rows_of(asked, face)
-    if features:
-        return await desk.ask_vectors(name, [[row[f] for f in face.features] for row in rows], TIMEOUT_S)
-    return await desk.ask(name, rows, TIMEOUT_S)
+def _index(desk: Desk) -> Endpoint:
+    async def index(request: Request) -> Response:
+        known = desk.registry().models
+        found = []
+        for name in desk.faces:
+            route = known.get(name, Entry()).route
+            for number in known.get(name, Entry()).versions:
+                scores = any(ref.version == number for _, ref in route.versions())
+                state = (
+                    {"state": "READY", "reason": ""}
+                    if scores
+                    else {"state": "UNAVAILABLE", "reason": "not released"}
+                )
+                found.append({"name": name, "version": str(number), **state})
+        return json_of(found)
+
+    return index
+
+
+def _load(desk: Desk) -> Endpoint:
+    async def load(request: Request) -> Response:
+        name, entry, _ = entry_of(desk, request)
+        if entry.route.champion is None:
+            raise Refused(
+                f"{name} has no released version to load.", code="no_champion", hint="Releases load models."
+            )
+        return json_of({})  # it is loaded: a model is, as soon as it is released
+
+    return load
+
+
+def _unload(desk: Desk) -> Endpoint:
+    async def unload(request: Request) -> Response:
+        name, _, _ = entry_of(desk, request)
+        raise Refused(
+            f"{name} is loaded as long as its release says so.",
+            code="released",
+            hint="Take the release back.",
+        )
+
+    return unload
 
 
 # How things stand.
@@ -198,97 +224,6 @@ def _status(desk: Desk) -> Endpoint:
 
 def _metrics(desk: Desk) -> Endpoint:
     async def metrics(request: Request) -> Response:
-        return Response(_exposition(desk.status()), media_type="text/plain; version=0.0.4")
+        return Response(exposition(desk.status()), media_type="text/plain; version=0.0.4")
 
     return metrics
-
-
-def _exposition(status: dict[str, Any]) -> str:
-    """How things stand, in Prometheus' text format."""
-    lines = [
-        "# TYPE penstock_log_end counter",
-        f"penstock_log_end {status['end']}",
-        "# TYPE penstock_stage_lag gauge",
-    ]
-    lines += [f'penstock_stage_lag{{stage="{name}"}} {one["lag"]}' for name, one in status["stages"].items()]
-    lines.append("# TYPE penstock_records counter")
-    lines += [f'penstock_records{{topic="{topic}"}} {n}' for topic, n in status["topics"].items()]
-    lines.append("# TYPE penstock_alerts gauge")
-    lines += [
-        f'penstock_alerts{{model="{name}"}} {len(one["alerts"])}' for name, one in status["models"].items()
-    ]
-    held = status.get("held", "")
-    lines += ["# TYPE penstock_held gauge", f'penstock_held{{code="{held}"}} {int(bool(held))}']
-    lines += _counted("penstock", status.get("counters", ()))
-    lines += _counted("penstock_since_start", status.get("since_start", ()))
-    return "\n".join(lines) + "\n"
-
-
-def _counted(prefix: str, counts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Counts in Prometheus' text format; a number under one name goes together."""
-    lines: list[str] = []
-    for name in dict.fromkeys(one["name"] for one in counts):
-        gauge = name == "labels_parked" or name.startswith("state_")
-        lines.append(f"# TYPE {prefix}_{name} {'gauge' if gauge else 'counter'}")
-        for one in counts:
-            if one["name"] == name:
-                labels = ",".join(f'{key}="{_quoted(value)}"' for key, value in one["labels"].items())
-                lines.append(f"{prefix}_{name}{{{labels}}} {one['value']}")
-    return lines
-
-
-def _quoted(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-# Middleware: functions from an app to an app.
-
-
-def _with_keys(keys: Keys | None) -> Callable[[ASGIApp], ASGIApp]:
-    """Every address but health asks for a key, once there are keys."""
-
-    def wrap(app: ASGIApp) -> ASGIApp:
-        if keys is None:
-            return app
-
-        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "http" and scope["path"] not in OPEN:
-                header = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
-                if keys.name_of(header) is None:
-                    return await refusal(Unauthorised())(scope, receive, send)
-            await app(scope, receive, send)
-
-        return guarded
-
-    return wrap
-
-
-def _with_hosts(hosts: Sequence[str]) -> Callable[[ASGIApp], ASGIApp]:
-    """Only known host names: a page elsewhere cannot reach us by a name that it points at loopback."""
-
-    def wrap(app: ASGIApp) -> ASGIApp:
-        async def named(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "http":
-                host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
-                name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-                name = name.strip("[]")
-                if name not in hosts and not is_loopback(name):
-                    return await refusal(WrongHost())(scope, receive, send)
-            await app(scope, receive, send)
-
-        return named
-
-    return wrap
-
-
-def _with_headers(app: ASGIApp) -> ASGIApp:
-    async def headed(scope: Scope, receive: Receive, send: Send) -> None:
-        async def more(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                had = {name.lower() for name, _ in message["headers"]}
-                message["headers"] = [*message["headers"], *(h for h in _HEADERS if h[0] not in had)]
-            await send(message)
-
-        await app(scope, receive, more)
-
-    return headed

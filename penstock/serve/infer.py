@@ -1,6 +1,6 @@
 """serve: the Open Inference Protocol's words: requests into rows, predictions into outputs, metadata.
 
-Source: the Open Inference Protocol, version 2, REST.
+Source: the Open Inference Protocol, version 2, REST, with its extension for binary tensor data.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from penstock.record.errors import NotFound, Refused
 from penstock.record.event import Source, unknown
 from penstock.record.record import output_id
 from penstock.serve.desk import ModelFace
+from penstock.serve.tensors import FLOATS, BadRequest, Tensor, packed, values
 
 MOST_ROWS = 10_000
+EXTENSIONS = ["binary_tensor_data", "model_repository"]
 _DATATYPES = {bool: "BOOL", int: "INT64", float: "FP64", str: "BYTES", datetime: "BYTES"}
-_FLOATS = ("FP64", "FP32", "FP16", "BF16")
-_INTS = ("INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UINT8")
 OUTPUTS = {
     "score": "FP64",
     "positive": "BOOL",
@@ -30,23 +30,6 @@ OUTPUTS = {
     "prediction_id": "BYTES",
     "request_id": "BYTES",
 }
-
-
-class BadRequest(Refused):
-    """The request does not follow the Open Inference Protocol."""
-
-    code = "malformed"
-    status = 400
-
-
-class Tensor(msgspec.Struct, frozen=True):
-    """One input: a column of values, flat or with one value a row."""
-
-    name: str
-    shape: list[int]
-    datatype: str
-    data: list[Any]
-    parameters: dict[str, Any] = {}
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -68,41 +51,96 @@ class InferRequest(msgspec.Struct, frozen=True):
 _decoder = msgspec.json.Decoder(InferRequest)
 
 
-def parse(body: bytes) -> InferRequest:
-    """The request in a body; raises BadRequest naming the place, never the content."""
+def parse(body: bytes, json_bytes: str = "") -> tuple[InferRequest, list[list[Any]]]:
+    """The request in a body, and its inputs' values; `json_bytes`: how much of it is JSON, where tensors follow as
+    bytes. Raises BadRequest naming the place, never the content."""
+    if json_bytes and (not json_bytes.isdigit() or int(json_bytes) > len(body)):
+        raise BadRequest(
+            "The length of the JSON is no length in this body.", where="inference-header-content-length"
+        )
+    text, rest = (body[: int(json_bytes)], body[int(json_bytes) :]) if json_bytes else (body, b"")
     try:
-        body.isascii() or body.decode()
-        asked = _decoder.decode(body)
+        text.isascii() or text.decode()
+        asked = _decoder.decode(text)
     except msgspec.ValidationError as error:
         raise BadRequest(f"The body is no inference request: {error}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BadRequest("The body is not valid JSON.") from None
-    if repeats_a_key(body):
+    if repeats_a_key(text):
         raise BadRequest("The body names a key twice.", code="duplicate_key")
     if not asked.inputs:
         raise BadRequest("The request has no inputs.")
     for wanted in asked.outputs:
         if wanted.name not in OUTPUTS:
             raise BadRequest(unknown(wanted.name[:64], OUTPUTS, "an output"))
-    return asked
+    return asked, [
+        values(one, binary) for one, binary in zip(asked.inputs, _binaries(asked, rest), strict=True)
+    ]
 
 
-def rows_of(asked: InferRequest, face: ModelFace) -> tuple[list[dict[str, Any]], bool]:
+def _binaries(asked: InferRequest, rest: bytes) -> list[bytes | None]:
+    """The bytes of each input that has such, in order; they must be all that follows the JSON."""
+    found: list[bytes | None] = []
+    at = 0
+    for one in asked.inputs:
+        size = one.parameters.get("binary_data_size")
+        if size is None:
+            found.append(None)
+            continue
+        if type(size) is not int or not 0 <= size <= len(rest) - at:
+            raise BadRequest(
+                "The size of the binary data is not that of what follows the JSON.", where=one.name[:64]
+            )
+        found.append(rest[at : at + size])
+        at += size
+    if at != len(rest):
+        raise BadRequest("There is more behind the JSON than the inputs say.")
+    return found
+
+
+def rows_of(
+    asked: InferRequest, found: Sequence[list[Any]], face: ModelFace
+) -> tuple[list[dict[str, Any]], bool]:
     """One mapping a row, and whether they hold features (else the request's own columns)."""
-    columns = {tensor.name: _column(tensor) for tensor in asked.inputs}
+    if len(asked.inputs) == 1 and _is_matrix(asked.inputs[0], face):
+        n, width = asked.inputs[0].shape
+        _count_rows(n)
+        rows = (found[0][i : i + width] for i in range(0, n * width, width))
+        return [dict(zip(face.features, row, strict=True)) for row in rows], True
+    columns: dict[str, list[Any]] = {}
+    for one, data in zip(asked.inputs, found, strict=True):
+        if len(one.shape) == 2 and one.shape[1] != 1:
+            raise BadRequest("An input has one value a row: its shape is [n] or [n, 1].", where=one.name[:64])
+        columns[one.name] = data
     if len(columns) < len(asked.inputs):
         raise BadRequest("An input is named twice.")
-    sizes = {len(values) for values in columns.values()}
+    sizes = {len(data) for data in columns.values()}
     if len(sizes) != 1:
         raise BadRequest(f"The inputs have different numbers of rows: {', '.join(map(str, sorted(sizes)))}.")
     n = sizes.pop()
+    _count_rows(n)
+    features = are_features(columns, face)
+    return [{name: data[i] for name, data in columns.items()} for i in range(n)], features
+
+
+def _is_matrix(one: Tensor, face: ModelFace) -> bool:
+    """Whether an input brings every feature of its rows, in the order of the model's."""
+    return (
+        len(one.shape) == 2
+        and one.shape[1] == len(face.features)
+        and one.name not in face.request.columns
+        and (one.shape[1] > 1 or one.name not in face.features)
+        and one.datatype in FLOATS
+    )
+
+
+def _count_rows(n: int) -> None:
     if not 0 < n <= MOST_ROWS:
         raise BadRequest(f"A request has 1 to {MOST_ROWS} rows.")
-    features = _are_features(columns, face)
-    return [{name: values[i] for name, values in columns.items()} for i in range(n)], features
 
 
-def _are_features(columns: Mapping[str, Any], face: ModelFace) -> bool:
+def are_features(columns: Mapping[str, Any], face: ModelFace) -> bool:
+    """Whether columns are the model's features; else they are the request's own. Raises Refused where neither."""
     own = set(face.request.columns)
     if set(columns) <= own:
         return False
@@ -120,37 +158,6 @@ def _are_features(columns: Mapping[str, Any], face: ModelFace) -> bool:
     )  # fmt: skip
 
 
-def _column(tensor: Tensor) -> list[Any]:
-    """The values of an input, checked against its shape and datatype."""
-    n = tensor.shape[0] if tensor.shape else 0
-    if tensor.shape not in ([n], [n, 1]) or n < 0:
-        raise BadRequest("An input has one value a row: its shape is [n] or [n, 1].", where=tensor.name[:64])
-    data = [one[0] if isinstance(one, list) and len(one) == 1 else one for one in tensor.data]
-    if len(data) != n:
-        raise BadRequest(f"The shape says {n} values, the data has {len(data)}.", where=tensor.name[:64])
-    check = _check_of(tensor.datatype)
-    for row, value in enumerate(data):
-        if value is not None and not check(value):
-            raise Refused(
-                f"A value is no {tensor.datatype}.", code="wrong_type", where=f"{tensor.name[:64]}, row {row}"
-            )
-    return [float(value) for value in data] if tensor.datatype in _FLOATS and None not in data else data
-
-
-def _check_of(datatype: str) -> typing.Callable[[Any], bool]:
-    if datatype in _FLOATS:
-        return lambda value: type(value) in (int, float)
-    if datatype in _INTS:
-        return lambda value: type(value) is int
-    if datatype == "BOOL":
-        return lambda value: type(value) is bool
-    if datatype == "BYTES":
-        return lambda value: type(value) is str
-    raise BadRequest(
-        "This datatype is not in the protocol.", hint="Use FP64, INT64, BOOL or BYTES, for example."
-    )
-
-
 def prediction_id(said: Prediction) -> str:
     """The id of a served prediction: the first output of the predict stage for its request."""
     return output_id(f"predict.{said.model}", said.source, said.position, 0)
@@ -158,8 +165,8 @@ def prediction_id(said: Prediction) -> str:
 
 def answer(
     asked: InferRequest, face: ModelFace, said: Sequence[Prediction], champion: int, durability: str
-) -> dict[str, Any]:
-    """The body of an answer."""
+) -> tuple[dict[str, Any], bytes]:
+    """The body of an answer, and the bytes that follow it."""
     columns: dict[str, list[Any]] = {
         "score": [one.score for one in said],
         "positive": [one.positive for one in said],
@@ -167,8 +174,18 @@ def answer(
         "prediction_id": [prediction_id(one) for one in said],
         "request_id": [one.request for one in said],
     }
-    wanted = [one.name for one in asked.outputs] or list(columns)
-    outputs = [{"name": n, "datatype": OUTPUTS[n], "shape": [len(said)], "data": columns[n]} for n in wanted]
+    all_binary = asked.parameters.get("binary_data_output") is True
+    wanted = [(one.name, one.parameters.get("binary_data", all_binary) is True) for one in asked.outputs]
+    outputs: list[dict[str, Any]] = []
+    rest: list[bytes] = []
+    for name, binary in wanted or [(name, all_binary) for name in columns]:
+        output: dict[str, Any] = {"name": name, "datatype": OUTPUTS[name], "shape": [len(said)]}
+        if binary:
+            rest.append(packed(OUTPUTS[name], columns[name]))
+            output["parameters"] = {"binary_data_size": len(rest[-1])}
+        else:
+            output["data"] = columns[name]
+        outputs.append(output)
     failed = [one.error for one in said]
     if any(failed):
         outputs.append({"name": "error", "datatype": "BYTES", "shape": [len(said)], "data": failed})
@@ -178,7 +195,7 @@ def answer(
     if asked.id:
         body["id"] = asked.id
     body["parameters"] = {"durability": durability}
-    return body
+    return body, b"".join(rest)
 
 
 def metadata(face: ModelFace, versions: Sequence[int]) -> dict[str, Any]:

@@ -10,16 +10,16 @@ nothing: the stage buries it (a dead letter in its own commit) and goes on. An `
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
-from penstock.log import Checkpoint, Commit, Log, Where
+from penstock.log import Appended, Checkpoint, Commit, Joint, Log, Where
 from penstock.log.crash import Point, point
 from penstock.record.codec import pack, unpack
 from penstock.record.decisions import AGAIN, DEAD, Again, DeadLetter, read
 from penstock.record.errors import Poison
-from penstock.record.record import START, Draft, Position, Record, Returned, output_id
+from penstock.record.record import START, Draft, Position, Record, Returned, output_id, placed
 
 S = TypeVar("S")
 Emitted = tuple[Record, Draft]
@@ -182,18 +182,54 @@ class Running(Generic[S]):
             if not records:
                 self.position = position  # nothing to commit: a restart reads the same emptiness again
                 return None
-            self._fold(records, position)
+            self._fold(records, position, save=True)
         return self._commit()
 
-    def _fold(self, records: Sequence[Record], position: Position) -> None:
+    @property
+    def due(self) -> bool:
+        """Whether so much was folded since the state was written that it is to be written again."""
+        return self.unsaved >= self.stage.snapshot_every
+
+    def put(self, drafts: Sequence[Draft]) -> tuple[Appended, list[Draft]]:
+        """Append records of an input and fold them, with all that lies below, in one write with what comes of
+        them: their places, and the outputs. The log is a `Joint`. Whatever it raises, none of it is on the log.
+        No state is written: that would keep the log to oneself for long."""
+        log = cast(Joint, self.log)
+        outputs: list[Draft] = []
+        while (more := self.advance()) is not None:
+            outputs += more
+
+        def then(done: Appended) -> Commit:
+            fresh = (
+                [i for i in range(len(drafts)) if i not in done.repeats]
+                if done.repeats
+                else range(len(drafts))
+            )
+            start, reached = Position(n=done.end.n - len(fresh)), self.position
+            records: list[Record] = []
+            while reached.n < start.n:  # what others wrote since
+                more, reached = self.log.read(self.stage.inputs, reached, stop=start)
+                records += more
+            records += [placed(drafts[i], done.places[i]) for i in fresh]
+            self._fold(records, done.end, save=False)
+            assert self.waiting is not None
+            return self.waiting
+
+        try:
+            done = log.join(drafts, then, sync=self.stage.sync)
+        except BaseException:
+            self.torn, self.waiting = self.torn or self.waiting is not None, None
+            raise
+        return done, outputs + self._done()
+
+    def _fold(self, records: Sequence[Record], position: Position, *, save: bool) -> None:
         name = self.stage.label
         self.torn = True
         due = list(returned(self.log, name, self.stage.inputs, records))
         self.state, emitted = self.stage.step_many(self.state, due)
         self.torn = False
         self.unsaved += len(records)
-        save = self.unsaved >= self.stage.snapshot_every
-        self._wait(position, list(with_ids(name, emitted)), save)
+        self._wait(position, list(with_ids(name, emitted)), save and self.due)
 
     def save(self) -> None:
         """Write the state at the present position, so that a resumption has nothing to fold again."""
@@ -213,6 +249,11 @@ class Running(Generic[S]):
         point(Point.STEP, self.stage.name)
         self.repeated += len(self.log.commit(commit, sync=self.stage.sync).repeats)
         point(Point.STEPPED, self.stage.name)
+        return self._done()
+
+    def _done(self) -> list[Draft]:
+        commit = self.waiting
+        assert commit is not None
         self.position, self.waiting = commit.position, None
         if commit.state is not None:
             self.unsaved = 0

@@ -18,7 +18,19 @@ from penstock.log.crash import Point
 from tests.faults.finding import Finding, Plan
 from tools.kafka.broker import Missing
 
-PARTS = ("crashes", "disk", "full", "power", "blobs", "flips", "kills", "kafka", "doors", "contract")
+PARTS = (
+    "crashes",
+    "disk",
+    "full",
+    "power",
+    "blobs",
+    "flips",
+    "kills",
+    "served",
+    "kafka",
+    "doors",
+    "contract",
+)
 Target = tuple[str, Callable[[Sequence[Finding]], int], int, bool]
 
 
@@ -40,6 +52,7 @@ FIGURES: dict[str, list[Target]] = {
         ("truncations", provoked("truncations"), 40_000, True),
     ],
     "kills": [("kills", provoked("kill -9"), 200, True), ("zombies", provoked("zombies"), 20, True)],
+    "served": [("serving_kills", provoked("served: kill -9"), 50, True)],
     "kafka": [
         ("kafka_stage_kills", provoked("kafka: stage kills"), 50, True),
         ("kafka_broker_kills", provoked("kafka: broker kills"), 20, True),

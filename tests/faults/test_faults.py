@@ -15,6 +15,7 @@ PARTS = {
     "blobs": 0.02,
     "flips": 0.01,
     "kills": 0.02,
+    "served": 0.06,
 }
 """Each part with the scale of its short form."""
 

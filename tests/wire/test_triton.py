@@ -49,6 +49,27 @@ def test_tritons_client_is_answered(played: Path, tmp_path: Path) -> None:
             one.set_data_from_numpy(np.array([[0.5], [1.0], [1.5]]), binary_data=False)
             features.append(one)
         assert client.infer("agree", features, outputs=outputs).as_numpy("score").shape == (3,)
+        plain = client.infer("agree", features, outputs=outputs).as_numpy("score")
+        packed = triton.InferInput("all", [3, 4], "FP64")
+        rows = np.array([[x, x, x, x] for x in (0.5, 1.0, 1.5)])
+        packed.set_data_from_numpy(rows, binary_data=True)
+        for coding in (None, "gzip", "deflate"):
+            answer = client.infer(
+                "agree", [packed], outputs=[triton.InferRequestedOutput("score", binary_data=True)],
+                request_compression_algorithm=coding, request_id="mine",
+            )  # fmt: skip
+            assert np.array_equal(answer.as_numpy("score"), plain) and answer.get_response()["id"] == "mine"
+        who.set_data_from_numpy(np.array(["who-1"], dtype=object), binary_data=True)
+        everything = client.infer(
+            "agree", inputs
+        )  # no outputs named: this client asks for all of them as bytes
+        assert (
+            everything.as_numpy("score").shape == (1,)
+            and everything.as_numpy("prediction_id").dtype == object
+        )
+        index = client.get_model_repository_index()
+        assert [one["name"] for one in index if one["state"] == "READY"] == ["agree"]
+        client.load_model("agree")
     finally:
         client.close()
         process.terminate()

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.log import Append, Commit, Where, Write, tables
+from penstock.log import Append, Appended, Commit, Then, Where, Write, tables
 from penstock.log.kafka import wire
 from penstock.log.kafka.fetch import Fetcher
 from penstock.log.kafka.follow import Follower, Numbered
@@ -81,6 +81,8 @@ class KafkaLog(SqliteLog):
 
     `told(applied, newest)` is called now and then while a home catches up with the journal at its start."""
 
+    alone = False
+
     def __init__(
         self,
         home: Path,
@@ -126,6 +128,10 @@ class KafkaLog(SqliteLog):
         self._fetcher.close()
         self._publisher.close()
         super().close()
+
+    def join(self, drafts: Sequence[Draft], then: Then, *, sync: bool = True) -> Appended:
+        """Never: others write from other machines."""
+        raise Refused("On a log that others share an append and its commit are two writes.", code="joint")
 
     # The port: as on one machine, but a mirror that cannot follow says so to who reads it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
@@ -10,12 +11,14 @@ from penstock.log import tables
 from penstock.log.crash import Point, point
 from penstock.log.machine import said_of_files
 from penstock.log.segments import segment_name, segments
-from penstock.log.sqlite import SqliteLog
+from penstock.log.sqlite import PAGE_BYTES, SqliteLog
 from penstock.log.tables import Body, Segment
 from penstock.log.upkeep.turn import LOCK, PIECE, alone, change, rows, topic_of
 from penstock.log.writing import Writing
 from penstock.record.errors import Broken
 
+FOLD_S = 2.0
+"""How long others that read or fold the WAL are waited for."""
 _BATCH = "DELETE FROM batch WHERE place = ?"
 _ID = "DELETE FROM ident WHERE topic = ? AND id = ? AND position = ?"
 _LEFT = "SELECT place FROM batch WHERE place >= ? AND place < ? ORDER BY place"
@@ -62,7 +65,7 @@ def let_go(log: SqliteLog, name: str) -> None:
 def shrink(log: SqliteLog) -> int:
     """Give the file system back the pages that are free; the bytes that the file lost."""
     _fold(log)
-    before, free = log.path.stat().st_size, [1]
+    before, free = _bytes(log), [1]
 
     def cut(writing: Writing) -> None:
         for _ in writing.db.execute(f"PRAGMA incremental_vacuum({PIECE})"):
@@ -74,13 +77,25 @@ def shrink(log: SqliteLog) -> int:
         if free[-1] == free[-2]:
             break
     _fold(log)
-    return before - log.path.stat().st_size
+    return before - _bytes(log)
+
+
+def _bytes(log: SqliteLog) -> int:
+    """What the file is once the WAL is folded into it, be that now or later."""
+    with log._reading() as db:
+        return PAGE_BYTES * int((tables.row(db, "PRAGMA page_count") or (0,))[0])
 
 
 def _fold(log: SqliteLog) -> None:
-    """The WAL into the database: only then is its file what the log needs."""
-    with log._disk():
-        log._reader().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    """The WAL into the database: only then is its file what the log needs. Whoever folds it at this moment is
+    waited for; a reader that goes on holding it is not."""
+    until_s = time.monotonic() + FOLD_S
+    while True:
+        with log._disk():
+            (busy, *_) = tables.row(log._reader(), "PRAGMA wal_checkpoint(TRUNCATE)") or (0,)
+        if not busy or time.monotonic() > until_s:
+            return
+        time.sleep(0.01)
 
 
 def strays(log: SqliteLog) -> list[str]:

@@ -17,8 +17,8 @@ from penstock.app.replay import replay
 from penstock.app.simulation import schedule
 from penstock.app.system import System, append
 from penstock.app.train import carry_out
-from penstock.app.up import raw
 from penstock.dataset.rows import past
+from penstock.feature import raw
 from penstock.log.blob import MemoryBlob
 from penstock.log.memory import MemoryLog
 from penstock.record.codec import millis, unpack

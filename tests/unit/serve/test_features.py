@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from penstock.record.codec import moment
 from penstock.serve.features import MOST_ENTITIES
-from tests.unit.serve.test_http import JSON, KEYS, SECRET, call, looked, taken_back
+from tests.unit.serve.test_http import DESK, JSON, KEYS, SECRET, call, looked, noted, taken_back
+from tests.unit.serve.wire import head_alone
 
 PATH = "/v2/features/m"
 
@@ -73,7 +74,8 @@ def test_the_rest_is_as_at_every_door() -> None:
     assert look(b'{"entities": []}', "/v2/features/mm").status_code == 404
     assert call("GET", PATH).status_code == 405
     assert look(b"{}", **{"content-type": "text/plain"}).status_code == 415
-    assert look(b"", **{"content-length": str(17 << 20)}).status_code == 413
+    long = b"POST /v2/features/m HTTP/1.1\r\nhost: localhost\r\ncontent-length: 17825792"
+    assert head_alone(DESK, noted.append, long)[0] == 413
     for method, path in (("GET", "/v2/features"), ("POST", PATH), ("DELETE", "/events/ask/1")):
         assert call(method, path, keys=KEYS).status_code == 401
         assert call(method, path, keys=KEYS, headers={"authorization": f"Bearer {SECRET}"}).status_code != 401

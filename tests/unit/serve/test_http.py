@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Awaitable
 from datetime import datetime
 from typing import Any
 
@@ -19,16 +18,17 @@ from penstock.feature import source
 from penstock.feature.lookup import Looked
 from penstock.log.blob import MemoryBlob
 from penstock.log.memory import MemoryLog
+from penstock.record.codec import moment
 from penstock.record.decisions import Prediction
 from penstock.record.errors import NotFound, Refused, Unavailable
 from penstock.record.event import Event, key
-from penstock.record.record import START, Position
+from penstock.record.record import START, Draft, Position
 from penstock.release.registry import Entry, Registry
 from penstock.release.route import Ref, Route
-from penstock.serve.answers import BODY_BYTES
-from penstock.serve.desk import Asked, Desk, ModelFace
-from penstock.serve.http import create
+from penstock.serve.desk import Asked, Desk, ModelFace, Spoken
+from penstock.serve.front.wire import Limits
 from penstock.serve.identity import Keys, key_line, may_bind, new_key, read_keys
+from tests.unit.serve.wire import asked, head_alone, raw
 
 
 class Ask(Event):
@@ -59,6 +59,23 @@ async def ask(model: str, rows: Any, timeout_s: float) -> list[Prediction]:
         )
         for i in range(len(rows))
     ]
+
+
+def requests(model: str, rows: Any) -> list[Draft]:
+    """Records as the app makes them."""
+    return FACE.request.drafts([{"ask_id": f"r{i}", "at": moment(0), **row} for i, row in enumerate(rows)])
+
+
+def vectors(model: str, rows: Any) -> list[Draft]:
+    """The same of values."""
+    return [Draft("m.vectors", "", 0, b"", f"r{i}") for i in range(len(rows))]
+
+
+def at_once(model: str, drafts: Any) -> dict[str, Spoken] | None:
+    """Nobody is in a hurry here, but for those who say so."""
+    if any(draft.key != "quick" for draft in drafts):
+        return None
+    return {one.id: Spoken(3, True, one.id, "ask", 7 + i, 0.25, False) for i, one in enumerate(drafts)}
 
 
 numbers: list[tuple[str, int]] = []
@@ -111,8 +128,8 @@ async def look(name: str, asked: Asked, timeout_s: float) -> Looked:
 
 SETS = [{"name": "m", "digest": "d" * 64}]
 DESK = Desk(
-    {"m": FACE}, ask, ask, append, retract, look, lambda: SETS, registry, lambda: STATUS, "durable", MemoryLog(),
-    MemoryBlob(),
+    {"m": FACE}, ask, ask, append, retract, requests, vectors, at_once, look, lambda: SETS, registry, lambda: STATUS,
+    lambda: {"broken": "", "held": ""}, "durable", MemoryLog(), MemoryBlob(),
 )  # fmt: skip
 SECRET = new_key(b"x" * 24)
 KEYS = read_keys(key_line("alice", SECRET))
@@ -122,16 +139,9 @@ def call(
     method: str, path: str, *, keys: Keys | None = None, host: str = "127.0.0.1", **options: Any
 ) -> httpx.Response:
     """One request to the door."""
-    app: Any = create(DESK, keys, (), None, noted.append)
-
-    async def run() -> httpx.Response:
-        async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(app), base_url=f"http://{host}:1"
-        ) as client:
-            return await client.request(method, path, **options)
-
-    done: Awaitable[httpx.Response] = run()
-    return asyncio.run(done)  # type: ignore[arg-type]
+    return asked(
+        DESK, noted.append, lambda client: client.request(method, path, **options), keys=keys, host=host
+    )
 
 
 JSON = {"content-type": "application/json"}
@@ -193,7 +203,6 @@ def test_metadata_and_health() -> None:
 
 
 X, WHO = tensor("x", "FP64", 1.0), tensor("who", "BYTES", "a")
-LONG = {"content-length": str(BODY_BYTES + 1)}
 REFUSED: dict[str, tuple[int, str, Any]] = {
     "two sizes": (400, "rows", lambda: infer(tensor("who", "BYTES", "a", "b"), X)),
     "shape": (400, "shape", lambda: infer(tensor("x", "FP64", 1.0, shape=[2]))),
@@ -217,7 +226,6 @@ REFUSED: dict[str, tuple[int, str, Any]] = {
         "application/json",
         lambda: call("POST", "/v2/models/m/infer", headers={"origin": "x"}),
     ),
-    "a length": (413, "16 MB", lambda: post(b"", **LONG)),
     "a method": (405, "method", lambda: call("GET", "/v2/models/m/infer")),
     "nothing": (404, "nothing", lambda: call("GET", "/nowhere")),
     "a host": (400, "host", lambda: call("GET", "/v2", host="evil.example")),
@@ -235,6 +243,13 @@ def test_a_refusal_says_what_to_do(case: str) -> None:
     assert word in answer.json()["error"] and answer.json()["code"] and "secret" not in answer.text
 
 
+def test_a_length_that_is_too_long_is_refused_before_the_body() -> None:
+    """Of the body nothing need come."""
+    long = b"POST /events/ask HTTP/1.1\r\nhost: localhost\r\ncontent-length: 16777217"
+    status, text = head_alone(DESK, noted.append, long)
+    assert status == 413 and json.loads(text)["code"] == "too_large"
+
+
 def test_a_stream_that_is_too_long_is_cut() -> None:
     """Without a length the body is counted as it comes."""
 
@@ -246,12 +261,10 @@ def test_a_stream_that_is_too_long_is_cut() -> None:
     assert answer.status_code == 413
 
 
-def test_bodies_share_their_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bodies_share_their_room() -> None:
     """What comes in while the room is taken is told to come again; an answer, whichever, gives its room back."""
-    monkeypatch.setattr("penstock.serve.http.BODIES_BYTES", 1000)
-    app: Any = create(DESK, None, (), None, noted.append)
 
-    async def run() -> list[int]:
+    async def run(client: httpx.AsyncClient) -> list[int]:
         first = asyncio.Event()
 
         async def slowly() -> Any:
@@ -259,22 +272,19 @@ def test_bodies_share_their_room(monkeypatch: pytest.MonkeyPatch) -> None:
             await first.wait()
             yield b"1}"
 
-        async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(app), base_url="http://127.0.0.1"
-        ) as client:
+        async def sent(content: Any) -> int:
+            answer = await client.post("/events/ask", content=content, headers=JSON)
+            assert answer.status_code != 429 or answer.headers["retry-after"] == "1"
+            return answer.status_code
 
-            async def sent(content: Any) -> int:
-                answer = await client.post("/events/ask", content=content, headers=JSON)
-                assert answer.status_code != 429 or answer.headers["retry-after"] == "1"
-                return answer.status_code
+        slow = asyncio.create_task(sent(slowly()))
+        await asyncio.sleep(0.05)
+        during = [await sent(b'{"a": 1}' + b" " * n) for n in (500, 300)]
+        first.set()
+        return [*during, await slow, *[await sent(b'{"a": 1}' + b" " * 900) for _ in range(3)]]
 
-            slow = asyncio.create_task(sent(slowly()))
-            await asyncio.sleep(0.05)
-            during = [await sent(b'{"a": 1}' + b" " * n) for n in (500, 300)]
-            first.set()
-            return [*during, await slow, *[await sent(b'{"a": 1}' + b" " * 900) for _ in range(3)]]
-
-    assert asyncio.run(run()) == [429, 200, 422, 200, 200, 200]
+    limits = Limits(bodies_bytes=1000)
+    assert asked(DESK, noted.append, run, limits=limits) == [429, 200, 422, 200, 200, 200]
 
 
 def test_who_leaves_in_the_middle_is_counted() -> None:
@@ -282,23 +292,17 @@ def test_who_leaves_in_the_middle_is_counted() -> None:
     numbers.clear()
     noted.clear()
     told: list[Any] = []
-    desk = msgspec.structs.replace(DESK, count=lambda name, labels: told.append((name, labels["code"])))
-    app: Any = create(desk, None, (), None, noted.append)
-    coming = iter([
-        {"type": "http.request", "body": b'{"a": 1}', "more_body": True}, {"type": "http.disconnect"}
-    ])  # fmt: skip
+    desk = msgspec.structs.replace(
+        DESK, count=lambda name, labels, n: told.append((name, labels["code"])) if "code" in labels else None
+    )
 
-    async def receive() -> Any:
-        return next(coming)
+    async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"POST /events/ask HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99\r\n\r\n{")
+        await asyncio.sleep(0.05)
+        writer.close()
+        await asyncio.sleep(0.05)
 
-    async def send(message: Any) -> None:
-        """To nobody."""
-
-    scope = {
-        "type": "http", "method": "POST", "path": "/events/ask", "query_string": b"", "root_path": "",
-        "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")],
-    }  # fmt: skip
-    asyncio.run(app(scope, receive, send))
+    raw(desk, noted.append, leave)
     assert told == [("answers_refused", "left")] and noted == [] and numbers == []
 
 
@@ -341,15 +345,7 @@ def test_a_metrics_label_may_hold_any_text() -> None:
     """Quotes, backslashes and line ends are written as the format wants them; sizes of states go up and down."""
     count = {"name": "state_events", "labels": {"series": 'a == "b\\"\n'}, "value": 3}
     desk = msgspec.structs.replace(DESK, status=lambda: {**STATUS, "counters": [count]})
-    app: Any = create(desk, None, (), None, noted.append)
-
-    async def run() -> str:
-        async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(app), base_url="http://127.0.0.1"
-        ) as client:
-            return (await client.get("/metrics")).text
-
-    told = asyncio.run(run())
+    told = asked(desk, noted.append, lambda client: client.get("/metrics")).text
     assert (
         '# TYPE penstock_state_events gauge\npenstock_state_events{series="a == \\"b\\\\\\"\\n"} 3\n' in told
     )

@@ -1,0 +1,93 @@
+"""app: a door open on a socket, on an event loop and a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import socket
+import threading
+from collections.abc import Callable
+
+import uvloop
+
+from penstock.record.errors import Unavailable
+from penstock.serve.door import Door
+
+SWEEP_S = 0.5
+"""Between two looks at the connections for what takes too long."""
+GRACE_S = 5.0
+"""How long requests under way may take once the server is to stop."""
+BACKLOG = 2048
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens; raises Unavailable when the port is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError:
+        raise Unavailable(
+            f"Port {port} cannot be opened.", code="port", hint="Take another: --port."
+        ) from None
+
+
+def address(listens: socket.socket) -> str:
+    """Where a socket listens, for people."""
+    host, port = listens.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Listening:
+    """A door that is open. `make` makes it, on the event loop."""
+
+    def __init__(self, make: Callable[[], Door], listens: socket.socket) -> None:
+        self._make, self._socket = make, listens
+        self._ready: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._loop = uvloop.new_event_loop()
+        self._stopping = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="penstock-http", daemon=True)
+
+    def start(self, within_s: float = 10.0) -> None:
+        """Open it."""
+        self._thread.start()
+        error = self._ready.get(timeout=within_s)
+        if error is not None:
+            raise error
+
+    def stop(self) -> None:
+        """Take no further request, let those under way finish, then close."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join(GRACE_S + 5)
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_until_complete(self._serve())
+        except Exception as error:  # told to whoever starts it
+            self._ready.put(error)
+        finally:
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        door = self._make()
+        if self._socket.family == socket.AF_UNIX:
+            server = await self._loop.create_unix_server(door.front, sock=self._socket)
+        else:
+            server = await self._loop.create_server(door.front, sock=self._socket, backlog=BACKLOG)
+        self._ready.put(None)
+        while not self._stopping.is_set():
+            door.turn()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), SWEEP_S)
+        server.close()
+        door.front.close()
+        until_s = self._loop.time() + GRACE_S
+        while door.front.open and self._loop.time() < until_s:
+            door.front.sweep(self._loop.time())
+            await asyncio.sleep(0.02)
+        door.front.abort()
+        door.turn()
+        for task in list(door.tasks):
+            task.cancel()
+        await asyncio.sleep(0)

@@ -1,0 +1,35 @@
+"""app: what a serving process is given, and what it says of itself."""
+
+from __future__ import annotations
+
+import msgspec
+
+from penstock.app.counters import Count
+from penstock.app.pressure import Bounds
+
+
+class Serve(msgspec.Struct, frozen=True):
+    """Which code to serve from which home, as share `k` of `n`, on an open socket. `elsewhere`: where the rest of
+    the system answers what this process does not know."""
+
+    home: str
+    code: str
+    path: str
+    socket: int
+    elsewhere: str
+    k: int = 0
+    n: int = 1
+    key_file: str = ""
+    hosts: tuple[str, ...] = ()
+    bounds: Bounds = Bounds()
+    sync: bool = False
+
+
+class Word(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a serving process says, a line each: that it serves, or why it cannot; and what it has counted since it
+    began, now and then."""
+
+    serves: bool = False
+    code: str = ""
+    note: str = ""
+    counts: list[Count] = []

@@ -1,0 +1,57 @@
+"""model: fast forms: what a fitted model computes, in data that is quick to load and to score, and no code.
+
+A form stands in for a model where its answers are those of the model, but for a stated bound, on every row that
+both were tried on. It is bytes of a known kind, opened by this house's own reader or by a runtime that takes bytes
+only: nothing of it is unpickled, and nothing of it can hang.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from penstock.model.forms import linear, onnx
+from penstock.record.codec import pack, unpack
+from penstock.record.errors import Broken
+
+Scores = Callable[[Any], Any]
+"""Rows (n, columns) of float64 to n numbers."""
+
+
+class Form(msgspec.Struct, frozen=True):
+    """The content of a form's blob."""
+
+    kind: str
+    data: bytes
+
+
+class Kind(NamedTuple):
+    """How a kind of form is made of a fitted model (None: it is none of these), and read again."""
+
+    make: Callable[[Any, str, int], bytes | None]
+    load: Callable[[bytes], Scores]
+
+
+KINDS = {"linear": Kind(linear.make, linear.load), "onnx": Kind(onnx.make, onnx.load)}
+"""The quickest first."""
+
+
+def make(fitted: Any, task: str, width: int) -> Sequence[bytes]:
+    """Every form that a fitted model of `width` columns has here, the quickest first."""
+    found = ((name, kind.make(fitted, task, width)) for name, kind in KINDS.items())
+    return [pack(Form(name, data)) for name, data in found if data is not None]
+
+
+def kind_of(data: bytes) -> str:
+    """The kind of a form's bytes."""
+    return unpack(data, Form).kind
+
+
+def load(data: bytes) -> Scores:
+    """The function that a form is; raises Broken where its kind is not known here."""
+    form = unpack(data, Form)
+    if form.kind not in KINDS:
+        raise Broken("This form is of no known kind.", code="form", hint="Was it written by a newer release?")
+    return KINDS[form.kind].load(form.data)

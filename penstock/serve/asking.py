@@ -1,0 +1,131 @@
+"""serve: what every protocol needs to ask a model: which one, for how long at most, and bodies of JSON."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+
+from penstock.record.codec import repeats_a_key
+from penstock.record.decisions import Prediction
+from penstock.record.errors import NotFound, Refused
+from penstock.release.registry import Entry
+from penstock.serve.answers import TIMEOUT_S, NotJson
+from penstock.serve.desk import Desk
+from penstock.serve.front.wire import TooLarge
+from penstock.serve.infer import are_features, face_of
+from penstock.serve.tensors import BadRequest
+
+BODY_BYTES = 16 << 20
+"""What a compressed body may unpack to."""
+_WINDOWS = {"gzip": 31, "deflate": 15}
+
+
+async def body_of(request: Request, *kinds: str) -> bytes:
+    """The body, unpacked; raises NotJson where its type is wrong, TooLarge where it unpacks to too much."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    from_a_page = "origin" in request.headers  # other programs may leave the type out, as some clients do
+    if kind not in kinds and (kind or from_a_page):
+        raise NotJson
+    body, coding = await request.body(), request.headers.get("content-encoding", "identity").lower()
+    if coding == "identity":
+        return body
+    if coding not in _WINDOWS:
+        raise NotJson("A body may be packed by gzip or deflate.", code="content_encoding")
+    unpacker = zlib.decompressobj(_WINDOWS[coding])
+    try:
+        unpacked = unpacker.decompress(body, BODY_BYTES)
+    except zlib.error:
+        raise BadRequest("The body is not packed as it says.", code="content_encoding") from None
+    if unpacker.unconsumed_tail:
+        raise TooLarge
+    if not unpacker.eof or unpacker.unused_data:
+        raise BadRequest("The body is not packed as it says.", code="content_encoding")
+    return unpacked
+
+
+def json_in(body: bytes) -> Any:
+    """The JSON in a body; raises BadRequest where it is none, or names a key twice."""
+    try:
+        body.isascii() or body.decode()
+        found = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise BadRequest("The body is not valid JSON.") from None
+    if repeats_a_key(body):
+        raise BadRequest("The body names a key twice.", code="duplicate_key")
+    return found
+
+
+def entry_of(desk: Desk, request: Request) -> tuple[str, Entry, int]:
+    """The model in the path, its entry, and the version in the path, 0 without one."""
+    face = face_of(desk.faces, request.path_params["name"])
+    entry = desk.registry().models.get(face.name, Entry())
+    text = request.path_params.get("version", "")
+    number = int(text) if text.isdigit() and len(text) < 10 else 0
+    if text and number not in entry.versions:
+        raise NotFound(f"{face.name} has no such version.", code="no_version")
+    return face.name, entry, number
+
+
+def must_answer(name: str, entry: Entry, number: int) -> int:
+    """The champion's number; raises NotFound where another version is asked for by its number."""
+    champion = entry.route.champion.version if entry.route.champion else 0
+    if number and number != champion:
+        raise NotFound(f"{name} answers with its champion, v{champion}.", code="not_champion")
+    return champion
+
+
+def time_for(request: Request, asked_us: Any = None) -> float:
+    """The seconds that a caller gives an answer: a header in milliseconds, or a parameter in microseconds."""
+    text = request.headers.get("timeout-ms", "")
+    if text:
+        if not text.isdigit() or not 0 < int(text) < 10**9:
+            raise BadRequest("A time is a whole number of milliseconds.", where="timeout-ms")
+        return min(TIMEOUT_S, int(text) / 1000)
+    if type(asked_us) is int and asked_us > 0:
+        return min(TIMEOUT_S, asked_us / 1e6)
+    return TIMEOUT_S
+
+
+async def ask(
+    desk: Desk, name: str, rows: Sequence[Mapping[str, Any]], features: bool, timeout_s: float
+) -> list[Prediction]:
+    """The served predictions of rows that hold the request's columns, or every feature."""
+    if features:
+        names = desk.faces[name].features
+        return await desk.ask_vectors(name, [[row[one] for one in names] for row in rows], timeout_s)
+    return await desk.ask(name, rows, timeout_s)
+
+
+def alike(rows: Sequence[Any], desk: Desk, name: str, most: int) -> tuple[list[dict[str, Any]], bool]:
+    """Rows as mappings of one kind, from mappings, or lists of all features in order, or single values where there
+    is one feature; and whether they hold features. Raises Refused naming the row."""
+    face = desk.faces[name]
+    if not 0 < len(rows) <= most:
+        raise BadRequest(f"A request has 1 to {most} rows.")
+    if all(type(row) is dict for row in rows):
+        for i, row in enumerate(rows):
+            if row.keys() != rows[0].keys():
+                raise Refused("The rows name different columns.", code="missing_column", where=f"row {i}")
+        return list(rows), are_features(rows[0], face)
+    made = []
+    for i, row in enumerate(rows):
+        values = row if type(row) is list else [row]
+        if type(row) is dict or len(values) != len(face.features):
+            raise Refused(
+                f"A row is a mapping of columns, or a list of all {len(face.features)} features.",
+                code="shape", where=f"row {i}",
+            )  # fmt: skip
+        made.append(dict(zip(face.features, values, strict=True)))
+    for i, mapped in enumerate(made):
+        for column, value in mapped.items():
+            if value is not None and type(value) not in (float, int, bool, str):
+                raise Refused(
+                    "A feature is a number, a text, true, false or null.",
+                    code="wrong_type",
+                    where=f"{column}, row {i}",
+                )
+    return made, True

@@ -1,0 +1,326 @@
+"""serve: a connection: bytes in, calls out, answers in order; every phase has its bound in bytes and in time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import cast
+
+import httptools
+import msgspec
+
+from penstock.record.errors import PenstockError, Refused, Unavailable
+from penstock.serve.front.call import Answer, Call, Headers, head, refused
+
+Guard = Callable[[bytes, Headers], PenstockError | None]
+"""Whether a call may come in, by its path and headers: the error that it is refused with."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What a connection may take: bytes of a head, of a body and of all bodies together, seconds for each to
+    arrive, between two calls, and for an answer to be read; seconds after which who was refused is not listened to, and
+    who sends nothing while the server ends is let go; connections at once; calls sent ahead on one."""
+
+    head_bytes: int = 64 << 10
+    body_bytes: int = 16 << 20
+    bodies_bytes: int = 128 << 20
+    head_s: float = 10.0
+    body_s: float = 60.0
+    idle_s: float = 75.0
+    read_s: float = 30.0
+    linger_s: float = 2.0
+    quiet_s: float = 0.5
+    connections: int = 4096
+    ahead: int = 64
+
+
+LIMITS = Limits()
+
+
+class TooLarge(Refused):
+    """The body is larger than this server takes."""
+
+    code = "too_large"
+    status = 413
+
+
+class Malformed(Refused):
+    """This is not HTTP as this server understands it."""
+
+    code = "http"
+    status = 400
+
+
+class LongHead(Refused):
+    """The address and headers of the request are too long."""
+
+    code = "head"
+    status = 431
+
+
+class Slow(Refused):
+    """The request did not arrive in time."""
+
+    code = "slow"
+    status = 408
+
+
+class Front:
+    """All connections of a server, on one event loop. `serve` gets each call, once it is here and let in; `count` is
+    told of every refusal (status, code), `took` of every answer and the seconds from the call to it."""
+
+    def __init__(
+        self,
+        serve: Callable[[Call], None],
+        guard: Guard,
+        count: Callable[[str, str], None],
+        limits: Limits = LIMITS,
+        took: Callable[[Call, int, float], None] = lambda call, status, seconds: None,
+    ) -> None:
+        self.serve, self.guard, self.count, self.limits, self.took = serve, guard, count, limits, took
+        self.open: set[Connection] = set()
+        self.room = limits.bodies_bytes
+        self.closing = False
+
+    def __call__(self) -> Connection:
+        """A connection's protocol: what asyncio asks for."""
+        return Connection(self)
+
+    def sweep(self, now_s: float) -> None:
+        """End what takes too long; to be called every so often."""
+        for one in list(self.open):
+            one.sweep(now_s)
+
+    def close(self) -> None:
+        """Come to an end: each connection gets one more answer, which says that it is the last. Who sends nothing
+        for a while is let go; to do so at once would cut off a call that is on its way."""
+        self.closing = True
+
+    @property
+    def patience_s(self) -> float:
+        """How long who sends nothing is kept."""
+        return self.limits.quiet_s if self.closing else self.limits.idle_s
+
+    def abort(self) -> None:
+        """End every connection, whatever it is at."""
+        for one in list(self.open):
+            one.transport.abort()
+
+
+IDLE, HEAD, BODY, LINGER = "idle", "head", "body", "linger"
+
+
+class Connection(asyncio.Protocol):
+    """One client. Its calls are served one at a time, in the order in which they came."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, front: Front) -> None:
+        self.front = front
+        self.parser = httptools.HttpRequestParser(self)
+        self.current: Call | None = None
+        self.closes = False  # with the current answer
+        self.ahead: deque[tuple[Call, bool]] = deque()
+        self.phase, self.since_s, self.unread_s = IDLE, 0.0, 0.0
+        self.target = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.parts: list[bytes] = []
+        self.head_bytes = self.body_bytes = self.taken = 0
+        self.clock: Callable[[], float] = lambda: 0.0
+
+    # asyncio's side.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client came."""
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self.clock = asyncio.get_running_loop().time
+        self.since_s = self.clock()
+        self.front.open.add(self)
+        if len(self.front.open) > self.front.limits.connections or self.front.closing:
+            self.refuse(Unavailable("Too many connections are open.", code="busy", hint="Come back later."))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client left, or was sent away."""
+        self.front.open.discard(self)
+        if self.phase == BODY or self.current is not None:
+            self.front.count("499", "left")
+        for call in [self.current, *(call for call, _ in self.ahead)]:
+            if call is not None:
+                call.gone = True
+                if call.left is not None:
+                    call.left()
+        self.give_back()
+        self.front.room += sum(len(call.body) for call, _ in self.ahead)
+        if self.current is not None:
+            self.front.room += len(self.current.body)
+        self.current = None
+        self.ahead.clear()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+        if self.phase == LINGER:
+            return
+        try:
+            self.parser.feed_data(data)
+            if self.phase == HEAD:  # a header that does not end is told by nobody else
+                self.grow(len(data))
+        except httptools.HttpParserUpgrade as upgrade:
+            self.data_received(self.without_offer() + data[upgrade.args[0] :])
+        except PenstockError as error:
+            self.refuse(error)
+        except httptools.HttpParserError as error:
+            if self.phase != LINGER:
+                why = error.__context__
+                self.refuse(why if isinstance(why, PenstockError) else Malformed())
+
+    def pause_writing(self) -> None:
+        """The client reads slowly."""
+        self.unread_s = self.clock()
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        self.unread_s = 0.0
+        self.transport.resume_reading()
+
+    def without_offer(self) -> bytes:
+        """The head of a call that offers another protocol, without the offer, for a new parser: the one that met
+        it takes what follows for that protocol."""
+        lines = [
+            b"%b %b HTTP/%b"
+            % (self.parser.get_method(), self.target, self.parser.get_http_version().encode())
+        ]
+        lines += [b"%b: %b" % one for one in self.headers if one[0] not in (b"upgrade", b"connection")]
+        self.parser = httptools.HttpRequestParser(self)
+        return b"\r\n".join([*lines, b"", b""])
+
+    # The parser's side.
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        self.phase, self.since_s = HEAD, self.clock()
+        self.target, self.headers, self.parts = b"", [], []
+        self.head_bytes = self.body_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the target."""
+        self.target += url
+        self.grow(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header."""
+        self.headers.append((name.lower(), value))
+        self.grow(len(name) + len(value) + 4)
+
+    def grow(self, n: int) -> None:
+        """The head is longer by so much."""
+        self.head_bytes += n
+        if self.head_bytes > self.front.limits.head_bytes:
+            raise LongHead
+
+    def on_headers_complete(self) -> None:
+        """The head is here: whoever may not come in is told before the body is read."""
+        path = self.target.partition(b"?")[0]
+        error = self.front.guard(path, self.headers)
+        if error is not None:
+            raise error
+        expects = False
+        for name, value in self.headers:
+            if name == b"content-length":
+                if int(value) > self.front.limits.body_bytes:
+                    raise TooLarge
+            elif name == b"expect":
+                expects = value.lower() == b"100-continue"
+        if expects and self.current is None:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.phase = BODY
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        if self.phase == LINGER:
+            return
+        self.body_bytes += len(body)
+        if self.body_bytes > self.front.limits.body_bytes:
+            raise TooLarge
+        if len(body) > self.front.room:
+            raise Unavailable("Too much is sent at once.", code="busy", hint="Send more slowly.")
+        self.front.room -= len(body)
+        self.taken += len(body)
+        self.parts.append(body)
+
+    def on_message_complete(self) -> None:
+        """A call is here."""
+        if self.phase == LINGER or self.parser.should_upgrade():
+            return
+        body = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
+        self.phase, self.since_s, self.taken, self.parts = IDLE, self.clock(), 0, []
+        call = Call(self.parser.get_method(), self.target, self.headers, body, self.reply, self.since_s)
+        keeps = self.parser.should_keep_alive()
+        if self.current is not None:
+            self.ahead.append((call, not keeps))
+            if len(self.ahead) >= self.front.limits.ahead:
+                self.transport.pause_reading()
+            return
+        self.begin(call, not keeps)
+
+    # Answers.
+
+    def begin(self, call: Call, closes: bool) -> None:
+        """Let a call be served."""
+        self.current, self.closes = call, closes
+        self.front.serve(call)
+
+    def reply(self, call: Call, answer: Answer) -> None:
+        """Write an answer, and go on with what was sent ahead."""
+        if call is not self.current:  # the client has left
+            return
+        self.front.room += len(call.body)
+        closes = self.closes or self.front.closing
+        body = answer.body
+        top = head(answer, len(body), close=closes)
+        self.transport.write(top if call.method == b"HEAD" else top + body)
+        self.current, self.since_s = None, self.clock()
+        self.front.took(call, answer.status, self.since_s - call.began_s)
+        if closes:
+            self.transport.close()
+        elif self.ahead:
+            if len(self.ahead) == self.front.limits.ahead:
+                self.transport.resume_reading()
+            self.begin(*self.ahead.popleft())
+
+    def refuse(self, error: PenstockError) -> None:
+        """Say what is wrong with what is coming in, and end: what else the client sends is not read."""
+        answer = refused(error)
+        self.front.count(str(answer.status), error.code)
+        self.give_back()
+        self.phase, self.since_s = LINGER, self.clock()
+        if self.current is None and not self.ahead:
+            self.transport.write(head(answer, len(answer.body), close=True) + answer.body)
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+        else:  # what came before is still to be answered; then the connection ends
+            self.closes = True
+            self.ahead.clear()
+
+    def give_back(self) -> None:
+        """The body under way takes no room any more."""
+        self.front.room += self.taken
+        self.taken = 0
+
+    # Time.
+
+    def sweep(self, now_s: float) -> None:
+        """End what takes too long."""
+        limits, waited_s = self.front.limits, now_s - self.since_s
+        if self.unread_s and now_s - self.unread_s > limits.read_s:
+            self.transport.abort()
+        elif self.phase == LINGER:
+            if self.current is None and waited_s > limits.linger_s:
+                self.transport.abort()
+        elif (self.phase == HEAD and waited_s > limits.head_s) or (
+            self.phase == BODY and waited_s > limits.body_s
+        ):
+            self.refuse(Slow())
+        elif self.phase == IDLE and self.current is None and waited_s > self.front.patience_s:
+            self.transport.close()
