@@ -32,7 +32,7 @@ def _compiled(function: Callable[..., Any]) -> Any:
 
 _inlined = njit(error_model="numpy", nogil=True, forceinline=True)
 """A part of those, where a call costs more than what it does."""
-BITS, FEW_BITS = 4, 8
+BITS, FEW_BITS = 4, 9
 """A block is 2**BITS ranks, small enough to scan; fewer than 2**FEW_BITS are one block, and need no tree."""
 HELD, TOTAL, LOW, HIGH, LEAST, MOST, FIRST, KINDS, LEAST_KEY, MOST_KEY = *range(8), 6, 7
 """What a node says of its ranks: how many are held, the sum of their units, the sum of squares in two words,
@@ -579,21 +579,21 @@ def sweep(
 
 
 @_compiled
-def mean(found: Any, span: int, place: Any, quantum: float, values: Any) -> None:
-    """The means of a span by request: n Σx / n, one correctly rounded division."""
-    for i in range(len(place)):
-        j = place[i]
-        n = found[HELD, span, j]
-        values[i] = _mean(found[TOTAL, span, j], n) * quantum if n else 0.0
+def mean(found: Any, span: int, quantum: float) -> Any:
+    """The means of a span: Σx / n, one correctly rounded division."""
+    held, total, values = found[HELD, span], found[TOTAL, span], np.zeros(found.shape[2])
+    for j in range(len(values)):
+        if held[j]:
+            values[j] = _mean(total[j], held[j]) * quantum
+    return values
 
 
 @_compiled
-def std(found: Any, span: int, place: Any, quantum: float, values: Any) -> None:
-    """The deviations of a span by request."""
-    for i in range(len(place)):
-        j = place[i]
-        n = found[HELD, span, j]
-        values[i] = 0.0
-        if n > 1:
-            variance = _variance(n, found[TOTAL, span, j], found[HIGH, span, j], found[LOW, span, j])
-            values[i] = math.sqrt(variance) * quantum
+def std(found: Any, span: int, quantum: float) -> Any:
+    """The deviations of a span."""
+    held, total, values = found[HELD, span], found[TOTAL, span], np.zeros(found.shape[2])
+    for j in range(len(values)):
+        if held[j] > 1:
+            variance = _variance(held[j], total[j], found[HIGH, span, j], found[LOW, span, j])
+            values[j] = math.sqrt(variance) * quantum
+    return values

@@ -497,11 +497,10 @@ def _picked(laid: Laid, events: Numbers) -> NDArray[Any]:
     return laid.values[np.maximum(events, 0)]
 
 
-def _moment(look: Look, work: Callable[..., None]) -> NDArray[np.float64]:
+def _moment(look: Look, work: Callable[..., NDArray[np.float64]]) -> NDArray[np.float64]:
     """As a kernel works it out."""
-    values = look.room.view(np.float64)
-    work(look.found.out, look.at, look.found.place, look.one.quantum, values)
-    return values
+    values: NDArray[np.float64] = work(look.found.out, look.at, look.one.quantum)
+    return values.take(look.found.place, out=look.room.view(np.float64), mode="clip")
 
 
 def _sum(look: Look) -> Answers:
