@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -122,9 +123,7 @@ class Apart:
         if process is not None and process.poll() is None:
             return process
         self._end()
-        process = self._process = subprocess.Popen(
-            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **_QUIET}, bufsize=0
-        )
+        process = self._process = _nursery.submit(_begin).result()
         said = self._talk(process, b"", self.limits.start_s, msgspec.json.encode(self.order) + b"\n")
         if said.code:
             self._fall(said.code)
@@ -185,6 +184,16 @@ class Apart:
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
+
+
+_nursery = ThreadPoolExecutor(1, "penstock-apart")
+"""Processes are begun on one thread, which lives as long as this process: they end when the thread does that began
+them, as Linux has it."""
+
+
+def _begin() -> subprocess.Popen[bytes]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen(COMMAND, stdin=pipe, stdout=pipe, env={**os.environ, **_QUIET}, bufsize=0)
 
 
 def _memory_of(pid: int) -> int:

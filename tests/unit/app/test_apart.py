@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -131,6 +132,17 @@ def test_who_grows_is_replaced_between_two_batches(made: Make) -> None:
     apart = made(noted=noted.append)
     said = [apart(rows(4, 7)) for _ in range(8)]
     assert said == [[(0.4, ""), (0.7, "")]] * 8 and noted and set(noted) == {"model_grew"}
+
+
+def test_it_outlives_the_thread_that_began_it(made: Make) -> None:
+    """A version is fetched on a thread that ends then."""
+    noted: list[str] = []
+    apart = made(noted=noted.append)
+    begins = threading.Thread(target=apart.start)
+    begins.start()
+    begins.join()
+    time.sleep(0.3)
+    assert apart(rows(7)) == [(0.7, "")] and noted == []
 
 
 def test_a_model_that_cannot_be_loaded_says_why(made: Make) -> None:
