@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from penstock.app.scoring.apart import PATIENT, Apart
-from penstock.app.scoring.order import Limits
 from penstock.app.scoring.line import line
+from penstock.app.scoring.order import Limits
 from penstock.app.scoring.piped import Piped
 from penstock.app.scoring.remote import Remote
 from penstock.model.outside import Endpoint, Program
