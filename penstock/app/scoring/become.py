@@ -24,4 +24,7 @@ def bound() -> None:
 if __name__ == "__main__":
     bound()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as Python found it, for who comes after
-    os.execv(sys.argv[1], sys.argv[1:])  # noqa: S606 - the model's program, as its version keeps it
+    try:
+        os.execv(sys.argv[1], sys.argv[1:])  # noqa: S606 - the model's program, as its version keeps it
+    except OSError as error:
+        sys.exit(f"It cannot be run: {error.strerror}.")

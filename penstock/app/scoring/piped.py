@@ -56,6 +56,7 @@ class Piped:
         if self.process is not None and self.process.poll() is None:
             return
         self.end()
+        self._words.clear()
         self.process = _nursery.submit(self.speech.begin).result()
         if code := self._talk(self.speech.hello, limits.start_s, self.speech.greeted):
             self._fall(code)
