@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -43,6 +45,7 @@ for asked in sys.stdin:
         scores.append(None if row[0] is None else row[0] / 10)
     print(json.dumps(scores), flush=True)
 """
+EXAMPLES = Path(__file__).parents[3] / "examples" / "programs"
 LIMITS = Limits(start_s=5.0, batch_s=0.5, tries_s=3.0, strikes=3, rest_s=0.5)
 Make = Callable[..., Apart]
 
@@ -167,6 +170,26 @@ def test_it_ends_with_who_asks(tmp_path: Path) -> None:
     while entry.exists() and "Z" not in entry.read_text().rpartition(")")[2][:3]:
         assert time.monotonic() < until_s, "it goes on"
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("language", ["C", "R"])
+def test_the_examples(made: Make, language: str, tmp_path: Path) -> None:
+    """A program in C and one in R say the same; both are built and run as they stand."""
+    program = EXAMPLES / "linear.R"
+    if language == "C":
+        compiler = shutil.which("cc")
+        if compiler is None:
+            pytest.skip("needs a C compiler: cc")
+        program = tmp_path / "linear"
+        warned = ["-O2", "-Wall", "-Wextra", "-Werror"]
+        subprocess.run([compiler, *warned, "-o", program, EXAMPLES / "linear.c", "-lm"], check=True)
+    elif shutil.which("Rscript") is None:
+        pytest.skip("needs R: Rscript (Debian: r-base-core)")
+    rows = [[0.25, 3.0], [None, -1e-7], [-40.0, 1e3]]
+    said = made(Program(program, b"0.5\n-1.5\n2e-3\n", ("a", "b")), kinds=("number", "number"))(rows)
+    sums = [0.5 - 1.5 * (a or 0) + 2e-3 * b for a, b in rows]
+    assert [why for _, why in said] == ["", "", ""]
+    assert [one for one, _ in said] == pytest.approx([1 / (1 + math.exp(-one)) for one in sums], rel=1e-14)
 
 
 def test_its_bytes_are_its_versions(tmp_path: Path) -> None:
