@@ -18,7 +18,7 @@ from penstock.log import Blob, Log
 from penstock.model.outside import Endpoint
 from penstock.model.pack import Model, Predict, headed, load, outside
 from penstock.record.decisions import Version
-from penstock.record.errors import PenstockError
+from penstock.record.errors import PenstockError, Unavailable
 from penstock.release.registry import registry
 
 KEPT = 16
@@ -145,13 +145,14 @@ class Models:
         return headed(self.blobs.get(known.digest), one)
 
     def _outside(self, digest: str, model: Model, name: str) -> Model:
-        """What scores outside of Python does so wherever it is asked; a server that is away keeps no version from
-        being here."""
+        """What scores outside of Python does so wherever it is asked. That it does not come up keeps no version from
+        being here: it is told row by row, and left alone when it goes on."""
         limits = LIMITS if self.apart is not None else PATIENT
         one = scorer(model, limits, lambda code: self.noted(name, code))
         assert one is not None
         if not isinstance(model.fitted, Endpoint):
-            one.start()
+            with contextlib.suppress(Unavailable):
+                one.start()
         self._apart[digest] = one
         return msgspec.structs.replace(model, apart=one)
 

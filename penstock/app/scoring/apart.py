@@ -44,7 +44,10 @@ class Apart:
                 self.asks.start(self.limits)
             except Fell as why:
                 self._fell(why.code)
-                raise Unavailable("What is to score a model did not come up.", code=why.code) from None
+                raise Unavailable(
+                    "What is to score a model did not come up.", code=why.code,
+                    hint="Does the program keep to the line protocol, or is the server there?",
+                ) from None  # fmt: skip
 
     def __call__(self, rows: Sequence[Row]) -> list[Told]:
         """What the model says of each row; where it says nothing, why: `model_failed`, `model_died`, `model_late`,

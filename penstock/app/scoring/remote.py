@@ -15,6 +15,7 @@ import numpy as np
 from penstock.app.scoring.order import Fell, Limits, Row, Scores
 from penstock.client.calls import Call, Failed, Inference, Tensor, infer, instances, metadata, status
 from penstock.client.sync import Client
+from penstock.client.wire import address
 from penstock.model.outside import Endpoint
 from penstock.model.pack import Model, one_a_row
 from penstock.record.errors import PenstockError, Refused, Unavailable
@@ -27,6 +28,7 @@ class Remote:
     """A server's model. It keeps nothing of ours: a call that may have arrived is sent again."""
 
     def __init__(self, model: Model, endpoint: Endpoint, clock: Callable[[], float] = time.monotonic) -> None:
+        address(endpoint.url)  # what is no address is told now
         self.model, self.endpoint, self.clock = model, endpoint, clock
         self._client: Client | None = None
 

@@ -200,6 +200,8 @@ def test_its_version_is_its_address() -> None:
     one = Model("f", "binary", ["number"], Endpoint("http://h", "m"), None)
     again = outside(dump(one))
     assert again is not None and again.elsewhere and again.fitted == one.fitted
+    with pytest.raises(Refused, match="address"):
+        Remote(one, Endpoint("ftp://h", "m"))
     with pytest.raises(Refused, match="Texts"):
         named(one.fitted, ["a"], ["category"])
     with pytest.raises(Refused, match="names 2 columns of 1"):
