@@ -27,6 +27,7 @@ from penstock.feature import (
 )
 from penstock.gate import better, not_worse
 from penstock.model.fit import Data
+from penstock.model.outside import Endpoint, Program
 from penstock.model.schedule import every
 from penstock.monitor.rules import dead, drift, errors, loss, missing
 from penstock.record.event import Event, key, pii
@@ -36,8 +37,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Data",
+    "Endpoint",
     "Event",
     "Pipeline",
+    "Program",
     "better",
     "case",
     "count",

@@ -153,14 +153,17 @@ def _model(file: File, home: Home, name: str, trained: list[Version | Failure]) 
     checked = books.verify(name)
     model = books.models.get(version.digest)
     rows = [one.values for one in said] or [[None] * len(plan.features.names)]
+    still = model.elsewhere or _unchanged(model, rows)  # what another server does with a question is its own
     made = f"{version.training.rows} rows, {version.size_bytes} bytes, {version.train_s:.1f} s"
     answered = f"{len(said)} predictions{f', failed: {failed[0]}' if failed else ''}"
+    rebuilt = _rebuilt(home, version)
+    books.models.close()
     return [
         Finding(f"{name} trains", True, made),
         Finding(f"{name} answers", bool(said) and not failed, answered),
         Finding(f"{name} answers the same again", not checked.unequal and _pure(plan, home), _first(checked.unequal)),
-        Finding(f"{name} is not changed by predicting", _unchanged(model, rows), ""),
-        _rebuilt(home, version),
+        Finding(f"{name} is not changed by predicting", still, ""),
+        rebuilt,
     ]  # fmt: skip
 
 

@@ -76,7 +76,7 @@ class Live:
         )
         self.stopping = threading.Event()
         self.broken: str = ""
-        self._hurried_s = float("-inf")
+        self._hurried_s: dict[str, float] = {}  # by stage, when somebody was last answered at once
         self._mark, self._numbers = secrets.token_hex(6), itertools.count()
         self.threads: list[threading.Thread] = []
 
@@ -132,7 +132,8 @@ class Live:
     def _predict(self, running: Running[Any]) -> None:
         end = self.system.log.end()
         moved = self.system.predict(running, self.sizes.look)
-        if time.monotonic() < self._hurried_s + HURRIED_S:  # who asks at once folds what there is by himself
+        hurried_s = self._hurried_s.get(running.stage.said_as, float("-inf"))
+        if time.monotonic() < hurried_s + HURRIED_S:  # who asks at once folds what there is by himself
             self.stopping.wait(HURRY_PAUSE_S)
         elif not moved:
             self.system.log.wait(end, 0.25)
@@ -187,11 +188,11 @@ class Live:
         requests' ids, without those that were asked before. None where that cannot be: for a model that may take
         its time, or on a log that others write to from other machines. Raises Unavailable as `ask` does."""
         self._champion(model)
-        self._hurried_s = time.monotonic()
         with self.admit(len(drafts), [f"predict.{model}"]):
             outputs = self.system.answer(model, drafts)
         if outputs is None:
             return None
+        self._hurried_s[f"predict.{model}"] = time.monotonic()
         self._tell(outputs)
         topic = predictions(model)
         said = (unpack(one.value, Spoken) for one in outputs if one.topic == topic)

@@ -7,13 +7,18 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
+
 from penstock.app.pipeline import File, load_text
-from penstock.app.scoring.apart import Apart
+from penstock.app.scoring.apart import LIMITS, PATIENT, Apart
 from penstock.app.scoring.order import Scoring
+from penstock.app.scoring.outside import scorer
+from penstock.app.scoring.piped import Piped, house
 from penstock.log import Blob, Log
-from penstock.model.pack import Model, Predict, headed, load
+from penstock.model.outside import Endpoint
+from penstock.model.pack import Model, Predict, headed, load, outside
 from penstock.record.decisions import Version
-from penstock.record.errors import PenstockError
+from penstock.record.errors import PenstockError, Unavailable
 from penstock.release.registry import registry
 
 KEPT = 16
@@ -113,12 +118,15 @@ class Models:
 
     def _made(self, digest: str) -> Model:
         self.know(digest)
-        known = self._trained.get(digest)
-        if known is not None and self.apart is not None and not known.form:
+        known, data = self._trained.get(digest), self.blobs.get(digest)
+        name = known.model if known else ""
+        if (there := outside(data)) is not None:
+            model = self._outside(digest, there, name)
+        elif known is not None and self.apart is not None and not known.form:
             model = self._apart_model(known, self.apart)
         else:
             form = self.blobs.get(known.form) if known and known.form else b""
-            model = load(self.blobs.get(digest), None if form else self._predict(digest), form)
+            model = load(data, None if form else self._predict(digest), form)
             if form:
                 model.warm()
         with self._lock:
@@ -131,10 +139,22 @@ class Models:
 
     def _apart_model(self, known: Version, home: Path) -> Model:
         order = Scoring(str(home.absolute()), known.digest, known.code, self._path, known.model)
-        scorer = Apart(order, noted=lambda code: self.noted(known.model, code))
-        scorer.start()
-        self._apart[known.digest] = scorer
-        return headed(self.blobs.get(known.digest), scorer)
+        one = Apart(Piped(house(order)), noted=lambda code: self.noted(known.model, code))
+        one.start()
+        self._apart[known.digest] = one
+        return headed(self.blobs.get(known.digest), one)
+
+    def _outside(self, digest: str, model: Model, name: str) -> Model:
+        """What scores outside of Python does so wherever it is asked. That it does not come up keeps no version from
+        being here: it is told row by row, and left alone when it goes on."""
+        limits = LIMITS if self.apart is not None else PATIENT
+        one = scorer(model, limits, lambda code: self.noted(name, code))
+        assert one is not None
+        if not isinstance(model.fitted, Endpoint):
+            with contextlib.suppress(Unavailable):
+                one.start()
+        self._apart[digest] = one
+        return msgspec.structs.replace(model, apart=one)
 
     def _predict(self, digest: str) -> Predict | None:
         """What the code that a model was trained by says to score with; its classes are known from then on."""

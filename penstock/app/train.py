@@ -7,17 +7,19 @@ import importlib.metadata
 import platform
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import msgspec
 
 from penstock.app.pipeline import File, Plan, load_text
+from penstock.app.scoring.outside import ready
 from penstock.app.threads import spread
 from penstock.dataset.profile import profile
 from penstock.dataset.rows import Progress, Row, described, rows, sealed, split
 from penstock.log import Blob, Log
 from penstock.model.fit import evaluate, fit_rows, formed, task_of
-from penstock.model.pack import Model, dump, load
+from penstock.model.pack import Model, dump, load, where
 from penstock.record.codec import digest, pack
 from penstock.record.decisions import Intent, Version
 from penstock.record.errors import Refused
@@ -87,15 +89,16 @@ def carry_out(
     rival = _champion(champion, order, plan, blobs) if champion else None
     rival_values = _seen_by(rival, plan, log, intent, since_ms, holdout) if rival else []
     baseline = sum(row.label for row in training) / len(training)
-    evaluation = evaluate(
-        (quick.model if quick else model, len(data)),
-        (rival[1], rival[2]) if rival else None,
-        holdout,
-        rival_values,
-        slices,
-        baseline,
-        clock,
-    )
+    with ready(quick.model if quick else model) as one, ready(rival[1]) if rival else nullcontext() as other:
+        evaluation = evaluate(
+            (one, len(data)),
+            (other, rival[2]) if rival and other else None,
+            holdout,
+            rival_values,
+            slices,
+            baseline,
+            clock,
+        )
     environment_digest, text = environment()
     blobs.put(text)
     said = [score for score in evaluation.candidate if score is not None]
@@ -124,7 +127,7 @@ def carry_out(
         size_bytes=len(data),
         train_s=clock() - began,
         form=blobs.put(quick.data) if quick else "",
-        form_kind=quick.kind if quick else "",
+        form_kind=quick.kind if quick else where(model),
         form_difference=quick.difference if quick else 0.0,
         form_rows=quick.rows if quick else 0,
     )

@@ -93,7 +93,9 @@ def _version_row(known: Registry, name: str, number: int) -> list[Any]:
     return [
         f"{name}@v{number}", entry.standing(number), show.at(version.t_ms), version.training.rows, version.reason,
         verdict.decision if verdict else "-", verdict.difference if verdict else 0.0, version.digest[:12],
-        f"{version.form_kind} ±{version.form_difference:.0e} on {version.form_rows}" if version.form else "-",
+        f"{version.form_kind} ±{version.form_difference:.0e} on {version.form_rows}"
+        if version.form
+        else version.form_kind or "-",
     ]  # fmt: skip
 
 
@@ -228,16 +230,19 @@ def verify(given: argparse.Namespace) -> int:
     home = _home(given)
     books = Books(home.file(), home.log, home.blobs)
     names = [given.model] if given.model else list(books.plans)
-    count, unequal = 0, []
+    count, elsewhere, unequal = 0, 0, []
     with show.bar("verify", quiet=given.json) as progress:
         for name in names:
             found = books.verify(name, progress)
             count += found.predictions
             unequal += found.unequal
+            elsewhere += found.elsewhere
     if given.json:
-        show.as_json({"predictions": count, "unequal": unequal})
+        show.as_json({"predictions": count, "unequal": unequal, "elsewhere": elsewhere})
     else:
         print(f"verify: {count} predictions, {len(unequal)} unequal")
+        if elsewhere:
+            print(f"of {elsewhere} another server made the score: only their features were made again")
     if unequal:
         first = unequal[0]
         print(f"first: {first.id} at position {first.position}: {first.what}", file=sys.stderr)

@@ -104,11 +104,11 @@ class AsyncClient:
 
     async def health(self) -> Health:
         """Whether the server lives and answers."""
-        return await self._do(calls.health(), None)
+        return await self.do(calls.health(), None)
 
     async def metadata(self, model: str) -> dict[str, Any]:
         """What the server tells of a model: its versions, inputs and outputs."""
-        return await self._do(calls.metadata(model), None)
+        return await self.do(calls.metadata(model), None)
 
     async def predict(
         self, model: str, row: Mapping[str, Any], *, id: str = "", timeout_s: float | None = None
@@ -121,7 +121,7 @@ class AsyncClient:
         self, model: str, rows: Sequence[Mapping[str, Any]], *, id: str = "", timeout_s: float | None = None
     ) -> list[Answer]:
         """The same for several rows with the same columns, in one call."""
-        return await self._do(calls.predict(model, with_ids(rows, id, self._rng), safe=bool(id)), timeout_s)
+        return await self.do(calls.predict(model, with_ids(rows, id, self._rng), safe=bool(id)), timeout_s)
 
     async def infer(
         self,
@@ -134,7 +134,7 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> Inference:
         """Ask in the Open Inference Protocol's own words; see `Client.infer`."""
-        return await self._do(calls.infer(model, inputs, outputs, version, safe=safe), timeout_s)
+        return await self.do(calls.infer(model, inputs, outputs, version, safe=safe), timeout_s)
 
     async def append(
         self,
@@ -148,10 +148,10 @@ class AsyncClient:
         if not events:
             return Appended()
         if number is not None:
-            return await self._do(calls.append(topic, events, number), timeout_s)
+            return await self.do(calls.append(topic, events, number), timeout_s)
         async with self._appending:  # the server takes a producer's numbers one after the other
             try:
-                done = await self._do(calls.append(topic, events, self._numbering.next(topic)), timeout_s)
+                done = await self.do(calls.append(topic, events, self._numbering.next(topic)), timeout_s)
             except PenstockError as error:
                 self._numbering.failed(error)
                 raise
@@ -172,7 +172,7 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> Looked:
         """Features of entities; see `Client.look`."""
-        return await self._do(calls.look(features, entities, t, o, names), timeout_s)
+        return await self.do(calls.look(features, entities, t, o, names), timeout_s)
 
     async def close(self) -> None:
         """End the connections."""
@@ -187,7 +187,8 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _do(self, call: Call[T], timeout_s: float | None) -> T:
+    async def do(self, call: Call[T], timeout_s: float | None = None) -> T:
+        """Carry out a call, with what repeats are safe."""
         within = self._timeout_s if timeout_s is None else timeout_s
         walk = tries(call.request, within, self._policy, self._budget, self._clock, self._rng.random)
         outcome: Outcome | None = None

@@ -119,6 +119,25 @@ def infer(
     return Call(request, lambda reply: _decoded(reply, Inference))
 
 
+class _Instances(msgspec.Struct):
+    predictions: list[Any]
+
+
+def instances(model: str, rows: Sequence[Any]) -> Call[list[Any]]:
+    """Ask a server as TensorFlow Serving is asked, with rows as it takes them; what it says of each."""
+    asked = msgspec.json.encode({"instances": rows})
+    request = Request("POST", f"/v1/models/{_quoted(model)}:predict", asked, (JSON,), safe=True)
+    return Call(request, lambda reply: _decoded(reply, _Instances).predictions)
+
+
+def status(model: str) -> Call[dict[str, Any]]:
+    """What such a server tells of a model's versions."""
+    return Call(
+        Request("GET", f"/v1/models/{_quoted(model)}", safe=True),
+        lambda reply: _decoded(reply, dict[str, Any]),
+    )
+
+
 def predict(model: str, rows: Sequence[Mapping[str, Any]], *, safe: bool) -> Call[list[Answer]]:
     """Ask about rows of plain columns; NaN is sent as missing. Raises Refused for rows that do not fit together."""
     asked = infer(model, columns(rows), (), "", safe=safe)

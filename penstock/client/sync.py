@@ -99,11 +99,11 @@ class Client:
 
     def health(self) -> Health:
         """Whether the server lives and answers."""
-        return self._do(calls.health(), None)
+        return self.do(calls.health(), None)
 
     def metadata(self, model: str) -> dict[str, Any]:
         """What the server tells of a model: its versions, inputs and outputs."""
-        return self._do(calls.metadata(model), None)
+        return self.do(calls.metadata(model), None)
 
     def predict(
         self, model: str, row: Mapping[str, Any], *, id: str = "", timeout_s: float | None = None
@@ -118,7 +118,7 @@ class Client:
         self, model: str, rows: Sequence[Mapping[str, Any]], *, id: str = "", timeout_s: float | None = None
     ) -> list[Answer]:
         """The same for several rows with the same columns, in one call."""
-        return self._do(calls.predict(model, with_ids(rows, id, self._rng), safe=bool(id)), timeout_s)
+        return self.do(calls.predict(model, with_ids(rows, id, self._rng), safe=bool(id)), timeout_s)
 
     def infer(
         self,
@@ -132,7 +132,7 @@ class Client:
     ) -> Inference:
         """Ask in the Open Inference Protocol's own words. `safe`: the inputs carry the requests' ids, so
         that the call may be repeated."""
-        return self._do(calls.infer(model, inputs, outputs, version, safe=safe), timeout_s)
+        return self.do(calls.infer(model, inputs, outputs, version, safe=safe), timeout_s)
 
     def append(
         self,
@@ -147,10 +147,10 @@ class Client:
         if not events:
             return Appended()
         if number is not None:
-            return self._do(calls.append(topic, events, number), timeout_s)
+            return self.do(calls.append(topic, events, number), timeout_s)
         with self._appending:  # the server takes a producer's numbers one after the other
             try:
-                done = self._do(calls.append(topic, events, self._numbering.next(topic)), timeout_s)
+                done = self.do(calls.append(topic, events, self._numbering.next(topic)), timeout_s)
             except PenstockError as error:
                 self._numbering.failed(error)
                 raise
@@ -172,7 +172,7 @@ class Client:
     ) -> Looked:
         """Features of entities, now or as of time `t` (a time or UTC milliseconds) and log position `o`.
         `features` is a model's name, or how a set's digest begins."""
-        return self._do(calls.look(features, entities, t, o, names), timeout_s)
+        return self.do(calls.look(features, entities, t, o, names), timeout_s)
 
     def close(self) -> None:
         """End the connections."""
@@ -187,7 +187,8 @@ class Client:
     ) -> None:
         self.close()
 
-    def _do(self, call: Call[T], timeout_s: float | None) -> T:
+    def do(self, call: Call[T], timeout_s: float | None = None) -> T:
+        """Carry out a call, with what repeats are safe."""
         within = self._timeout_s if timeout_s is None else timeout_s
         walk = tries(call.request, within, self._policy, self._budget, self._clock, self._rng.random)
         outcome: Outcome | None = None

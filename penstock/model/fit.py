@@ -12,7 +12,8 @@ import numpy as np
 from penstock.dataset.rows import Row
 from penstock.feature import FeatureSet
 from penstock.model import forms
-from penstock.model.pack import Matrix, Model, Predict, Task, kinds_of, matrix, score
+from penstock.model.outside import Outside, named
+from penstock.model.pack import Matrix, Model, Predict, Task, kinds_of, matrix, score, where
 from penstock.record.decisions import Evaluation
 from penstock.record.errors import PenstockError, Refused
 
@@ -60,6 +61,12 @@ def fit_rows(
     fitted = fit(Data(matrix(values, kinds), y, list(features.names), params, seed))
     if fitted is None:
         raise Refused("fit returned None: it must return the model.", code="no_model")
+    if isinstance(fitted, Outside):
+        if predict is not None:
+            raise Refused(
+                "What scores outside of Python has no use for predict=: leave it out.", code="predict"
+            )
+        fitted = named(fitted, features.names, kinds)
     return Model(features.digest, task, kinds, fitted, predict)
 
 
@@ -73,6 +80,9 @@ def answers(model: Model, values: Sequence[Sequence[Any]], batch: int = 1024) ->
     out: list[float | None] = []
     for start in range(0, len(values), batch):
         part = values[start : start + batch]
+        if model.apart is not None:
+            out.extend(score for score, _ in model.apart(part))
+            continue
         try:
             out.extend(score(model, part))
         except Exception:  # the user's code may raise anything; one by one tells which row it is
@@ -116,7 +126,7 @@ class Formed(msgspec.Struct, frozen=True):
 def formed(model: Model, values: Sequence[Sequence[Any]]) -> Formed | None:
     """The quickest form that answers as the model does on all rows, up to BOUND; None where none does."""
     values = values[:TRIED]
-    if not values or model.predict is not None or "category" in model.kinds:
+    if not values or model.predict is not None or where(model) or "category" in model.kinds:
         return None
     said = answers(model, values)
     most = max((abs(one) for one in said if one is not None), default=0.0) if model.task == "number" else 1.0

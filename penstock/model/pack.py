@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from penstock.model import forms
 from penstock.model.forms import Scores
+from penstock.model.outside import Endpoint, Outside, Program
 from penstock.record.codec import pack, unpack
 from penstock.record.decisions import Value
 from penstock.record.errors import Refused
@@ -27,10 +28,11 @@ class Packed(msgspec.Struct, frozen=True):
 
     `kinds`: per column "number" or "category", fixed at training.
 
-    Pickles are written and read only by this house's own trainer; no door takes them from outside.
+    Pickles are written and read only by this house's own trainer; no door takes them from outside. What scores
+    outside of Python is data.
     """
 
-    format: Literal["pickle"]
+    format: Literal["pickle", "outside"]
     features: str
     task: Task
     kinds: list[str]
@@ -53,6 +55,11 @@ class Model(msgspec.Struct, frozen=True):
         """Score a row of nothing, so that the first one to be asked need not wait for what is made ready then."""
         if self.form is not None:
             self.form(matrix([[None] * len(self.kinds)], self.kinds))
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether its answers come from another place: then they are no function of the log and the blobs."""
+        return isinstance(self.fitted, Endpoint)
 
     @property
     def quick(self) -> bool:
@@ -81,6 +88,8 @@ def matrix(rows: Sequence[Sequence[Value]], kinds: Sequence[str]) -> Matrix:
 
 def dump(model: Model) -> bytes:
     """A model's bytes. Pickled twice, so that what was merely shared in memory leaves no trace."""
+    if isinstance(model.fitted, Outside):
+        return pack(Packed("outside", model.features, model.task, model.kinds, pack(model.fitted)))
     once = pickle.dumps(model.fitted, protocol=5)
     return pack(
         Packed(
@@ -95,7 +104,17 @@ def load(data: bytes, predict: Predict | None = None, form: bytes = b"") -> Mode
     packed = unpack(data, Packed)
     if form:
         return Model(packed.features, packed.task, packed.kinds, None, None, forms.load(form))
+    if packed.format == "outside":
+        return Model(packed.features, packed.task, packed.kinds, _outside.decode(packed.model), None)
     return Model(packed.features, packed.task, packed.kinds, pickle.loads(packed.model), predict)
+
+
+_outside: msgspec.msgpack.Decoder[Program | Endpoint] = msgspec.msgpack.Decoder(Program | Endpoint)
+
+
+def outside(data: bytes) -> Model | None:
+    """The model of bytes whose model scores outside of Python; None of any other, which is not unpacked."""
+    return load(data) if unpack(data, Packed).format == "outside" else None
 
 
 def headed(
@@ -121,9 +140,20 @@ def score(model: Model, rows: Sequence[Sequence[Value]]) -> list[float | None]:
         answer = model.fitted.predict_proba(x)
     else:
         answer = model.fitted.predict(x)
+    return one_a_row(answer, len(rows))
+
+
+def where(model: Model) -> str:
+    """Where a model scores that is not Python's: in a "program", or "elsewhere"; else ""."""
+    return "elsewhere" if model.elsewhere else "program" if isinstance(model.fitted, Program) else ""
+
+
+def one_a_row(answer: Any, n: int) -> list[float | None]:
+    """What a model answered to n rows, as one finite number a row, or None; raises Refused in a wrong shape. Of two
+    columns the last is taken."""
     numbers = np.asarray(answer, dtype=np.float64)
     if numbers.ndim == 2 and numbers.shape[1] in (1, 2):
         numbers = numbers[:, -1]
-    if numbers.shape != (len(rows),):
-        raise Refused(f"The model answered {numbers.shape} to {len(rows)} rows.", code="model_shape")
+    if numbers.shape != (n,):
+        raise Refused(f"The model answered {numbers.shape} to {n} rows.", code="model_shape")
     return [number if math.isfinite(number) else None for number in numbers.tolist()]

@@ -9,7 +9,7 @@ import msgspec
 from penstock.dataset.kept import horizon_ms
 from penstock.feature import FeatureSet
 from penstock.log import Log
-from penstock.model.fit import answers
+from penstock.model.fit import told
 from penstock.model.pack import Model
 from penstock.predict.refold import Refold, same
 from penstock.record.decisions import AGAIN, Prediction, Value, Vector, predictions, read
@@ -29,11 +29,13 @@ class Unequal(msgspec.Struct, frozen=True):
 
 class Verified(msgspec.Struct, frozen=True):
     """How many predictions were made again, and those that differ; of `beyond` retention has taken what they
-    saw, so that only their scores were made again."""
+    saw, so that only their scores were made again; of `elsewhere` another server had made the scores, which are
+    no function of the log: only their features were made again."""
 
     predictions: int
     unequal: list[Unequal]
     beyond: int = 0
+    elsewhere: int = 0
 
 
 Progress = Callable[[int, int], None]
@@ -46,7 +48,7 @@ class _Sweep:
         self.log, self.again, self.load = log, again, load
         self.at = again.empty(lambda features: horizon_ms(log, features))
         self.group: dict[str, list[tuple[str, int, Prediction]]] = {}
-        self.count = self.beyond = 0
+        self.count = self.beyond = self.elsewhere = 0
         self.unequal: list[Unequal] = []
 
     def take(self, record: Record) -> None:
@@ -91,17 +93,22 @@ class _Sweep:
         group = self.group.pop(digest)
         able = [one for one in group if one[2].error in ("", "model_failed")]
         try:
-            scores = answers(self.load(digest), [one[2].values for one in able]) if able else []
+            model = self.load(digest) if able else None
+            if model is None or model.elsewhere:
+                self.elsewhere += len(able)
+                return
+            scores = told(model, [one[2].values for one in able])
         except PenstockError as error:
-            scores = [None] * len(able)
+            scores = [(None, "model_failed")] * len(able)
             if any(one[2].error == "" for one in able):
                 self.unequal.append(
                     Unequal(able[0][0], able[0][1], f"the model cannot be loaded: {error.code}")
                 )
                 return
-        for (id, position, said), score in zip(able, scores, strict=True):
+        for (id, position, said), (score, why) in zip(able, scores, strict=True):
             if not same([score], [said.score]):
-                self.unequal.append(Unequal(id, position, "score"))
+                what = f"score: {why}" if why not in ("", "model_failed") else "score"
+                self.unequal.append(Unequal(id, position, what))
 
 
 def verify(
@@ -128,7 +135,7 @@ def verify(
     for digest in list(sweep.group):
         sweep.score(digest)
     unequal = sorted(sweep.unequal, key=lambda one: one.position)
-    return Verified(sweep.count, unequal, sweep.beyond)
+    return Verified(sweep.count, unequal, sweep.beyond, sweep.elsewhere)
 
 
 def _which(sets: Mapping[str, FeatureSet], said: Prediction, values: Sequence[Value]) -> str:

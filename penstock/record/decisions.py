@@ -205,8 +205,9 @@ class Version(msgspec.Struct, frozen=True):
     """A checkpoint of a model: its bytes by digest, and all that made them.
 
     `evaluation` is the digest of an `Evaluation` blob: the candidate and the champion on the same
-    held-out rows; `form` that of what scores in the model's place, tried on `form_rows` rows. Seconds and
-    bytes are measurements; everything else is the same in a rebuild.
+    held-out rows; `form` that of what scores in the model's place, tried on `form_rows` rows. `form_kind` is its
+    kind; without one "program" where the bytes are a program's, or "elsewhere" where answers come from a server
+    and are no function of the log. Seconds and bytes are measurements; everything else is the same in a rebuild.
     """
 
     model: str

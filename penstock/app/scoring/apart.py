@@ -1,98 +1,73 @@
-"""app: a model behind a pipe: within its time or not at all, started again when it falls, left alone when it keeps on.
+"""app: a model that others score: within its time or not at all, left alone when it keeps failing.
 
 A batch that a process died of, or that took too long, is tried row by row, once: the others are answered.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import select
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import msgspec
 
-from penstock.app.scoring.order import HEAD_BYTES, Rows, Scores, Scoring
-from penstock.record.codec import pack, unpack
-from penstock.record.decisions import Value
+from penstock.app.scoring.order import Fell, Limits, Row, Scores
+from penstock.app.scoring.piped import Piped
+from penstock.app.scoring.remote import Remote
 from penstock.record.errors import Unavailable
 
-COMMAND = (sys.executable, "-m", "penstock.app.scoring.process")
-_QUIET = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-Row = Sequence[Value]
 Told = tuple[float | None, str]
 """A score, or none and why."""
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """`start_s`: to load; `batch_s`: for one batch; `tries_s`: for a batch tried row by row; `most_bytes`: of
-    memory, beyond which the process is replaced; after `strikes` falls in a row nothing is asked for `rest_s`."""
-
-    start_s: float = 60.0
-    batch_s: float = 5.0
-    tries_s: float = 8.0
-    most_bytes: int = 2 << 30
-    strikes: int = 3
-    rest_s: float = 5.0
-
-
 LIMITS = Limits()
-
-
-class Fell(Exception):
-    """The process is gone: it died, or was ended because it took too long. `code` says which."""
-
-    def __init__(self, code: str) -> None:
-        super().__init__(code)
-        self.code = code
+PATIENT = msgspec.structs.replace(LIMITS, batch_s=60.0, tries_s=60.0)
+"""For evaluation and `verify`, where nobody waits for one answer."""
 
 
 class Apart:
-    """A model in a process of its own, started when it is first asked. One batch at a time."""
+    """A model in a process of its own, started when it is first asked, or at an address. One batch at a time."""
 
     def __init__(
         self,
-        order: Scoring,
+        asks: Piped | Remote,
         limits: Limits = LIMITS,
         clock: Callable[[], float] = time.monotonic,
         noted: Callable[[str], None] = lambda code: None,
     ) -> None:
-        self.order, self.limits, self.clock, self.noted = order, limits, clock, noted
+        self.asks, self.limits, self.clock, self.noted = asks, limits, clock, noted
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
         self._falls, self._rests_until_s = 0, float("-inf")
 
     def start(self) -> None:
         """Have it ready; raises Unavailable where it does not come up."""
         with self._lock:
             try:
-                self._started()
+                self.asks.start(self.limits)
             except Fell as why:
-                raise Unavailable("A model's process did not come up.", code=why.code) from None
+                self._fell(why.code)
+                raise Unavailable(
+                    "What is to score a model did not come up.", code=why.code,
+                    hint="Does the program keep to the line protocol, or is the server there?",
+                ) from None  # fmt: skip
 
     def __call__(self, rows: Sequence[Row]) -> list[Told]:
         """What the model says of each row; where it says nothing, why: `model_failed`, `model_died`, `model_late`,
-        or `model_rests` where it fell too often."""
+        `model_protocol`, `model_away`, or `model_rests` where it fell too often."""
+        if not rows:
+            return []
         with self._lock:
             if self.clock() < self._rests_until_s:
                 return [(None, "model_rests")] * len(rows)
             try:
                 return self._ask(rows)
             except Fell as why:
-                if len(rows) == 1:
-                    return [(None, why.code)]
+                if len(rows) == 1 or why.whole:
+                    return [(None, why.code)] * len(rows)
             return self._one_by_one(rows)
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, or the connections."""
         with self._lock:
-            self._end()
+            self.asks.close()
 
     def _one_by_one(self, rows: Sequence[Row]) -> list[Told]:
         until_s = self.clock() + self.limits.tries_s
@@ -108,97 +83,26 @@ class Apart:
         return told
 
     def _ask(self, rows: Sequence[Row]) -> list[Told]:
-        process = self._started()
-        said = self._talk(process, pack(Rows([list(row) for row in rows])), self.limits.batch_s)
-        self._falls = 0
-        if _memory_of(process.pid) > self.limits.most_bytes:
-            self.noted("model_grew")
-            self._end()
-        if said.code:
-            return [(None, said.code)] * len(rows)
-        return [(score, "" if score is not None else "model_failed") for score in said.scores]
-
-    def _started(self) -> subprocess.Popen[bytes]:
-        process = self._process
-        if process is not None and process.poll() is None:
-            return process
-        self._end()
-        process = self._process = _nursery.submit(_begin).result()
-        said = self._talk(process, b"", self.limits.start_s, msgspec.json.encode(self.order) + b"\n")
-        if said.code:
-            self._fall(said.code)
-        return process
-
-    def _talk(
-        self, process: subprocess.Popen[bytes], asked: bytes, within_s: float, line: bytes = b""
-    ) -> Scores:
-        """Send and wait for the answer; raises Fell, with the process ended, where none comes in time."""
-        assert process.stdin is not None and process.stdout is not None
-        until_s = self.clock() + within_s
         try:
-            data = line or len(asked).to_bytes(HEAD_BYTES) + asked
-            self._send(process.stdin.fileno(), data, until_s)
-            head = self._read(process.stdout.fileno(), HEAD_BYTES, until_s)
-            return unpack(self._read(process.stdout.fileno(), int.from_bytes(head), until_s), Scores)
-        except TimeoutError:
-            self._fall("model_late")
-        except (OSError, EOFError, msgspec.MsgspecError):
-            self._fall("model_died")
-        raise AssertionError
+            said = self.asks.ask(rows, self.limits)
+        except Fell as why:
+            self._fell(why.code)
+            raise
+        self._falls = 0
+        if self.asks.memory() > self.limits.most_bytes:
+            self.noted("model_grew")
+            self.asks.end()
+        return _told(said, len(rows))
 
-    def _send(self, pipe: int, data: bytes, until_s: float) -> None:
-        os.set_blocking(pipe, False)
-        sent = memoryview(data)
-        while sent:
-            if not select.select([], [pipe], [], max(0.0, until_s - self.clock()))[1]:
-                raise TimeoutError
-            sent = sent[os.write(pipe, sent[: 1 << 16]) :]
-
-    def _read(self, pipe: int, n: int, until_s: float) -> bytes:
-        parts = bytearray()
-        while len(parts) < n:
-            if not select.select([pipe], [], [], max(0.0, until_s - self.clock()))[0]:
-                raise TimeoutError
-            part = os.read(pipe, n - len(parts))
-            if not part:
-                raise EOFError
-            parts += part
-        return bytes(parts)
-
-    def _fall(self, code: str) -> None:
-        self._end()
+    def _fell(self, code: str) -> None:
         self._falls += 1
         self.noted(code)
         if self._falls >= self.limits.strikes:
             self._falls, self._rests_until_s = 0, self.clock() + self.limits.rest_s
             self.noted("model_rests")
-        raise Fell(code)
-
-    def _end(self) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
 
 
-_nursery = ThreadPoolExecutor(1, "penstock-apart")
-"""Processes are begun on one thread, which lives as long as this process: they end when the thread does that began
-them, as Linux has it."""
-
-
-def _begin() -> subprocess.Popen[bytes]:
-    pipe = subprocess.PIPE
-    return subprocess.Popen(COMMAND, stdin=pipe, stdout=pipe, env={**os.environ, **_QUIET}, bufsize=0)
-
-
-def _memory_of(pid: int) -> int:
-    """The memory that a process holds now, in bytes; 0 where it cannot be told."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
-    except (OSError, ValueError):
-        return 0
+def _told(said: Scores, n: int) -> list[Told]:
+    if said.code:
+        return [(None, said.code)] * n
+    return [(score, "" if score is not None else "model_failed") for score in said.scores]

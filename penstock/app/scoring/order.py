@@ -1,10 +1,14 @@
-"""app: what a scoring process is given, asked and answers."""
+"""app: what a scoring process is given, asked and answers, and within which bounds."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import msgspec
 
 from penstock.record.decisions import Value
+
+Row = Sequence[Value]
 
 
 class Scoring(msgspec.Struct, frozen=True):
@@ -32,3 +36,24 @@ class Scores(msgspec.Struct, frozen=True, array_like=True):
 
 HEAD_BYTES = 4
 """Every message goes behind its length."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """`start_s`: to load; `batch_s`: for one batch; `tries_s`: for a batch tried row by row; `most_bytes`: of
+    memory, beyond which the process is replaced; after `strikes` falls in a row nothing is asked for `rest_s`."""
+
+    start_s: float = 60.0
+    batch_s: float = 5.0
+    tries_s: float = 8.0
+    most_bytes: int = 2 << 30
+    strikes: int = 3
+    rest_s: float = 5.0
+
+
+class Fell(Exception):
+    """There is no answer: a process died, or was ended because it took too long, or a server is away. `code` says
+    which; `whole`: row by row it would be no better."""
+
+    def __init__(self, code: str, *, whole: bool = False) -> None:
+        super().__init__(code)
+        self.code, self.whole = code, whole

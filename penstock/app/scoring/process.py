@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import resource
-import signal
 import sys
 from pathlib import Path
 from typing import BinaryIO
@@ -16,24 +13,19 @@ import msgspec
 from penstock.app.deferred import deferred
 from penstock.app.pipeline import load_text
 from penstock.app.place import blobs_of
+from penstock.app.scoring.become import bound
 from penstock.app.scoring.order import HEAD_BYTES, Rows, Scores, Scoring
 from penstock.model.fit import answers
 from penstock.model.pack import Model, load
 from penstock.record.codec import pack, unpack
 from penstock.record.errors import PenstockError
 
-PR_SET_PDEATHSIG = 1
-
 
 def main() -> None:
     """Load the model, say so with an empty answer, then answer until nothing more is asked."""
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what the user's code prints is no answer
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(
-            PR_SET_PDEATHSIG, signal.SIGKILL
-        )  # a model that hangs reads no end of its input
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    bound()
     source = sys.stdin.buffer
     try:
         model = _model(msgspec.json.decode(source.readline(), type=Scoring))

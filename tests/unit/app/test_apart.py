@@ -14,8 +14,9 @@ import pytest
 
 from penstock.app.pipeline import load_text
 from penstock.app.place import blobs_of
-from penstock.app.scoring.apart import Apart, Limits
-from penstock.app.scoring.order import Scoring
+from penstock.app.scoring.apart import Apart
+from penstock.app.scoring.order import Limits, Scoring
+from penstock.app.scoring.piped import Piped, house
 from penstock.model.pack import Model, dump
 
 TEXT = b'''
@@ -82,9 +83,11 @@ def made(tmp_path: Path) -> Iterator[Make]:
     started: list[Apart] = []
 
     def make(limits: Limits = LIMITS, noted: Callable[[str], None] = lambda code: None, **more: str) -> Apart:
-        started.append(Apart(msgspec.structs.replace(order, **more), limits, noted=noted))
+        speech = house(msgspec.structs.replace(order, **more))
+        started.append(Apart(Piped(speech), limits, noted=noted))
         return started[-1]
 
+    make.order = order  # type: ignore[attr-defined]
     yield make
     for one in started:
         one.close()
@@ -152,13 +155,14 @@ def test_a_model_that_cannot_be_loaded_says_why(made: Make) -> None:
 
 def test_it_ends_with_who_asks(made: Make, tmp_path: Path) -> None:
     """Even while it hangs."""
-    order = made().order
+    order = made.order  # type: ignore[attr-defined]
     code = (
         "import sys, os, threading, msgspec\n"
         "from penstock.app.scoring.apart import Apart\n"
         "from penstock.app.scoring.order import Scoring\n"
-        "one = Apart(msgspec.json.decode(sys.argv[1], type=Scoring)); one.start()\n"
-        "print(one._process.pid, flush=True)\n"
+        "from penstock.app.scoring.piped import Piped, house\n"
+        "one = Apart(Piped(house(msgspec.json.decode(sys.argv[1], type=Scoring)))); one.start()\n"
+        "print(one.asks.process.pid, flush=True)\n"
         "threading.Thread(target=one, args=([[2.0]],), daemon=True).start()\n"
         "sys.stdin.read(); os._exit(0)\n"
     )

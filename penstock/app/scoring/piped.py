@@ -1,0 +1,197 @@
+"""app: a process behind pipes that scores: begun, asked within a time, ended where it does not keep it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from penstock.app.scoring.order import HEAD_BYTES, Fell, Limits, Row, Rows, Scores, Scoring
+from penstock.record.codec import pack, unpack
+
+T = TypeVar("T")
+COMMAND = (sys.executable, "-m", "penstock.app.scoring.process")
+_QUIET = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+WORDS_BYTES = 2048
+"""So much of the last that a process wrote on its standard error is told when it falls."""
+
+
+class Breach(ValueError):
+    """What a process said is not of the protocol."""
+
+
+class Speech(msgspec.Struct, frozen=True):
+    """How a process is begun and talked to. `hello` goes first; `greeted` reads its answer: "" or a code. `asked`
+    are the bytes of a batch, `answered` reads the answer to n rows; both readers raise Breach or msgspec's errors.
+    `wanted` says how many bytes an answer lacks at least, 0 when it is whole. `close`: nothing is begun any more."""
+
+    begin: Callable[[], subprocess.Popen[bytes]]
+    hello: bytes
+    greeted: Callable[[bytes], str]
+    asked: Callable[[Sequence[Row]], bytes]
+    answered: Callable[[bytes, int], Scores]
+    wanted: Callable[[bytearray], int]
+    close: Callable[[], None] = lambda: None
+
+
+class Piped:
+    """A process that speaks so. `process` is there while it lives."""
+
+    def __init__(self, speech: Speech, clock: Callable[[], float] = time.monotonic) -> None:
+        self.speech, self.clock = speech, clock
+        self.process: subprocess.Popen[bytes] | None = None
+        self._words = bytearray()
+
+    def start(self, limits: Limits) -> None:
+        """Have it run and greeted; raises Fell."""
+        if self.process is not None and self.process.poll() is None:
+            return
+        self.end()
+        self._words.clear()
+        self.process = _nursery.submit(self.speech.begin).result()
+        if code := self._talk(self.speech.hello, limits.start_s, self.speech.greeted):
+            self._fall(code)
+
+    def ask(self, rows: Sequence[Row], limits: Limits) -> Scores:
+        """The answer to a batch; raises Fell, with the process ended, where none comes in time."""
+        self.start(limits)
+        return self._talk(
+            self.speech.asked(rows), limits.batch_s, lambda data: self.speech.answered(data, len(rows))
+        )
+
+    def memory(self) -> int:
+        """The memory that it holds now, in bytes; 0 where it cannot be told."""
+        return _memory_of(self.process.pid) if self.process else 0
+
+    def end(self) -> None:
+        """End the process."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        if process.stderr is not None:
+            self._overhear(process)
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    def close(self) -> None:
+        """End it for good."""
+        self.end()
+        self.speech.close()
+
+    def _talk(self, data: bytes, within_s: float, read: Callable[[bytes], T]) -> T:
+        """Send, and read what comes; raises Fell."""
+        until_s = self.clock() + within_s
+        try:
+            self._send(data, until_s)
+            return read(self._read(until_s))
+        except TimeoutError:
+            self._fall("model_late")
+        except (Breach, msgspec.MsgspecError):
+            self._fall("model_protocol")
+        except (OSError, EOFError):
+            self._fall("model_died")
+        raise AssertionError
+
+    def _send(self, data: bytes, until_s: float) -> None:
+        assert self.process is not None and self.process.stdin is not None
+        pipe = self.process.stdin.fileno()
+        os.set_blocking(pipe, False)
+        sent = memoryview(data)
+        while sent:
+            self._ready(self.process, pipe, select.POLLOUT, until_s)
+            sent = sent[os.write(pipe, sent[: 1 << 16]) :]
+
+    def _read(self, until_s: float) -> bytes:
+        assert self.process is not None and self.process.stdout is not None
+        pipe, parts = self.process.stdout.fileno(), bytearray()
+        while n := self.speech.wanted(parts):
+            self._ready(self.process, pipe, select.POLLIN, until_s)
+            part = os.read(pipe, n)
+            if not part:
+                raise EOFError
+            parts += part
+        return bytes(parts)
+
+    def _ready(self, process: subprocess.Popen[bytes], pipe: int, for_: int, until_s: float) -> None:
+        """Wait for a pipe; what stands on standard error is read meanwhile, so that nobody is held by it."""
+        while (left_s := until_s - self.clock()) > 0:
+            waits = select.poll()
+            waits.register(pipe, for_)
+            if process.stderr is not None:
+                waits.register(process.stderr, select.POLLIN)
+            ready = {found for found, _ in waits.poll(max(1, int(left_s * 1000)))}
+            if ready - {pipe}:
+                self._overhear(process)
+            if pipe in ready:
+                return
+        raise TimeoutError
+
+    def _overhear(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stderr is not None
+        os.set_blocking(process.stderr.fileno(), False)
+        with contextlib.suppress(BlockingIOError):
+            said = os.read(process.stderr.fileno(), 1 << 16)
+            self._words = (self._words + said)[-WORDS_BYTES:]
+            if not said:
+                process.stderr.close()
+                process.stderr = None
+
+    def _fall(self, code: str) -> None:
+        self.end()
+        words, self._words = self._words.decode(errors="replace").strip(), bytearray()
+        if words:  # to whoever runs us; never to who asks
+            print(f"penstock: {code}; the model's program said last:\n{words}", file=sys.stderr, flush=True)
+        raise Fell(code)
+
+
+def house(order: Scoring) -> Speech:
+    """How a model of Python's is scored: this house's own process, messages behind their lengths."""
+    pipe = subprocess.PIPE
+
+    def begin() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(COMMAND, stdin=pipe, stdout=pipe, env=quiet(), bufsize=0)
+
+    def asked(rows: Sequence[Row]) -> bytes:
+        data = pack(Rows([list(row) for row in rows]))
+        return len(data).to_bytes(HEAD_BYTES) + data
+
+    def wanted(parts: bytearray) -> int:
+        if len(parts) < HEAD_BYTES:
+            return HEAD_BYTES - len(parts)
+        return HEAD_BYTES + int.from_bytes(parts[:HEAD_BYTES]) - len(parts)
+
+    def said(data: bytes) -> Scores:
+        return unpack(data[HEAD_BYTES:], Scores)
+
+    hello = msgspec.json.encode(order) + b"\n"
+    return Speech(begin, hello, lambda data: said(data).code, asked, lambda data, n: said(data), wanted)
+
+
+def quiet() -> dict[str, str]:
+    """The environment of a scoring process: ours, and one thread for each library of linear algebra."""
+    return {**os.environ, **_QUIET}
+
+
+_nursery = ThreadPoolExecutor(1, "penstock-apart")
+"""Processes are begun on one thread, which lives as long as this process: they end when the thread does that began
+them, as Linux has it."""
+
+
+def _memory_of(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    except (OSError, ValueError):
+        return 0
