@@ -23,6 +23,7 @@ from penstock.log.crash import Point, point
 from penstock.log.machine import (
     check_home,
     fsync_failed,
+    lengthen,
     make_folder,
     must_lie,
     of_sync,
@@ -47,6 +48,8 @@ WAL_TURN_BYTES = 4 << 20
 """From this size on writers wait, if need be, until the WAL is folded and begins anew: a file that is
 written over syncs in half the time of one that grows."""
 WAL_CUT_BYTES = 64 << 20
+WAL_SMALL_BYTES = 64 << 10
+"""Up to this size a WAL grows as it is written; from there on ahead of it, in steps."""
 
 
 class Work:
@@ -84,6 +87,7 @@ class SqliteLog:
         self._bell = Bell(home)
         self._unsynced = threading.Event()
         self._wal_bytes = 0  # in use, as the newest commit left it; the file may be larger
+        self._wal_room = WAL_SMALL_BYTES  # so much of it may be in use before we look at the file again
         self._wrote: Writing | None = None
         self._closed = threading.Event()
         self._ended = False  # a sync failed: this handle asks nothing more of the disk
@@ -313,6 +317,8 @@ class SqliteLog:
         if not sync or seldom or self._wal_bytes > WAL_FOLD_BYTES:
             self._keep()
         self._bell.ring(seldom=seldom)
+        if self._wal_bytes > self._wal_room:
+            self._wal_room = lengthen(Path(f"{self.path}-wal"), self._wal_bytes)
 
     def _locked(self, db: apsw.Connection, run: Callable[[Writing], None], sync: bool) -> Writing:
         try:
@@ -457,7 +463,7 @@ class SqliteLog:
         self._tidy()
 
     def _note_wal(self, db: apsw.Connection, name: str, pages: int) -> int:
-        self._wal_bytes = pages * PAGE_BYTES
+        self._wal_bytes = pages * (PAGE_BYTES + 24)  # each has a head
         return 0
 
     def _tidy(self) -> None:

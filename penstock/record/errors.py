@@ -42,14 +42,7 @@ class Poison(Refused):
     code = "poison"
 
     def __init__(
-        self,
-        what: str = "",
-        *,
-        code: str = "",
-        where: str = "",
-        id: str = "",
-        key: str = "",
-        sample: str = "",
+        self, what: str = "", *, code: str = "", where: str = "", id: str = "", key: str = "", sample: str = ""
     ) -> None:
         super().__init__(what, code=code, where=where)
         self.id, self.key, self.sample = id, key, sample
