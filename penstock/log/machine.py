@@ -16,6 +16,7 @@ from penstock.record.errors import Broken, NotFound, Refused, Unavailable
 OLDEST_SQLITE = (3, 51, 3)  # older ones may corrupt a WAL that is reset while it is read
 NOT_LOCAL = ("nfs", "cifs", "smb")  # SQLite's WAL needs shared memory, so a local file system
 BUSY_S = 30.0
+STEP_BYTES = 1 << 18
 FSYNC = {apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC}
 PASSING = (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.NoMemError, apsw.ProtocolError)
 
@@ -81,6 +82,16 @@ def synced(sync: Callable[[int], None], handle: int) -> None:
         sync(handle)
     except OSError as error:
         raise fsync_failed() from error
+
+
+def lengthen(path: Path, used: int) -> int:
+    """Let a file that is used up have room to be written over, which syncs in half the time of growing; how long it
+    is. What is appended are zeros: to SQLite they are no part of a WAL, whoever writes to it meanwhile."""
+    with contextlib.suppress(OSError), path.open("ab", buffering=0) as file:
+        if file.tell() < used + STEP_BYTES // 8:
+            file.write(bytes(STEP_BYTES))
+        return file.tell()
+    return used  # a full disk has room for commits at most
 
 
 def make_folder(folder: Path) -> None:

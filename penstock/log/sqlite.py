@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,11 +18,12 @@ import apsw
 
 from penstock.log import Append, Appended, Checkpoint, Claim, Commit, Drop, Then, Where, Write, tables
 from penstock.log.bell import Bell
-from penstock.log.chain import Chain, Part
+from penstock.log.chain import Chain
 from penstock.log.crash import Point, point
 from penstock.log.machine import (
     check_home,
     fsync_failed,
+    lengthen,
     make_folder,
     must_lie,
     of_sync,
@@ -47,6 +48,8 @@ WAL_TURN_BYTES = 4 << 20
 """From this size on writers wait, if need be, until the WAL is folded and begins anew: a file that is
 written over syncs in half the time of one that grows."""
 WAL_CUT_BYTES = 64 << 20
+WAL_SMALL_BYTES = 64 << 10
+"""Up to this size a WAL grows as it is written; from there on ahead of it, in steps."""
 
 
 class Work:
@@ -84,6 +87,7 @@ class SqliteLog:
         self._bell = Bell(home)
         self._unsynced = threading.Event()
         self._wal_bytes = 0  # in use, as the newest commit left it; the file may be larger
+        self._wal_room = WAL_SMALL_BYTES  # so much of it may be in use before we look at the file again
         self._wrote: Writing | None = None
         self._closed = threading.Event()
         self._ended = False  # a sync failed: this handle asks nothing more of the disk
@@ -177,8 +181,9 @@ class SqliteLog:
                 return [], start
             fresh = self._maybe_new(topics, start.n, end)
             found, reach = self.chain.merged(db, fresh, start.n, below, limit, where, passing)
-            if reach == end and where is None:
-                self._note_newest(fresh, found, start.n, end)
+            if reach == end and where is None:  # nothing of these topics lies beyond what was found
+                last = dict.fromkeys(fresh, start.n - 1) | {one.topic: one.position for one in found}
+                self._follow(end, end, last.items())
             return found, Position(n=reach)
 
         return self._ask(look)
@@ -308,11 +313,13 @@ class SqliteLog:
         db = self._writer
         with self._writing:
             writing = self._wrote = self._locked(db, run, sync)
-        self._follow(writing.before, writing.end, [one for _, one in writing.fresh])
+        self._follow(writing.before, writing.end, [(one.topic, one.last) for _, one in writing.fresh])
         self.chain.keep({(number, one.base): one for number, one in writing.fresh})
         if not sync or seldom or self._wal_bytes > WAL_FOLD_BYTES:
             self._keep()
         self._bell.ring(seldom=seldom)
+        if self._wal_bytes > self._wal_room:
+            self._wal_room = lengthen(Path(f"{self.path}-wal"), self._wal_bytes)
 
     def _locked(self, db: apsw.Connection, run: Callable[[Writing], None], sync: bool) -> Writing:
         try:
@@ -360,12 +367,12 @@ class SqliteLog:
             ) from again  # fmt: skip
         return kept
 
-    def _follow(self, before: int, end: int, fresh: Sequence[Part]) -> None:
-        """What this handle knows of the topics' ends stays true only if nobody else wrote meanwhile."""
+    def _follow(self, before: int, end: int, newest: Iterable[tuple[str, int]]) -> None:
+        """What this handle knows of the topics' last positions stays true only if nobody else wrote meanwhile."""
         with self._lock:
             if self._known != before:
                 self._newest = {}
-            self._newest.update((one.topic, one.last) for one in fresh)
+            self._newest.update(newest)
             self._known = end
 
     # Reading.
@@ -376,14 +383,6 @@ class SqliteLog:
             if self._known != end:
                 return list(topics)
             return [topic for topic in topics if self._newest.get(topic, end) >= start]
-
-    def _note_newest(self, topics: Sequence[str], found: Sequence[Record], start: int, end: int) -> None:
-        """These topics were read up to `end`: nothing of theirs lies beyond what was found."""
-        with self._lock:
-            if self._known != end:
-                self._known, self._newest = end, {}
-            self._newest.update(dict.fromkeys(topics, start - 1))
-            self._newest.update((record.topic, record.position) for record in found)
 
     def _ask(self, look: Callable[[apsw.Connection], T]) -> T:
         """The answer of one short read transaction. A segment that retention took away after it began is none
@@ -457,7 +456,7 @@ class SqliteLog:
         self._tidy()
 
     def _note_wal(self, db: apsw.Connection, name: str, pages: int) -> int:
-        self._wal_bytes = pages * PAGE_BYTES
+        self._wal_bytes = pages * (PAGE_BYTES + 24)  # each has a head
         return 0
 
     def _tidy(self) -> None:

@@ -112,11 +112,13 @@ class Writing:
         if not drafts:
             return Appended([], [], Position(n=self.end))
         names = sorted({draft.topic for draft in drafts})
-        topics = {name: self.topic(name) or self._new(name) for name in names}
+        for name in names:
+            if self.topic(name) is None:
+                self._new(name)
         places = list(range(self.end, self.end + len(drafts)))
         repeats: list[int] = []
         if {draft.id for draft in drafts} != {""}:
-            places, repeats = self._identify(drafts, places, topics)
+            places, repeats = self._identify(drafts, places)
             point(Point.IDS)
         fresh, at = drafts, places
         if repeats:
@@ -141,21 +143,18 @@ class Writing:
         self.fresh.append((at.number, Part(name, base, at.total, held)))
         point(Point.BATCH)
 
-    def _new(self, name: str) -> Topic:
+    def _new(self, name: str) -> None:
         found = tables.row(self.db, "SELECT count(*) FROM fact WHERE kind = 'topic'") or (0,)
         made = self._topics[name] = Topic(found[0] + 1)
         if made.number * SPAN >= 1 << 62:
             raise Broken("A log takes at most 16,383 topics.", where=name, code="too_many")
         self.facts += 1
         tables.put(self.db, name, made)
-        return made
 
-    def _identify(
-        self, drafts: Sequence[Draft], places: list[int], topics: dict[str, Topic]
-    ) -> tuple[list[int], list[int]]:
+    def _identify(self, drafts: Sequence[Draft], places: list[int]) -> tuple[list[int], list[int]]:
         """The position of each draft, and the indices of those whose id stands already."""
-        numbers = {name: at.number for name, at in topics.items()}
-        named = [(numbers[d.topic], d.id, at) for d, at in zip(drafts, places, strict=True) if d.id]
+        topics = self._topics
+        named = [(topics[d.topic].number, d.id, at) for d, at in zip(drafts, places, strict=True) if d.id]
         before = self.db.total_changes()
         self.db.executemany("INSERT OR IGNORE INTO ident VALUES(?, ?, ?)", named)
         if self.db.total_changes() - before == len(named):

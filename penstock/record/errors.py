@@ -41,17 +41,8 @@ class Poison(Refused):
 
     code = "poison"
 
-    def __init__(
-        self,
-        what: str = "",
-        *,
-        code: str = "",
-        where: str = "",
-        id: str = "",
-        key: str = "",
-        sample: str = "",
-    ) -> None:
-        super().__init__(what, code=code, where=where)
+    def __init__(self, what: str = "", *, id: str = "", key: str = "", sample: str = "", **more: str) -> None:
+        super().__init__(what, **more)
         self.id, self.key, self.sample = id, key, sample
 
 

@@ -163,9 +163,7 @@ class Running(Generic[S]):
         self.stage = stage
         self.log = log
         self.batch = batch
-        self.repeated = (
-            0  # outputs that stood already: said by an earlier owner, or in a try that seemed to fail
-        )
+        self.repeated = 0  # outputs that stood already: of an earlier owner, or of a try that seemed to fail
         self._resume(log.load(stage.name, claim=True))
 
     def _resume(self, checkpoint: Checkpoint) -> None:
