@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.model import forms
+from penstock.model.brought import Brought, Format
 from penstock.model.forms import Scores
 from penstock.record.codec import pack, unpack
 from penstock.record.decisions import Value
@@ -27,10 +28,11 @@ class Packed(msgspec.Struct, frozen=True):
 
     `kinds`: per column "number" or "category", fixed at training.
 
-    Pickles are written and read only by this house's own trainer; no door takes them from outside.
+    Pickles are written and read only by this house's own trainer; no door takes them from outside. In the other
+    formats the bytes are the library's own.
     """
 
-    format: Literal["pickle"]
+    format: Literal["pickle"] | Format
     features: str
     task: Task
     kinds: list[str]
@@ -80,13 +82,13 @@ def matrix(rows: Sequence[Sequence[Value]], kinds: Sequence[str]) -> Matrix:
 
 
 def dump(model: Model) -> bytes:
-    """A model's bytes. Pickled twice, so that what was merely shared in memory leaves no trace."""
-    once = pickle.dumps(model.fitted, protocol=5)
-    return pack(
-        Packed(
-            "pickle", model.features, model.task, model.kinds, pickle.dumps(pickle.loads(once), protocol=5)
-        )
-    )
+    """A model's bytes: its library's own, or a pickle, made twice, so that what was merely shared in memory leaves
+    no trace."""
+    fitted = model.fitted
+    if isinstance(fitted, Brought):
+        return pack(Packed(fitted.format, model.features, model.task, model.kinds, fitted.data))
+    again = pickle.loads(pickle.dumps(fitted, protocol=5))
+    return pack(Packed("pickle", model.features, model.task, model.kinds, pickle.dumps(again, protocol=5)))
 
 
 def load(data: bytes, predict: Predict | None = None, form: bytes = b"") -> Model:
@@ -95,7 +97,9 @@ def load(data: bytes, predict: Predict | None = None, form: bytes = b"") -> Mode
     packed = unpack(data, Packed)
     if form:
         return Model(packed.features, packed.task, packed.kinds, None, None, forms.load(form))
-    return Model(packed.features, packed.task, packed.kinds, pickle.loads(packed.model), predict)
+    kind = packed.format
+    fitted = pickle.loads(packed.model) if kind == "pickle" else Brought(kind, packed.model)
+    return Model(packed.features, packed.task, packed.kinds, fitted, predict)
 
 
 def headed(
