@@ -12,6 +12,7 @@ import numpy as np
 from penstock.dataset.rows import Row
 from penstock.feature import FeatureSet
 from penstock.model import forms
+from penstock.model.brought import brought
 from penstock.model.outside import Outside, named
 from penstock.model.pack import Matrix, Model, Predict, Task, kinds_of, matrix, score, where
 from penstock.record.decisions import Evaluation
@@ -66,8 +67,23 @@ def fit_rows(
             raise Refused(
                 "What scores outside of Python has no use for predict=: leave it out.", code="predict"
             )
-        fitted = named(fitted, features.names, kinds)
-    return Model(features.digest, task, kinds, fitted, predict)
+        return Model(features.digest, task, kinds, named(fitted, features.names, kinds), None)
+    model = Model(features.digest, task, kinds, fitted, predict)
+    if predict is not None or "category" in kinds:  # these are made for what was fitted, and for texts
+        return model
+    return _brought(model, values)
+
+
+def _brought(model: Model, values: Sequence[Sequence[Any]]) -> Model:
+    """A model of another library as its library's bytes, where those say what it says; else as it is."""
+    found = brought(model.fitted, len(model.kinds))
+    if found is None:
+        return model
+    again = msgspec.structs.replace(model, fitted=found)
+    if not any(hasattr(model.fitted, name) for name in ("get_booster", "booster_")):
+        return again  # bytes, and what does not take rows: there is nothing else to ask
+    values = _holed(values[:HOLED])
+    return model if _difference(model, answers(model, values), answers(again, values)) is None else again
 
 
 def task_of(labels: Sequence[float]) -> Task:
@@ -110,6 +126,8 @@ BOUND = 1e-6
 """How far a form's answers may lie from its model's: a probability by so much, a number by so much of the largest."""
 TRIED = 10_000
 """On so many rows at most a form is tried."""
+HOLED = 40
+"""On so many of them with values taken out as well."""
 
 
 class Formed(msgspec.Struct, frozen=True):
@@ -124,22 +142,52 @@ class Formed(msgspec.Struct, frozen=True):
 
 
 def formed(model: Model, values: Sequence[Sequence[Any]]) -> Formed | None:
-    """The quickest form that answers as the model does on all rows, up to BOUND; None where none does."""
+    """The quickest form that answers as the model does on all rows, up to BOUND, and on some of them with values
+    taken out; None where none does."""
     values = values[:TRIED]
     if not values or model.predict is not None or where(model) or "category" in model.kinds:
         return None
     said = answers(model, values)
-    most = max((abs(one) for one in said if one is not None), default=0.0) if model.task == "number" else 1.0
-    for data in forms.make(model.fitted, model.task, len(model.kinds)):
-        quick = msgspec.structs.replace(model, form=forms.load(data))
-        again = answers(quick, values)
-        if any((a is None) != (b is None) for a, b in zip(said, again, strict=True)):
-            continue
-        pairs = [(a, b) for a, b in zip(said, again, strict=True) if a is not None and b is not None]
-        difference = max((abs(a - b) for a, b in pairs), default=0.0)
-        if difference <= BOUND * max(1.0, most):
+    known = [row for row, one in zip(values, said, strict=True) if one is not None]
+    holes = _holed(known[:HOLED])
+    tried, said = [*values, *holes], [*said, *answers(model, holes)]
+    for form in forms.make(model.fitted, model.task, len(model.kinds)):
+        quick = msgspec.structs.replace(model, form=forms.load(form))
+        needs = _needs(model, quick, known)
+        data = forms.needing(form, needs) if needs else form
+        quick = msgspec.structs.replace(model, form=forms.load(data)) if needs else quick
+        difference = _difference(model, said, answers(quick, tried))
+        if difference is not None:
             return Formed(quick, data, forms.kind_of(data), difference, len(values))
     return None
+
+
+def _difference(model: Model, said: Sequence[float | None], again: Sequence[float | None]) -> float | None:
+    """The greatest difference of what a model says and what stands in for it; None beyond BOUND."""
+    pairs = [(a, b) for a, b in zip(said, again, strict=True) if a is not None and b is not None]
+    if any((a is None) != (b is None) for a, b in zip(said, again, strict=True)):
+        return None
+    most = max((abs(a) for a, _ in pairs), default=0.0) if model.task == "number" else 1.0
+    difference = max((abs(a - b) for a, b in pairs), default=0.0)
+    return difference if difference <= BOUND * max(1.0, most) else None
+
+
+def _holed(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    """Rows with one value taken out, with every third, and with all."""
+    return [
+        [None if i == n % len(row) or (n % 2 and (i + n) % 3 == 0) or n == len(rows) - 1 else one
+         for i, one in enumerate(row)]
+        for n, row in enumerate(rows)
+    ]  # fmt: skip
+
+
+def _needs(model: Model, quick: Model, known: Sequence[Sequence[Any]]) -> list[int]:
+    """The columns without which a model says nothing, though its form would."""
+    if not known:
+        return []
+    each = [[None if i == at else one for i, one in enumerate(known[0])] for at in range(len(model.kinds))]
+    pairs = zip(answers(model, each), answers(quick, each), strict=True)
+    return [at for at, (said, again) in enumerate(pairs) if said is None and again is not None]
 
 
 def latencies(model: Model, values: Sequence[Sequence[Any]], clock: Clock, most: int = 200) -> list[float]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.model import forms
+from penstock.model.brought import Brought, Format
 from penstock.model.forms import Scores
 from penstock.model.outside import Endpoint, Outside, Program
 from penstock.record.codec import pack, unpack
@@ -29,10 +30,10 @@ class Packed(msgspec.Struct, frozen=True):
     `kinds`: per column "number" or "category", fixed at training.
 
     Pickles are written and read only by this house's own trainer; no door takes them from outside. What scores
-    outside of Python is data.
+    outside of Python is data; in the other formats the bytes are the library's own.
     """
 
-    format: Literal["pickle", "outside"]
+    format: Literal["pickle", "outside"] | Format
     features: str
     task: Task
     kinds: list[str]
@@ -87,15 +88,15 @@ def matrix(rows: Sequence[Sequence[Value]], kinds: Sequence[str]) -> Matrix:
 
 
 def dump(model: Model) -> bytes:
-    """A model's bytes. Pickled twice, so that what was merely shared in memory leaves no trace."""
-    if isinstance(model.fitted, Outside):
-        return pack(Packed("outside", model.features, model.task, model.kinds, pack(model.fitted)))
-    once = pickle.dumps(model.fitted, protocol=5)
-    return pack(
-        Packed(
-            "pickle", model.features, model.task, model.kinds, pickle.dumps(pickle.loads(once), protocol=5)
-        )
-    )
+    """A model's bytes: what scores outside of Python, its library's own, or a pickle, made twice, so that what was
+    merely shared in memory leaves no trace."""
+    fitted = model.fitted
+    if isinstance(fitted, Outside):
+        return pack(Packed("outside", model.features, model.task, model.kinds, pack(fitted)))
+    if isinstance(fitted, Brought):
+        return pack(Packed(fitted.format, model.features, model.task, model.kinds, fitted.data))
+    again = pickle.loads(pickle.dumps(fitted, protocol=5))
+    return pack(Packed("pickle", model.features, model.task, model.kinds, pickle.dumps(again, protocol=5)))
 
 
 def load(data: bytes, predict: Predict | None = None, form: bytes = b"") -> Model:
@@ -104,9 +105,13 @@ def load(data: bytes, predict: Predict | None = None, form: bytes = b"") -> Mode
     packed = unpack(data, Packed)
     if form:
         return Model(packed.features, packed.task, packed.kinds, None, None, forms.load(form))
+    return Model(packed.features, packed.task, packed.kinds, _fitted(packed), predict)
+
+
+def _fitted(packed: Packed) -> Any:
     if packed.format == "outside":
-        return Model(packed.features, packed.task, packed.kinds, _outside.decode(packed.model), None)
-    return Model(packed.features, packed.task, packed.kinds, pickle.loads(packed.model), predict)
+        return _outside.decode(packed.model)
+    return pickle.loads(packed.model) if packed.format == "pickle" else Brought(packed.format, packed.model)
 
 
 _outside: msgspec.msgpack.Decoder[Program | Endpoint] = msgspec.msgpack.Decoder(Program | Endpoint)

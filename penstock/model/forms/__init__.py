@@ -7,12 +7,14 @@ only: nothing of it is unpickled, and nothing of it can hang.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
-from penstock.model.forms import linear, onnx
+from penstock.model.forms import boosted, linear, onnx, trees
 from penstock.record.codec import pack, unpack
 from penstock.record.errors import Broken
 
@@ -21,10 +23,11 @@ Scores = Callable[[Any], Any]
 
 
 class Form(msgspec.Struct, frozen=True):
-    """The content of a form's blob."""
+    """The content of a form's blob. There is no score where a column that it `needs` is missing."""
 
     kind: str
     data: bytes
+    needs: list[int] = []
 
 
 class Kind(NamedTuple):
@@ -34,8 +37,12 @@ class Kind(NamedTuple):
     load: Callable[[bytes], Scores]
 
 
-KINDS = {"linear": Kind(linear.make, linear.load), "onnx": Kind(onnx.make, onnx.load)}
-"""The quickest first."""
+KINDS = {
+    "linear": Kind(linear.make, linear.load),
+    "onnx": Kind(onnx.make, onnx.load),
+    "trees": Kind(boosted.make, trees.load),
+}
+"""The quickest first, as `make bench-forms` shows."""
 
 
 def make(fitted: Any, task: str, width: int) -> Sequence[bytes]:
@@ -49,9 +56,28 @@ def kind_of(data: bytes) -> str:
     return unpack(data, Form).kind
 
 
+def needing(data: bytes, needs: Sequence[int]) -> bytes:
+    """A form's bytes, with columns without which it says nothing."""
+    return pack(msgspec.structs.replace(unpack(data, Form), needs=list(needs)))
+
+
 def load(data: bytes) -> Scores:
     """The function that a form is; raises Broken where its kind is not known here."""
     form = unpack(data, Form)
     if form.kind not in KINDS:
         raise Broken("This form is of no known kind.", code="form", hint="Was it written by a newer release?")
-    return KINDS[form.kind].load(form.data)
+    scores = KINDS[form.kind].load(form.data)
+    return _without(scores, form.needs) if form.needs else scores
+
+
+def _without(scores: Scores, needs: Sequence[int]) -> Scores:
+    """A function that says nothing (NaN) of rows in which a needed column is missing."""
+    columns = np.array(needs)
+
+    def some(x: Any) -> Any:
+        found = scores(x)
+        if not np.isnan(x).any():
+            return found
+        return np.where(np.isnan(x[:, columns]).any(axis=1), math.nan, found)
+
+    return some

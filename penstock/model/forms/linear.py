@@ -35,26 +35,26 @@ class Linear(msgspec.Struct, frozen=True):
 
 def make(fitted: Any, task: str, width: int) -> bytes | None:
     """The linear form of a model of scikit-learn, alone or behind steps that fill in and scale."""
-    steps = [one for _, one in fitted.steps] if _is(fitted, "Pipeline") else [fitted]
+    steps = [one for _, one in fitted.steps] if is_sklearn(fitted, "Pipeline") else [fitted]
     *before, last = steps
     logistic = task == "binary" and (
-        _is(last, *PROBABLE) or (_is(last, "SGDClassifier") and last.loss == "log_loss")
+        is_sklearn(last, *PROBABLE) or (is_sklearn(last, "SGDClassifier") and last.loss == "log_loss")
     )
-    if not logistic and not (_is(last, *PLAIN) and not hasattr(last, "predict_proba")):
+    if not logistic and not (is_sklearn(last, *PLAIN) and not hasattr(last, "predict_proba")):
         return None
     weights, bias = np.ravel(last.coef_).astype(float), np.ravel(last.intercept_).astype(float)
     if weights.shape != (width,) or bias.shape != (1,):
         return None
     offset, fill = float(bias[0]), np.full(width, math.nan)
     for step in reversed(before):
-        if _is(step, "SimpleImputer") and step.statistics_.dtype == float and step.indicator_ is None:
+        if is_sklearn(step, "SimpleImputer") and step.statistics_.dtype == float and step.indicator_ is None:
             fill = step.statistics_
             if step is not before[0] or not math.isnan(step.missing_values):
                 return None
-        elif _is(step, "StandardScaler"):
+        elif is_sklearn(step, "StandardScaler"):
             weights = weights / step.scale_ if step.with_std else weights
             offset -= float((weights * step.mean_).sum()) if step.with_mean else 0.0
-        elif _is(step, "MinMaxScaler") and not step.clip:
+        elif is_sklearn(step, "MinMaxScaler") and not step.clip:
             offset += float((weights * step.min_).sum())
             weights = weights * step.scale_
         else:
@@ -63,8 +63,8 @@ def make(fitted: Any, task: str, width: int) -> bytes | None:
     return pack(Linear(weights.tolist(), offset, filled, logistic))
 
 
-def _is(fitted: Any, *names: str) -> bool:
-    """Whether it is of such a class of scikit-learn: nothing is imported to find out."""
+def is_sklearn(fitted: Any, *names: str) -> bool:
+    """Whether a model is of such a class of scikit-learn: nothing is imported to find out."""
     kind = type(fitted)
     return kind.__name__ in names and kind.__module__.partition(".")[0] == "sklearn"
 
