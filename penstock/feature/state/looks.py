@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Sequence
-from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +26,7 @@ UNIT_BITS = 1074
 """Numbers summed as they are, are counted in the smallest number there is, 2 ** -1074."""
 MANY = 48
 """From so many numbers on, numpy finds the least of them sooner."""
+LEAST, MOST = np.minimum.reduceat, np.maximum.reduceat
 
 
 def whole(value: float) -> int:
@@ -96,36 +96,34 @@ def total_of(one: Aggregate) -> Total:
 # Of all values of windows that end together. Lows are given for the shortest window first, highs are the same.
 
 
-class Extreme(NamedTuple):
-    """The least or the greatest: of numbers, and of each part of an array."""
-
-    best: Callable[..., Any]
-    parts: Callable[..., Any]
-
-
-LEAST, MOST = Extreme(min, np.minimum.reduceat), Extreme(max, np.maximum.reduceat)
-
-
-def extremes(values: Any, lows: Sequence[int], high: int, ways: Sequence[Extreme]) -> list[list[Value]]:
-    """The least or greatest value of each window, or both. A window holds the shorter ones, so each event is
-    looked at once: each window's first part, and that of the shorter ones."""
-    some = [low for low in lows if low < high]
-    none: list[Value] = [None] * (len(lows) - len(some))
-    if not some:
-        return [none for _ in ways]
-    found: list[list[Value]] = []
-    many = high - some[-1] >= MANY and type(values) is array
-    held = np.frombuffer(values, values.typecode, high) if many else values
-    for best, parts in ways:
-        if many:
-            each = parts(held, some[::-1]).tolist()[::-1]
-        else:  # a window that is as long as the one before sees its first value again, as it does in numpy
-            each = [
-                best(held[low : max(end, low + 1)]) for low, end in zip(some, [high, *some], strict=False)
-            ]
-        made = list(accumulate(each, best))
-        found.append(none + ([plain(value) for value in made] if 0.0 in made else made))
-    return found
+def extremes(values: Any, lows: Sequence[int], high: int) -> tuple[list[Value], list[Value]]:
+    """The least and the greatest value of each window. A window holds the shorter ones, so each event is looked
+    at once: what a window has before the next shorter one is a part. One that has no more than that one sees its
+    first value again."""
+    empty = lows.count(high)
+    leasts: list[Any] = [None] * empty
+    mosts = leasts.copy()
+    if empty == len(lows):
+        return leasts, mosts
+    parts = lows[empty:][::-1]
+    if high - parts[0] >= MANY and type(values) is array:
+        held = np.frombuffer(values, values.typecode, high)
+        at = np.array(parts)
+        low_ones, high_ones = LEAST(held, at).tolist(), MOST(held, at).tolist()
+    else:
+        cut = [values[low : max(end, low + 1)] for low, end in zip(parts, (*parts[1:], high), strict=True)]
+        low_ones, high_ones = list(map(min, cut)), list(map(max, cut))
+    least, most = low_ones[-1], high_ones[-1]
+    for low_one, high_one in zip(reversed(low_ones), reversed(high_ones), strict=True):
+        if low_one < least:
+            least = low_one
+        if high_one > most:
+            most = high_one
+        leasts.append(least)
+        mosts.append(most)
+    if least <= 0 <= most:
+        return list(map(plain, leasts)), list(map(plain, mosts))
+    return leasts, mosts
 
 
 def plain(value: Any) -> Value:

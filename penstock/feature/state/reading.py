@@ -45,7 +45,8 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """The plan of a vector, or of a part of one. `columns`: the request's columns that it needs."""
+    """The plan of a vector, or of a part of one. `columns`: the request's columns that it needs; `span`: the wanted
+    slots, where they lie side by side."""
 
     columns: tuple[str, ...]
     column_slots: tuple[int, ...]
@@ -53,6 +54,7 @@ class Reading(msgspec.Struct, frozen=True):
     later: list[tuple[int, Callable[[Slots], Any]]]
     size: int
     wanted: tuple[int, ...]
+    span: slice | None = None
 
     def slots(self, columns: Sequence[Any], t_ms: int) -> Slots:
         """Every node's value at `t_ms`."""
@@ -67,7 +69,7 @@ class Reading(msgspec.Struct, frozen=True):
 
     def outputs(self, slots: Slots) -> list[Value]:
         """The vector."""
-        return [slots[place] for place in self.wanted]
+        return slots[self.span] if self.span is not None else [slots[place] for place in self.wanted]
 
     def places(self, node: Node, series: Series, t_ms: int) -> tuple[int, int]:
         """Where an aggregate's window lies in a series."""
@@ -99,8 +101,13 @@ def reading(features: FeatureSet, tables: Sequence[Table], names: Sequence[str])
     ]
     return Reading(
         tuple(name for _, name in columns), tuple(place for place, _ in columns), _groups(nodes, tables), later,
-        len(features.nodes), wanted,
+        len(features.nodes), wanted, _span(wanted),
     )  # fmt: skip
+
+
+def _span(places: tuple[int, ...]) -> slice | None:
+    span = slice(min(places, default=0), max(places, default=-1) + 1)
+    return span if places == tuple(range(span.start, span.stop)) else None
 
 
 def _groups(nodes: Sequence[tuple[int, Node]], tables: Sequence[Table]) -> list[Group]:

@@ -174,13 +174,16 @@ class Series:
         lower, upper, sums = self.lower, self.upper, self.sums
         assert lower is not None
         assert sums is not None
-        wide, made, total, at = upper[-1], list[int](), 0, -1  # none is wider than the last
+        made: list[int] = []
+        wide, total, done = upper[-1], 0, -1  # none is wider than the last
         for place in places:
-            if place != at:
-                total, at, after = lower[place // BLOCK], place, sums[place]
+            if place != done:
+                total, done, at, after = lower[place // BLOCK], place, place, sums[place]
                 if wide:
                     total += upper[place // BLOCK] << HALF
-                for before in reversed(sums[place - place % BLOCK : place]):
+                while at % BLOCK:
+                    at -= 1
+                    before = sums[at]
                     total += (after - before) * (after - before)
                     after = before
             made.append(total)

@@ -27,14 +27,14 @@ from typing import Any
 
 from penstock.feature.definition.language import Aggregate
 from penstock.feature.definition.plan import mixed
-from penstock.feature.state.looks import EXACT, LEAST, MOST, extremes, kinds, names_of, text_of
+from penstock.feature.state.looks import EXACT, extremes, kinds, names_of, text_of
 from penstock.feature.state.series import Series
 from penstock.feature.state.table import Table
 
 Slots = list[Any]
 Look = Callable[[Slots, int], None]
 """Puts the values as of a time into their slots; that of the entity has been filled."""
-EXTREMES = {"min": ("least", LEAST), "max": ("most", MOST)}
+EXTREMES = ("min", "max")
 
 
 def start_ms(t_ms: int, window_ms: int, hop_ms: int) -> int:
@@ -52,7 +52,7 @@ def written(table: Table, asked: int, windows: Sequence[int], nodes: Sequence[tu
     lines = [*_found(asked, windows, table.key.hop_ms), *_shared(asks, windows)]
     names: dict[str, Any] = names_of(table.key.quantum) | {
         "held": table.series.get, "none": Series(table.shape), "bisect_right": bisect_right, "start_ms": start_ms,
-        "extremes": extremes, "ways": [way for kind, (_, way) in EXTREMES.items() if _at(asks, kind)], "kinds": kinds,
+        "extremes": extremes, "kinds": kinds,
     }  # fmt: skip
     for place, one in nodes:
         text = text_of(one, windows.index(one.window_ms))
@@ -96,8 +96,8 @@ def _shared(asks: Sequence[set[str]], windows: Sequence[int]) -> Iterable[str]:
         if i in squared:
             yield f"z{i} = {z}"
     if at := _at(asks, *EXTREMES):
-        wanted = ", ".join(f"({_each(name, at)})" for kind, (name, _) in EXTREMES.items() if _at(asks, kind))
-        yield f"{wanted}, = extremes(values, ({_each('low', at)}), high, ways)"
+        least, most, lows = _each("least", at), _each("most", at), _each("low", at)
+        yield f"({least}), ({most}) = extremes(values, ({lows}), high)"
     if at := _at(asks, "distinct"):
         yield f"{_each('kinds', at)} = kinds(values, ({_each('low', at)}), high)"
     if _at(asks, "last"):
