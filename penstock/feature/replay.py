@@ -353,13 +353,8 @@ def _laid(
 
 
 def _aggregates(group: Group, features: FeatureSet) -> list[Aggregate]:
-    found = [features.nodes[slot].aggregate for slot in _places(group)]
+    found = [features.nodes[slot].aggregate for slot in group.places]
     return [one for one in found if one is not None]
-
-
-def _places(group: Group) -> list[int]:
-    """The slots of a group's aggregates."""
-    return [place for sight in group.sights for place in sight.places]
 
 
 def _ordered(values: NDArray[Any]) -> Numbers | None:
@@ -425,7 +420,7 @@ def _swept(
     entities: Sequence[Any],
     spread: Spread,
 ) -> dict[int, Answers]:
-    places, whole = _places(group), _aggregates(group, decoded.features)
+    places, whole = group.places, _aggregates(group, decoded.features)
     kinds, rows, spans = {one.kind for one in whole}, len(entities), len(group.windows)
     asked = np.fromiter(map(taken.numbers.get, entities, repeat(-1)), np.int64, rows)
     t_ms, o, since = np.asarray(decoded.t_ms), np.asarray(decoded.o), np.asarray(taken.since)
@@ -562,7 +557,7 @@ def _folded(
     taken: Taken, groups: Sequence[Group], decoded: Decoded, columns: dict[int, list[Any]]
 ) -> dict[int, Answers]:
     """The same by the series and looks that serve live. What they hold stays for the requests to come."""
-    slots = [slot for group in groups for slot in _places(group)]
+    slots = [slot for group in groups for slot in group.places]
     asked = tuple({group.asked: "" for group in groups})
     plan = Reading(("",) * len(asked), asked, list(groups), [], decoded.reading.size, tuple(slots))
     moves, next_ = _moves(taken), 0

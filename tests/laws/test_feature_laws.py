@@ -28,7 +28,7 @@ from penstock.feature import (
     std,
     sum,
 )
-from penstock.feature.state import reading as reading_module
+from penstock.feature.state import written as written_module
 from penstock.predict.refold import same
 from penstock.record.codec import moment
 from penstock.record.event import Event, key
@@ -189,7 +189,7 @@ def test_a_closed_window_start_is_caught(monkeypatch: pytest.MonkeyPatch) -> Non
     """The law finds a planted bug: an event exactly at the window's start counted in."""
     moves = [("event", "a", -2, 1.5), ("ask", "a", 0, None)]
     assert play(moves, FEATURES) == []
-    monkeypatch.setattr(reading_module, "bisect_right", bisect_left)
+    monkeypatch.setattr(written_module, "bisect_right", bisect_left)
     assert play(moves, FEATURES) != []
 
 

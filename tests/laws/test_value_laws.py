@@ -11,6 +11,7 @@ from penstock.feature import Fold
 from penstock.feature.state import hops as hops_module
 from penstock.feature.state import looks as looks_module
 from penstock.feature.state import reading as reading_module
+from penstock.feature.state import written as written_module
 from penstock.feature.state.series import Series
 from penstock.feature.state.table import Table, Take
 from penstock.record.record import Record
@@ -32,12 +33,12 @@ def test_every_way_gives_the_same_bits(seed: int) -> None:
 
 def closed_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """An event exactly at a window's start is counted in."""
-    right = reading_module.bisect_right
+    right = written_module.bisect_right
 
     def inside(times: Any, at: int, low: int, high: int | None = None) -> int:
         return right(times, at, low) if high is None else right(times, at - 1, low, high)
 
-    monkeypatch.setattr(reading_module, "bisect_right", inside)
+    monkeypatch.setattr(written_module, "bisect_right", inside)
 
 
 def open_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,13 +56,16 @@ def open_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def squares_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each block of squares comes to one too many."""
-    squared = Series.squared
-    monkeypatch.setattr(Series, "squared", lambda self, at: squared(self, at) + at // 4)
+    squares = Series.squares
+    monkeypatch.setattr(
+        Series, "squares", lambda self, at: [z + n // 4 for z, n in zip(squares(self, at), at, strict=True)]
+    )
 
 
 def hop_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """A window's start is rounded up to a whole hop."""
-    monkeypatch.setattr(reading_module, "start_ms", lambda t, w, h: -(-(t - w) // h) * h if h else t - w)
+    for module in (reading_module, written_module):
+        monkeypatch.setattr(module, "start_ms", lambda t, w, h: -(-(t - w) // h) * h if h else t - w)
 
 
 def hop_edge(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,4 @@
-"""feature: what each aggregate reads of windows that end together.
-
-A look is a function of a series, of the places where they begin, the shortest window first, and of the
-place where they end.
+"""feature: what each aggregate makes of the events of a window.
 
 Sums are integers until the last step: one division and one root, or one correctly rounded division where
 numbers are summed as they are.
@@ -10,23 +7,26 @@ numbers are summed as they are.
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Sequence
-from operator import gt, lt
 from typing import Any
+
+import numpy as np
 
 from penstock.feature.definition.language import SUMS, Aggregate
 from penstock.feature.definition.plan import mixed
 from penstock.feature.state.hops import Hops
-from penstock.feature.state.series import Series
 from penstock.record.decisions import Value
 
-Look = Callable[[Series, Sequence[int], int, int], list[Value]]  # a series, lows, high, t
 HopLook = Callable[
     [Hops, int, Any, int, int, int], Value
 ]  # the hops, from which one on, series, low, high, t
 Total = Callable[[int, int, int], Value]
 UNIT_BITS = 1074
 """Numbers summed as they are, are counted in the smallest number there is, 2 ** -1074."""
+MANY = 48
+"""From so many numbers on, numpy finds the least of them sooner."""
+LEAST, MOST = np.minimum.reduceat, np.maximum.reduceat
 
 
 def whole(value: float) -> int:
@@ -51,112 +51,79 @@ def _root(above: int, below: int) -> float:
     return _ratio(2 * root + inexact, 2 << bits)
 
 
+MOMENTS = {
+    "count": "n{i}",
+    "rate": "n{i} * {per_ms} / {window_ms}",
+    "sum": "a{i} * q",
+    "mean": "a{i} / n{i} * q if n{i} else None",
+    "std": "root((n{i} * z{i} - a{i} * a{i}) / (n{i} * (n{i} - 1))) * q if n{i} > 1 else None",
+}
+"""Moments from the number of values `n`, the sum `a` and the sum of squares `z` of their integers."""
+EXACT = MOMENTS | {
+    "sum": "ratio(a{i}, 1 << bits)",
+    "mean": "ratio(a{i}, n{i} << bits) if n{i} else None",
+    "std": "exact_root(n{i} * z{i} - a{i} * a{i}, n{i} * (n{i} - 1) << 2 * bits) if n{i} > 1 else None",
+}
+"""The same where a number's integer is how often the smallest number goes into it."""
+ENDS = {
+    "first": "values[low{i}] if low{i} < high else None",
+    "last": "newest if low{i} < high else None",
+    "last_k": "values[high - {k}] if high - low{i} >= {k} else None",
+    "since": "ago if low{i} < high else None",
+}
+"""What stands at the ends of a window, the events at [low, high)."""
+OVER = {"min": "least{i}", "max": "most{i}", "distinct": "kinds{i}"}
+"""What was found of all of a window's values."""
+
+
+def text_of(one: Aggregate, i: int | str) -> str:
+    """An aggregate over the `i`th window as an expression, in the words of `names_of`."""
+    texts = (EXACT if one.exact else MOMENTS) | ENDS | OVER
+    return texts[one.kind].format(i=i, k=one.k, per_ms=one.per_ms, window_ms=one.window_ms)
+
+
+def names_of(quantum: float) -> dict[str, Any]:
+    """What the expressions speak of, but for what is read of a window."""
+    return {"q": quantum, "root": math.sqrt, "ratio": _ratio, "exact_root": _root, "bits": UNIT_BITS}
+
+
 def total_of(one: Aggregate) -> Total:
     """A moment from the number of values, the sum and the sum of squares of their integers."""
-    q = one.quantum
-
-    def rate(n: int, total: int, square: int) -> Value:
-        return n * one.per_ms / one.window_ms
-
-    def mean(n: int, total: int, square: int) -> Value:
-        return total / n * q if n else None
-
-    def std(n: int, total: int, square: int) -> Value:
-        return math.sqrt((n * square - total * total) / (n * (n - 1))) * q if n > 1 else None
-
-    def exact_sum(n: int, total: int, square: int) -> Value:
-        return _ratio(total, 1 << UNIT_BITS)
-
-    def exact_mean(n: int, total: int, square: int) -> Value:
-        return _ratio(total, n << UNIT_BITS) if n else None
-
-    def exact_std(n: int, total: int, square: int) -> Value:
-        return _root(n * square - total * total, n * (n - 1) << 2 * UNIT_BITS) if n > 1 else None
-
-    exact = one.exact
-    return {
-        "count": lambda n, total, square: n,
-        "rate": rate,
-        "sum": exact_sum if exact else lambda n, total, square: total * q,
-        "mean": exact_mean if exact else mean,
-        "std": exact_std if exact else std,
-    }[one.kind]  # fmt: skip
+    total: Total = eval(f"lambda n, a, z: {text_of(one, '')}", names_of(one.quantum))
+    return total
 
 
-MOMENTS = ("count", "rate", *SUMS)
+# Of all values of windows that end together. Lows are given for the shortest window first, highs are the same.
 
 
-def look_of(one: Aggregate, *, forgotten: bool = False) -> Look:
-    """How an aggregate reads the events at [low, high), for each low of some; `forgotten`: with those that the
-    series has let go."""
-    if one.kind in MOMENTS:
-        return _over_all(one) if forgotten else _moment(one)
-    if one.kind == "last_k":
-        k = one.k
-        return lambda s, lows, high, t: [s.values[high - k] if high - low >= k else None for low in lows]
-    look = _LOOKS[one.kind]
-    if one.kind in ("min", "max") and mixed(one):
-        return lambda s, lows, high, t: [None if v is None else float(v) for v in look(s, lows, high, t)]
-    return look
-
-
-def _moment(one: Aggregate) -> Look:
-    """As `total_of`, without a call for each window where that is what costs."""
-    total, q = total_of(one), one.quantum
-    if one.kind == "count":
-        return lambda s, lows, high, t: [high - low for low in lows]
-    if one.kind == "rate":
-        return lambda s, lows, high, t: [total(high - low, 0, 0) for low in lows]
-    if one.kind == "std":
-        return _spread(total, None if one.exact else q)
-
-    def added(s: Series, lows: Sequence[int], high: int, t: int) -> list[Value]:
-        sums: Any = s.sums
-        top = sums[high]
-        if one.exact:
-            return [total(high - low, top - sums[low], 0) for low in lows]
-        if one.kind == "sum":
-            return [(top - sums[low]) * q for low in lows]
-        return [(top - sums[low]) / (high - low) * q if high > low else None for low in lows]
-
-    return added
-
-
-def _spread(total: Total, q: float | None) -> Look:
-    root = math.sqrt
-
-    def look(s: Series, lows: Sequence[int], high: int, t: int) -> list[Value]:
-        sums: Any = s.sums
-        top, square, squared = sums[high], s.squared(high), s.squared
-        made: list[Value] = []
-        for low in lows:
-            n, added = high - low, top - sums[low]
-            if n < 2:
-                made.append(None)
-            elif q is None:
-                made.append(total(n, added, square - squared(low)))
-            else:
-                made.append(root((n * (square - squared(low)) - added * added) / (n * (n - 1))) * q)
-        return made
-
-    return look
-
-
-def _over_all(one: Aggregate) -> Look:
-    total, summed, squared = total_of(one), one.kind in SUMS, one.kind == "std"
-
-    def look(s: Series, lows: Sequence[int], high: int, t: int) -> list[Value]:
-        sums: Any = s.sums
-        return [
-            total(
-                s.gone + high - low,
-                s.total + sums[high] - sums[low] if summed else 0,
-                s.square + s.squared(high) - s.squared(low) if squared else 0,
-            )
-            for low in lows
-        ]
-
-    return look
+def extremes(values: Any, lows: Sequence[int], high: int) -> tuple[list[Value], list[Value]]:
+    """The least and the greatest value of each window. A window holds the shorter ones, so each event is looked
+    at once: what a window has before the next shorter one is a part. One that has no more than that one sees its
+    first value again."""
+    empty = lows.count(high)
+    leasts: list[Any] = [None] * empty
+    mosts = leasts.copy()
+    if empty == len(lows):
+        return leasts, mosts
+    parts = lows[empty:][::-1]
+    if high - parts[0] >= MANY and type(values) is array:
+        held = np.frombuffer(values, values.typecode, high)
+        at = np.array(parts)
+        low_ones, high_ones = LEAST(held, at).tolist(), MOST(held, at).tolist()
+    else:
+        cut = [values[low : max(end, low + 1)] for low, end in zip(parts, (*parts[1:], high), strict=True)]
+        low_ones, high_ones = list(map(min, cut)), list(map(max, cut))
+    least, most = low_ones[-1], high_ones[-1]
+    for low_one, high_one in zip(reversed(low_ones), reversed(high_ones), strict=True):
+        if low_one < least:
+            least = low_one
+        if high_one > most:
+            most = high_one
+        leasts.append(least)
+        mosts.append(most)
+    if least <= 0 <= most:
+        return list(map(plain, leasts)), list(map(plain, mosts))
+    return leasts, mosts
 
 
 def plain(value: Any) -> Value:
@@ -164,51 +131,15 @@ def plain(value: Any) -> Value:
     return 0.0 if value == 0 and type(value) is float else value
 
 
-def _extreme(best: Callable[..., Any], better: Callable[[Any, Any], bool]) -> Look:
-    """The least or the greatest. A window holds the shorter ones, so each event is looked at once."""
-
-    def look(s: Series, lows: Sequence[int], high: int, t: int) -> list[Value]:
-        values, found, made = s.values, None, []
-        for low in lows:
-            if low < high:
-                part = best(values[low:high])
-                if found is None or better(part, found):
-                    found = plain(part)
-                high = low
-            made.append(found)
-        return made
-
-    return look
-
-
-def _oldest(s: Series, lows: Sequence[int], high: int, t: int) -> list[Value]:
-    return [s.values[low] if high > low else None for low in lows]
-
-
-def _newest(s: Series, lows: Sequence[int], high: int, t: int) -> list[Value]:
-    value = s.values[high - 1] if high > lows[-1] else None
-    return [value if high > low else None for low in lows]
-
-
-def _ago(s: Series, lows: Sequence[int], high: int, t: int) -> list[Value]:
-    value = (t - s.times[high - 1]) / 1000 if high > lows[-1] else None
-    return [value if high > low else None for low in lows]
-
-
-def _kinds(s: Series, lows: Sequence[int], high: int, t: int) -> list[Value]:
+def kinds(values: Any, lows: Sequence[int], high: int) -> list[int]:
+    """How many different values each window holds."""
     seen: set[Any] = set()
-    made: list[Value] = []
+    made: list[int] = []
     for low in lows:
-        seen.update(s.values[low:high])
+        seen.update(values[low:high])
         high = low
         made.append(len(seen))
     return made
-
-
-_LOOKS: dict[str, Look] = {
-    "min": _extreme(min, lt), "max": _extreme(max, gt),
-    "first": _oldest, "last": _newest, "distinct": _kinds, "since": _ago,
-}  # fmt: skip
 
 
 # Where old events are held as hops.

@@ -16,25 +16,12 @@ from penstock.feature.definition.evaluate import compiled
 from penstock.feature.definition.expression import Expression
 from penstock.feature.definition.language import Aggregate
 from penstock.feature.definition.plan import FeatureSet, Node
-from penstock.feature.state.hops import Hops
-from penstock.feature.state.looks import HopLook, Look, hop_look_of, look_of
+from penstock.feature.state.looks import HopLook, hop_look_of
 from penstock.feature.state.series import Series
 from penstock.feature.state.table import Table
+from penstock.feature.state.written import Look, Slots, start_ms, written
 from penstock.record.decisions import Value
 from penstock.record.errors import Refused
-
-Slots = list[Any]
-
-
-class Sight(NamedTuple):
-    """One aggregate over several windows of one entity's series. `span`: the slots, where they lie side by side;
-    `picks`: which of the group's windows (None: all); `default`: what stands where there is no value."""
-
-    look: Look
-    places: tuple[int, ...]
-    span: slice | None
-    picks: tuple[int, ...] | None
-    default: Value
 
 
 class Seat(NamedTuple):
@@ -47,19 +34,19 @@ class Seat(NamedTuple):
 
 
 class Group(msgspec.Struct, frozen=True):
-    """The aggregates over one entity's series. `windows`: their lengths, the shortest first, 0 (all history) last;
-    `empty`: what each says of an entity without history."""
+    """The aggregates over one entity's series. `places`: their slots; `windows`: their lengths, the shortest first,
+    0 (all history) last."""
 
     table: Table
     asked: int
+    places: tuple[int, ...]
     windows: tuple[int, ...]
-    sights: list[Sight]
-    seats: list[Seat]
-    empty: list[tuple[int, Value]]
+    look: Look
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """The plan of a vector, or of a part of one. `columns`: the request's columns that it needs."""
+    """The plan of a vector, or of a part of one. `columns`: the request's columns that it needs; `span`: the wanted
+    slots, where they lie side by side."""
 
     columns: tuple[str, ...]
     column_slots: tuple[int, ...]
@@ -67,6 +54,7 @@ class Reading(msgspec.Struct, frozen=True):
     later: list[tuple[int, Callable[[Slots], Any]]]
     size: int
     wanted: tuple[int, ...]
+    span: slice | None = None
 
     def slots(self, columns: Sequence[Any], t_ms: int) -> Slots:
         """Every node's value at `t_ms`."""
@@ -74,14 +62,14 @@ class Reading(msgspec.Struct, frozen=True):
         for slot, value in zip(self.column_slots, columns, strict=True):
             slots[slot] = value
         for group in self.groups:
-            _look(group, slots, t_ms)
+            group.look(slots, t_ms)
         for slot, work in self.later:
             slots[slot] = work(slots)
         return slots
 
     def outputs(self, slots: Slots) -> list[Value]:
         """The vector."""
-        return [slots[place] for place in self.wanted]
+        return slots[self.span] if self.span is not None else [slots[place] for place in self.wanted]
 
     def places(self, node: Node, series: Series, t_ms: int) -> tuple[int, int]:
         """Where an aggregate's window lies in a series."""
@@ -91,43 +79,6 @@ class Reading(msgspec.Struct, frozen=True):
         if not one.window_ms:
             return series.head, high
         return bisect_right(series.times, start_ms(t_ms, one.window_ms, one.hop_ms), series.head), high
-
-
-def start_ms(t_ms: int, window_ms: int, hop_ms: int) -> int:
-    """Where a window begins; what lies exactly there is not in it."""
-    start = t_ms - window_ms
-    return start // hop_ms * hop_ms if hop_ms else start
-
-
-def _look(group: Group, slots: Slots, t_ms: int) -> None:
-    entity, table = slots[group.asked], group.table
-    series = table.series.get(entity)
-    if table.hops and entity in table.hops:
-        _look_hops(group, Series(table.shape) if series is None else series, table.hops[entity], slots, t_ms)
-        return
-    if series is None:
-        for place, value in group.empty:
-            slots[place] = value
-        return
-    times, head, hop_ms = series.times, series.head, table.key.hop_ms
-    low = high = bisect_right(times, t_ms, head)
-    lows: list[int] = []
-    for length_ms in group.windows:
-        if length_ms:
-            start = start_ms(t_ms, length_ms, hop_ms) if hop_ms else t_ms - length_ms
-            low = bisect_right(times, start, head, low)
-        else:
-            low = head
-        lows.append(low)
-    for look, places, span, picks, default in group.sights:
-        values = look(series, lows if picks is None else [lows[i] for i in picks], high, t_ms)
-        if default is not None:
-            values = [default if value is None else value for value in values]
-        if span is not None:
-            slots[span] = values
-        else:
-            for place, value in zip(places, values, strict=True):
-                slots[place] = value
 
 
 def reading(features: FeatureSet, tables: Sequence[Table], names: Sequence[str]) -> Reading:
@@ -150,8 +101,13 @@ def reading(features: FeatureSet, tables: Sequence[Table], names: Sequence[str])
     ]
     return Reading(
         tuple(name for _, name in columns), tuple(place for place, _ in columns), _groups(nodes, tables), later,
-        len(features.nodes), wanted,
+        len(features.nodes), wanted, _span(wanted),
     )  # fmt: skip
+
+
+def _span(places: tuple[int, ...]) -> slice | None:
+    span = slice(min(places, default=0), max(places, default=-1) + 1)
+    return span if places == tuple(range(span.start, span.stop)) else None
 
 
 def _groups(nodes: Sequence[tuple[int, Node]], tables: Sequence[Table]) -> list[Group]:
@@ -164,32 +120,10 @@ def _groups(nodes: Sequence[tuple[int, Node]], tables: Sequence[Table]) -> list[
 
 def _group(table: Table, asked: int, nodes: Sequence[tuple[int, Aggregate]]) -> Group:
     windows = tuple(sorted({one.window_ms for _, one in nodes}, key=lambda ms: (not ms, ms)))
-    families: dict[tuple[Any, ...], list[tuple[int, Aggregate]]] = {}
-    for place, one in sorted(nodes, key=lambda pair: windows.index(pair[1].window_ms)):
-        alone = one.window_ms if one.kind == "rate" or not one.window_ms else -1
-        alike = (one.kind, one.k, one.per_ms, repr(one.default), alone)
-        families.setdefault(alike, []).append((place, one))
-    sights = [_sight(table, windows, family) for family in families.values()]
-    seats = [
-        Seat(hop_look_of(one), place, one.window_ms, one.default) for place, one in nodes if table.key.hop_ms
-    ]
-    none = Series(table.shape)
-    empty = [
-        (place, one.default if (value := look_of(one)(none, [0], 0, 0)[0]) is None else value)
-        for place, one in nodes
-    ]
-    return Group(table, asked, windows, sights, seats, empty)
-
-
-def _sight(table: Table, windows: tuple[int, ...], family: list[tuple[int, Aggregate]]) -> Sight:
-    one, places = family[0][1], tuple(place for place, _ in family)
-    side_by_side = places == tuple(range(places[0], places[0] + len(places)))
-    picks = tuple(windows.index(member.window_ms) for _, member in family)
-    return Sight(
-        look_of(one, forgotten=not one.window_ms and not table.key.cap), places,
-        slice(places[0], places[0] + len(places)) if side_by_side else None,
-        None if picks == tuple(range(len(windows))) else picks, one.default,
-    )  # fmt: skip
+    look = written(table, asked, windows, nodes)
+    if table.key.hop_ms:
+        look = _with_hops(table, asked, nodes, look)
+    return Group(table, asked, tuple(place for place, _ in nodes), windows, look)
 
 
 # Functions and operations.
@@ -225,11 +159,22 @@ def value_of(answer: Any) -> Value:
 # Hops.
 
 
-def _look_hops(group: Group, series: Series, hops: Hops, slots: Slots, t_ms: int) -> None:
-    """As `_look`, where old events are held as hops."""
-    high = bisect_right(series.times, t_ms, series.head)
-    for look, place, window_ms, default in group.seats:
-        start = start_ms(t_ms, window_ms, hops.width_ms)
-        low, at = bisect_right(series.times, start, series.head), hops.since(start // hops.width_ms)
-        value = look(hops, at, series, low, high, t_ms)
-        slots[place] = default if value is None else value
+def _with_hops(table: Table, asked: int, nodes: Sequence[tuple[int, Aggregate]], look: Look) -> Look:
+    """As `look`, also where an entity's old events are held as hops."""
+    none = Series(table.shape)
+    seats = [Seat(hop_look_of(one), place, one.window_ms, one.default) for place, one in nodes]
+
+    def look_behind(slots: Slots, t_ms: int) -> None:
+        hops = table.hops.get(slots[asked])
+        if hops is None:
+            look(slots, t_ms)
+            return
+        series = table.series.get(slots[asked], none)
+        high = bisect_right(series.times, t_ms, series.head)
+        for seat, place, window_ms, default in seats:
+            start = start_ms(t_ms, window_ms, hops.width_ms)
+            low, at = bisect_right(series.times, start, series.head), hops.since(start // hops.width_ms)
+            value = seat(hops, at, series, low, high, t_ms)
+            slots[place] = default if value is None else value
+
+    return look_behind

@@ -167,18 +167,27 @@ class Series:
 
     def squared(self, at: int) -> int:
         """The sum of the squares of the integers before a place."""
-        lower, sums = self.lower, self.sums
+        return self.squares((at,))[0]
+
+    def squares(self, places: Sequence[int]) -> list[int]:
+        """The same for each of some places; equal ones side by side are worked out once."""
+        lower, upper, sums = self.lower, self.upper, self.sums
         assert lower is not None
         assert sums is not None
-        block = at // BLOCK
-        total: int = (self.upper[block] << HALF) + lower[block]
-        if at % BLOCK:
-            start = block * BLOCK
-            before = sums[start]
-            for after in sums[start + 1 : at + 1]:
-                total += (after - before) ** 2
-                before = after
-        return total
+        made: list[int] = []
+        wide, total, done = upper[-1], 0, -1  # none is wider than the last
+        for place in places:
+            if place != done:
+                total, done, at, after = lower[place // BLOCK], place, place, sums[place]
+                if wide:
+                    total += upper[place // BLOCK] << HALF
+                while at % BLOCK:
+                    at -= 1
+                    before = sums[at]
+                    total += (after - before) * (after - before)
+                    after = before
+            made.append(total)
+        return made
 
     def trim(self, floor_ms: int, *, keep_newest: bool, tally: bool, exact: bool) -> None:
         """Forget what no read can see any more: events at or before `floor_ms`, but the newest of them if wanted.
