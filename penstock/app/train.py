@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from penstock.app.mlmodel import reading
 from penstock.app.pipeline import File, Plan, load_text
 from penstock.app.threads import spread
 from penstock.dataset.profile import profile
@@ -80,7 +81,7 @@ def carry_out(
     task = task_of([row.label for row in found])
     pipeline = plan.pipeline
     model = fit_rows(
-        pipeline.fit, pipeline.predict, training, plan.features, task, intent.params, intent.seed
+        reading(pipeline.fit), pipeline.predict, training, plan.features, task, intent.params, intent.seed
     )
     data = dump(model)
     quick = formed(model, [row.values for row in (*holdout, *training)])
@@ -136,7 +137,7 @@ def _refit(order: Order, plan: Plan, log: Log, blobs: Blob) -> Version:
     training, holdout = (sealed(blobs, digest) for digest in order.sealed)
     task = task_of([row.label for row in (*training, *holdout)])
     model = fit_rows(
-        pipeline.fit, pipeline.predict, training, plan.features, task, intent.params, intent.seed
+        reading(pipeline.fit), pipeline.predict, training, plan.features, task, intent.params, intent.seed
     )
     known = registry(log).models[plan.name].versions[intent.version]
     return msgspec.structs.replace(known, digest=blobs.put(dump(model)))
