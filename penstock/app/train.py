@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from penstock.app.mlmodel import reading
 from penstock.app.pipeline import File, Plan, load_text
 from penstock.app.scoring.outside import ready
 from penstock.app.threads import spread
@@ -82,7 +83,7 @@ def carry_out(
     task = task_of([row.label for row in found])
     pipeline = plan.pipeline
     model = fit_rows(
-        pipeline.fit, pipeline.predict, training, plan.features, task, intent.params, intent.seed
+        reading(pipeline.fit), pipeline.predict, training, plan.features, task, intent.params, intent.seed
     )
     data = dump(model)
     quick = formed(model, [row.values for row in (*holdout, *training)])
@@ -139,7 +140,7 @@ def _refit(order: Order, plan: Plan, log: Log, blobs: Blob) -> Version:
     training, holdout = (sealed(blobs, digest) for digest in order.sealed)
     task = task_of([row.label for row in (*training, *holdout)])
     model = fit_rows(
-        pipeline.fit, pipeline.predict, training, plan.features, task, intent.params, intent.seed
+        reading(pipeline.fit), pipeline.predict, training, plan.features, task, intent.params, intent.seed
     )
     known = registry(log).models[plan.name].versions[intent.version]
     return msgspec.structs.replace(known, digest=blobs.put(dump(model)))

@@ -6,6 +6,7 @@ missing.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -65,6 +66,10 @@ def forest(fitted: Any) -> Trees | None:
             Grown(tree.feature, tree.threshold, strays, tree.children_left, tree.children_right, value)
         )
     return joined(grown, 0.0, "plain", precision="rounded")
+
+
+NOTHING = float(np.float32(1e-35))
+"""What is no larger counts as 0 to LightGBM, wherever it stands."""
 
 
 def hist(fitted: Any) -> Trees | None:
@@ -153,6 +158,8 @@ def _walked(root: dict[str, Any], scale: float) -> Grown | None:
         if node["decision_type"] != "<=" or kind not in ("None", "NaN"):
             return None
         strays = node["default_left"] if kind == "NaN" else limit >= 0.0
+        if abs(limit) <= NOTHING:
+            limit = NOTHING if limit >= 0.0 else math.nextafter(-NOTHING, -math.inf)
         waiting += [(node["left_child"], len(rows), 3), (node["right_child"], len(rows), 4)]
         rows.append([node["split_feature"], limit, strays, -1, -1, 0.0])
     return Grown(*(np.array(part) for part in zip(*rows, strict=True)))

@@ -98,6 +98,7 @@ def test_a_form_that_answers_otherwise_is_not_taken(monkeypatch: pytest.MonkeyPa
     """The next one is, or none: a weight that is a little off, and a score where the model has none."""
     one, tried = model("logistic"), rows(50)
     good = forms.KINDS["linear"]
+    monkeypatch.setattr(forms, "KINDS", dict(forms.KINDS))
 
     def off(fitted: Any, task: str, width: int) -> bytes:
         fitted = LogisticRegression(max_iter=2000).fit(X, Y)
