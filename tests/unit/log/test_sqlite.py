@@ -11,7 +11,8 @@ from typing import Any
 import apsw
 import pytest
 
-from penstock.log.sqlite import SqliteLog
+from penstock.log.machine import STEP_BYTES, lengthen
+from penstock.log.sqlite import WAL_SMALL_BYTES, SqliteLog
 from penstock.log.upkeep.doctor import examine, health
 from penstock.record.errors import Broken, NotFound, Unavailable
 from penstock.record.record import START, Draft, Position
@@ -121,3 +122,40 @@ def test_the_wal_is_folded_in(tmp_path: Path) -> None:
     found = health(log)
     assert next(examine(log), None) is None and found["records"]["t"] == 400
     log.close()
+
+
+def test_a_wal_in_use_is_longer_than_what_is_written(tmp_path: Path) -> None:
+    """Commits write over zeros that lie ahead of them; what lies there is no record, to nobody who opens a copy of
+    the files as a killed process leaves them."""
+    log = SqliteLog(tmp_path / "home")
+    for i in range(30):
+        log.append([Draft("t", "k", i, bytes(8000))])
+    wal = (tmp_path / "home" / "log.db-wal").read_bytes()
+    assert log._wal_bytes < len(wal) < log._wal_bytes + 2 * STEP_BYTES
+    assert not any(wal[-1000:])
+    (tmp_path / "copy").mkdir()
+    for name in ("log.db", "log.db-wal"):
+        (tmp_path / "copy" / name).write_bytes((tmp_path / "home" / name).read_bytes())
+    log.close()
+    copy = SqliteLog(tmp_path / "copy")
+    assert [one.position for one in copy.read(["t"], START)[0]] == list(range(30))
+    copy.append([Draft("t", "k", 30, b"")])
+    assert next(examine(copy), None) is None
+    copy.close()
+
+
+def test_a_short_wal_is_as_long_as_what_is_written(tmp_path: Path) -> None:
+    """Who appends little needs no more room than before."""
+    log = SqliteLog(tmp_path)
+    log.append([Draft("t", "k", 1, b"v")])
+    assert (tmp_path / "log.db-wal").stat().st_size < WAL_SMALL_BYTES
+    log.close()
+
+
+def test_a_wal_grows_where_the_disk_has_no_room_ahead(tmp_path: Path) -> None:
+    """What cannot be lengthened is used up as far as it goes."""
+    assert lengthen(tmp_path / "missing" / "wal", 5) == 5
+    (tmp_path / "wal").write_bytes(b"w" * 100)
+    assert lengthen(tmp_path / "wal", 100) == 100 + STEP_BYTES
+    assert lengthen(tmp_path / "wal", 100) == 100 + STEP_BYTES  # there is room
+    assert (tmp_path / "wal").read_bytes() == b"w" * 100 + bytes(STEP_BYTES)
