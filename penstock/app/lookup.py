@@ -181,7 +181,7 @@ class Lookup:
 
     def _answer(self, question: Question, standing: Standing, t_ms: int, o: Position) -> Looked:
         choice, fold = question.choice, standing.fold
-        rows = [choice.read(fold, one, t_ms) for one in question.entities]
+        rows = choice.read(fold, question.entities, t_ms)
         return Looked(choice.names, rows, t_ms, o, standing.age_ms(t_ms), self.digest)
 
     # Following the log.

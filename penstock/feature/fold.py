@@ -176,16 +176,22 @@ class Fold:
     def get(self, columns: Mapping[str, Any], t_ms: int, names: Sequence[str] = ()) -> list[Value]:
         """The values of features (default: all) at `t_ms`, looked up by the request's columns that they are made
         of. Raises Refused where one is missing or unknown, and Past as `read` does."""
+        return self.get_many([columns], t_ms, names)[0]
+
+    def get_many(
+        self, rows: Sequence[Mapping[str, Any]], t_ms: int, names: Sequence[str] = ()
+    ) -> list[list[Value]]:
+        """As `get`, for each of some, in order."""
         self._keeps(t_ms, self.features.request.topic)
         some = self._whole if not names else self._some.get(tuple(names)) or self._chosen(tuple(names))
         try:
-            asked = [columns[name] for name in some.columns]
+            asked = [[columns[name] for name in some.columns] for columns in rows]
         except KeyError as error:
             raise Refused(
                 f'The features need the column "{error.args[0]}" of {self.features.request.topic}.',
                 code="unknown_column", hint="Give it, or ask for features that do without.",
             ) from None  # fmt: skip
-        return some.outputs(some.slots(asked, t_ms))
+        return [some.outputs(slots) for slots in some.each(asked, t_ms)]
 
     def _chosen(self, names: tuple[str, ...]) -> Reading:
         for name in names:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import msgspec
@@ -112,20 +113,20 @@ class Choice:
             code="missing_column", hint=f"Give it, or {mend}",
         )  # fmt: skip
 
-    def read(self, fold: Fold, columns: Columns, t_ms: int) -> list[Value]:
-        """The values at `t_ms`; raises Past as the fold does, Refused where a function of the file's fails."""
+    def read(self, fold: Fold, entities: Sequence[Columns], t_ms: int) -> list[list[Value]]:
+        """The values of each at `t_ms`; raises Past as the fold does, Refused where a function of the file's fails."""
         try:
-            return fold.get(columns, t_ms, self._names)
+            return fold.get_many(entities, t_ms, self._names)
         except PenstockError:
             raise
         except Exception:  # a feature's function is the user's code, whatever it raises
             raise Refused(
-                f'The function of "{self._failing(fold, columns, t_ms)}" fails on this.',
+                f'The function of "{self._failing(fold, entities, t_ms)}" fails on this.',
                 code="feature_failed",
             ) from None
 
-    def _failing(self, fold: Fold, columns: Columns, t_ms: int) -> str:
-        for name in self.names:
+    def _failing(self, fold: Fold, entities: Sequence[Columns], t_ms: int) -> str:
+        for columns, name in product(entities, self.names):
             try:
                 fold.get(columns, t_ms, (name,))
             except Exception:  # this one

@@ -7,7 +7,7 @@ then functions and operations on what is there.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -58,14 +58,21 @@ class Reading(msgspec.Struct, frozen=True):
 
     def slots(self, columns: Sequence[Any], t_ms: int) -> Slots:
         """Every node's value at `t_ms`."""
-        slots: Slots = [None] * self.size
-        for slot, value in zip(self.column_slots, columns, strict=True):
-            slots[slot] = value
-        for group in self.groups:
-            group.look(slots, t_ms)
-        for slot, work in self.later:
-            slots[slot] = work(slots)
-        return slots
+        return next(self.each([columns], t_ms))
+
+    def each(self, rows: Iterable[Sequence[Any]], t_ms: int) -> Iterator[Slots]:
+        """The same for each of some requests' columns; what they share is looked up once."""
+        size, places, later = self.size, self.column_slots, self.later
+        looks = [group.look for group in self.groups]
+        for columns in rows:
+            slots: Slots = [None] * size
+            for slot, value in zip(places, columns, strict=True):
+                slots[slot] = value
+            for look in looks:
+                look(slots, t_ms)
+            for slot, work in later:
+                slots[slot] = work(slots)
+            yield slots
 
     def outputs(self, slots: Slots) -> list[Value]:
         """The vector."""

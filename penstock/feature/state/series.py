@@ -183,9 +183,8 @@ class Series:
                     total += upper[place // BLOCK] << HALF
                 while at % BLOCK:
                     at -= 1
-                    before = sums[at]
-                    total += (after - before) * (after - before)
-                    after = before
+                    unit = after - (after := sums[at])
+                    total += unit * unit
             made.append(total)
         return made
 

@@ -1,7 +1,7 @@
 """feature: how one entity's series is read: a function written out for the windows and aggregates that are asked.
 
-Every window is found once, and what several aggregates need of it is worked out once: no loop, and no call for
-each value. For the mean over 1h and 1d it reads, with the slots' numbers:
+Every window is found once, and what several aggregates need of it is worked out once: no loop over windows or
+aggregates, and no call for each. For the mean over 1h and 1d it reads, with the slots' numbers:
 
     def look(slots, t):
         series = held(slots[0], none)
@@ -23,6 +23,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from types import CodeType
 from typing import Any
 
 from penstock.feature.definition.language import Aggregate
@@ -62,9 +64,15 @@ def written(table: Table, asked: int, windows: Sequence[int], nodes: Sequence[tu
             names[f"default{place}"] = one.default
             text = f"default{place} if (value := {text}) is None else value"
         lines.append(f"slots[{place}] = {text}")
-    exec("def look(slots, t):\n " + "\n ".join(lines), names)
+    exec(_compiled("def look(slots, t):\n " + "\n ".join(lines)), names)
     look: Look = names["look"]
     return look
+
+
+@lru_cache(maxsize=256)
+def _compiled(text: str) -> CodeType:
+    """Kept, since sets are opened again and again: by rebuilds, replays and looks into the past."""
+    return compile(text, "<look>", "exec")
 
 
 def _found(asked: int, windows: Sequence[int], hop_ms: int) -> Iterable[str]:

@@ -66,7 +66,7 @@ def folded() -> Fold:
 def got(entity: Any, *names: str, strict: bool = True) -> list[Any]:
     """The values of some features."""
     choice = Choice(FEATURES, names)
-    return choice.read(folded(), choice.entity(entity, strict=strict), T_MS)
+    return choice.read(folded(), [choice.entity(entity, strict=strict)], T_MS)[0]
 
 
 def test_only_what_is_needed_is_asked_for() -> None:
@@ -89,7 +89,7 @@ def test_plans_of_many_choices_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
             (["usual"], [3.0]),
         ):
             choice = Choice(FEATURES, names)
-            assert choice.read(fold, choice.entity(entity), T_MS) == values
+            assert choice.read(fold, [choice.entity(entity)], T_MS) == [values]
             assert len(fold._some) <= 2
 
 
