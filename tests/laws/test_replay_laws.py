@@ -287,7 +287,7 @@ WORDS = st.one_of(
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=250)
 @given(
     st.one_of(st.integers(0, 2**126 - 1), WORDS, st.integers(0, 125).map(lambda n: 2**n + 1)),
     st.one_of(st.integers(1, 2**63 - 1), st.integers(0, 62).map(lambda n: 2**n)),

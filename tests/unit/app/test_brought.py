@@ -15,6 +15,7 @@ from penstock.app.pipeline import File, load_text
 from penstock.app.replay import replay
 from penstock.app.scoring.apart import Apart
 from penstock.app.scoring.order import Scoring
+from penstock.app.scoring.piped import Piped, house
 from penstock.app.system import System
 from penstock.app.train import carry_out
 from penstock.model.pack import score
@@ -63,7 +64,8 @@ def test_its_library_says_the_same_apart(played: tuple[Home, File, Version]) -> 
         [x, z, n, None if n == 3 else x / 2] for x in (-1.5, 0.0, 0.3) for z in (None, 0.5) for n in (1, 3)
     ]
     here = score(Models(file, home.log, home.blobs).get(version.digest), rows)
-    apart = Apart(Scoring(str(home.path), version.digest, version.code, str(PIPELINE), "agree"))
+    order = Scoring(str(home.path), version.digest, version.code, str(PIPELINE), "agree")
+    apart = Apart(Piped(house(order)))
     try:
         there = apart(rows)
     finally:
