@@ -8,10 +8,9 @@ threads, `app.processes` in several processes.
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -373,14 +372,7 @@ def finish(log: Log, intent: Intent, result: Version | Failure, epoch: int, posi
 def one_thread() -> None:
     """One thread a linear-algebra library in this thread: answers are small, stages run side by side,
     and how many threads there are must not change a bit of a score."""
-    _libraries(len(sys.modules)).limit(limits=1)
-
-
-@lru_cache(1)
-def _libraries(modules: int) -> threadpoolctl.ThreadpoolController:
-    """The libraries that are loaded, which takes some milliseconds to find out: none came while as many modules
-    are loaded."""
-    return threadpoolctl.ThreadpoolController()
+    threadpoolctl.threadpool_limits(1)
 
 
 def folds(file: File, blobs: Blob) -> list[AnyStage]:

@@ -59,10 +59,10 @@ def simulate(given: argparse.Namespace) -> int:
 
 def _runs(given: argparse.Namespace, seeds: list[int]) -> Iterator[Any]:
     """The schedules, as they end; on several processes each plays every n-th."""
+    from penstock.app.simulation.schedule import run
+
     what, jobs = (given.file, given.data, given.fit), min(given.jobs, len(seeds))
     if jobs == 1 or given.trace:
-        from penstock.app.simulation.schedule import run  # the pool's processes need not wait for it
-
         yield from (run(_shared(*what), seed, trace=given.trace) for seed in seeds)
         return
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:

@@ -85,8 +85,8 @@ def synced(sync: Callable[[int], None], handle: int) -> None:
 
 
 def lengthen(path: Path, used: int) -> int:
-    """Let a file that is used up have room to be written over, which syncs in half the time of growing; how long it
-    is. What is appended are zeros: to SQLite they are no part of a WAL, whoever writes to it meanwhile."""
+    """Let a file that is used up have room to be written over, which syncs sooner than growing; how long it is. What is
+    appended are zeros: to SQLite they are no part of a WAL, whoever writes to it meanwhile."""
     with contextlib.suppress(OSError), path.open("ab", buffering=0) as file:
         if file.tell() < used + STEP_BYTES // 8:
             file.write(bytes(STEP_BYTES))

@@ -19,8 +19,7 @@ class MemoryLog:
 
     def __init__(self) -> None:
         self._records: list[Record | None] = []  # None: dropped
-        self._topics: set[str] = set()
-        self._firsts: dict[str, Position] = {}  # of topics that were dropped from: where each is whole from
+        self._topics: dict[str, Position] = {}  # from where on each is whole
         self._ids: dict[tuple[str, str], Record] = {}
         self._producers: dict[str, int] = {}
         self._stages: dict[str, Checkpoint] = {}
@@ -42,7 +41,7 @@ class MemoryLog:
         places: list[int] = []
         repeats: list[int] = []
         for i, draft in enumerate(drafts):
-            self._topics.add(draft.topic)
+            self._topics.setdefault(draft.topic, START)
             first = self._ids.get((draft.topic, draft.id)) if draft.id else None
             if first is not None:
                 repeats.append(i)
@@ -73,13 +72,13 @@ class MemoryLog:
             end = len(self._records)
             if start.n > end:
                 raise Broken("The log went backwards.", code="log_backwards")
-            if not passing and any(0 < start.n < at.n for name, at in self._firsts.items() if name in topics):
+            if not passing and any(START.n < start.n < self.first(topic).n for topic in topics):
                 raise Broken("Retention has dropped records that were not read yet.", code="log_passed")
             below = min(stop.n, end) if stop else end
-            among, wanted = frozenset(topics), where.test() if where else None
+            wanted = where.test() if where else lambda record: True
             found: list[Record] = []
             for record in self._records[start.n : below]:
-                if record is not None and record.topic in among and (wanted is None or wanted(record)):
+                if record is not None and record.topic in topics and wanted(record):
                     found.append(record)
                     if len(found) == limit:
                         return found, Position(n=record.position + 1)
@@ -106,7 +105,7 @@ class MemoryLog:
 
     def first(self, topic: str) -> Position:
         """See the port."""
-        return self._firsts.get(topic, START)
+        return self._topics.get(topic, START)
 
     def join(self, drafts: Sequence[Draft], then: Then, *, sync: bool = True) -> tuple[Appended, Appended]:
         """See the port. What was appended is taken back where nothing comes of it."""
@@ -130,7 +129,7 @@ class MemoryLog:
                 if record is not None and record.topic == topic:
                     self._records[place] = None
                     self._ids.pop((topic, record.id), None)
-                    self._firsts[topic] = Position(n=place + 1)
+                    self._topics[topic] = Position(n=place + 1)
                     gone += 1
             return gone
 
@@ -175,7 +174,4 @@ class MemoryLog:
 
     def stages(self) -> dict[str, Checkpoint]:
         """See the port."""
-        return {
-            name: Checkpoint(at.epoch, at.position, b"", at.state_position)
-            for name, at in sorted(self._stages.items())
-        }
+        return {name: msgspec.structs.replace(at, state=b"") for name, at in sorted(self._stages.items())}

@@ -114,12 +114,18 @@ def _fitted(packed: Packed) -> Any:
     return pickle.loads(packed.model) if packed.format == "pickle" else Brought(packed.format, packed.model)
 
 
+class _Head(msgspec.Struct, frozen=True):
+    """As much of a `Packed` as tells how it is to be opened: the model's bytes are passed over."""
+
+    format: str
+
+
 _outside: msgspec.msgpack.Decoder[Program | Endpoint] = msgspec.msgpack.Decoder(Program | Endpoint)
 
 
 def outside(data: bytes) -> Model | None:
     """The model of bytes whose model scores outside of Python; None of any other, which is not unpacked."""
-    return load(data) if unpack(data, Packed).format == "outside" else None
+    return load(data) if unpack(data, _Head).format == "outside" else None
 
 
 def headed(

@@ -82,8 +82,7 @@ def _begin(folder: Path) -> subprocess.Popen[bytes]:
 def _value(value: Value, type_: str) -> Value:
     if type_ == "text":
         return None if value is None else str(value)
-    fits = isinstance(value, (int, float)) and math.isfinite(value)
-    return float(value) if fits else None  # type: ignore[arg-type]
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _greeted(returns: str, data: bytes) -> str:

@@ -97,8 +97,6 @@ class Watch:
         stages = self.log.stages()
         for name, now in stages.items():
             before = self.stages.get(name, Checkpoint())
-            if now == before:
-                continue
             demand(now.position.n >= before.position.n, "A stage's position does not go back", name)
             demand(now.epoch >= before.epoch, "An epoch does not go back", name)
         self.stages = stages

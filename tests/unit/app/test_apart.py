@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +16,7 @@ from penstock.app.scoring.apart import Apart
 from penstock.app.scoring.order import Limits, Scoring
 from penstock.app.scoring.piped import Piped, house
 from penstock.model.pack import Model, dump
+from tests.unit.app.asker import ends_with
 
 TEXT = b'''
 """A model with manners that depend on what it is asked."""
@@ -166,19 +165,4 @@ def test_it_ends_with_who_asks(made: Make, tmp_path: Path) -> None:
         "threading.Thread(target=one, args=([[2.0]],), daemon=True).start()\n"
         "sys.stdin.read(); os._exit(0)\n"
     )
-    asks = subprocess.Popen(
-        [sys.executable, "-c", code, msgspec.json.encode(order).decode()],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert asks.stdout is not None
-    pid = int(asks.stdout.readline())
-    time.sleep(0.2)
-    asks.kill()
-    asks.communicate()
-    until_s = time.monotonic() + 5
-    while (
-        Path(f"/proc/{pid}").exists()
-        and "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]
-    ):
-        assert time.monotonic() < until_s, "it goes on"
-        time.sleep(0.02)
+    assert ends_with(code, msgspec.json.encode(order).decode())

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from penstock.model.fit import answers
 from penstock.model.outside import Program
 from penstock.model.pack import Model, dump, outside
 from penstock.record.errors import Refused, Unavailable
+from tests.unit.app.asker import ends_with
 
 PROGRAM = f"""#!{sys.executable} -I
 import json, os, sys, time
@@ -156,20 +155,7 @@ def test_it_ends_with_who_asks(tmp_path: Path) -> None:
         "threading.Thread(target=one, args=([[2]],), daemon=True).start()\n"
         "sys.stdin.read()\n"
     )
-    asks = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "program")],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)},
-    )  # fmt: skip
-    assert asks.stdout is not None
-    pid = int(asks.stdout.readline())
-    time.sleep(0.2)
-    asks.kill()
-    asks.communicate()
-    until_s = time.monotonic() + 5
-    entry = Path(f"/proc/{pid}/stat")
-    while entry.exists() and "Z" not in entry.read_text().rpartition(")")[2][:3]:
-        assert time.monotonic() < until_s, "it goes on"
-        time.sleep(0.02)
+    assert ends_with(code, str(tmp_path / "program"), TMPDIR=str(tmp_path))
 
 
 @pytest.mark.parametrize("language", ["C", "R"])
