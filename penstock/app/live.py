@@ -116,13 +116,14 @@ class Live:
                 turn()
             except Unavailable as error:
                 if error.code == "fenced":
-                    return self._break(error)
+                    return self.break_off(error)
                 self.tally.add("turns_failed", {"turn": name, "code": error.code})
                 self.stopping.wait(0.2)
             except BaseException as error:  # nothing may go on above a broken invariant: stop, say why
-                return self._break(error)
+                return self.break_off(error)
 
-    def _break(self, error: BaseException) -> None:
+    def break_off(self, error: BaseException) -> None:
+        """Stop all that runs here, and say why."""
         self.broken = (
             str(error) if isinstance(error, PenstockError) else f"{type(error).__name__}; see the notes."
         )

@@ -25,10 +25,12 @@ from penstock.app.live import Live
 from penstock.app.looks import Looks
 from penstock.app.pipeline import File, load
 from penstock.app.pressure import Bounds
+from penstock.app.servers import process
 from penstock.app.servers.calling import Calling, free
 from penstock.app.servers.desk import desk, keys_of, note
 from penstock.app.servers.keeper import Keeper, passage
 from penstock.app.servers.listening import Listening, address, bind
+from penstock.app.servers.nursery import Nursery
 from penstock.app.servers.order import Serve
 from penstock.app.system import Serving, System
 from penstock.app.train import Order
@@ -122,6 +124,22 @@ def up(
 ) -> None:
     """Bring a file up and stay until `stop` is set or the system breaks."""
     may_bind(settings.host, keys_of(settings.key_file))
+    with (
+        contextlib.closing(Nursery(process.begin))
+        if settings.workers
+        else contextlib.nullcontext() as nursery
+    ):
+        _up(path, home_path, settings, said, stop, nursery)
+
+
+def _up(
+    path: str,
+    home_path: Path,
+    settings: Settings,
+    said: Callable[[str], None],
+    stop: threading.Event,
+    nursery: Nursery | None,
+) -> None:
     home = open_home(home_path, create=True, log=settings.log, settings=settings.log_settings)
     file = _loaded(path, home)
     training: dict[str, float] = {}
@@ -136,7 +154,7 @@ def up(
     live = Live(system, wall_ms, tick_s=settings.tick_s, admit=bounds.admit)
     if settings.grpc_port is not None:
         settings = msgspec.structs.replace(settings, grpc_port=free(settings.host, settings.grpc_port))
-    with _doors(live, home, settings, training) as where:
+    with _doors(live, home, settings, training, nursery) as where:
         said(
             where
             if settings.grpc_port is None
@@ -172,9 +190,11 @@ def _no_answers(stage: str) -> bool:
 
 
 @contextlib.contextmanager
-def _doors(live: Live, home: Home, settings: Settings, training: Mapping[str, float]) -> Iterator[str]:
+def _doors(
+    live: Live, home: Home, settings: Settings, training: Mapping[str, float], nursery: Nursery | None
+) -> Iterator[str]:
     """The system at work and its doors open, in this process or in others; the address."""
-    if not settings.workers:
+    if nursery is None:
         server = Server(live, home, settings, training)
         live.start()
         yield server.start()
@@ -184,12 +204,10 @@ def _doors(live: Live, home: Home, settings: Settings, training: Mapping[str, fl
     with passage() as (path, inside), bind(settings.host, settings.port) as listens:
         file, hosts = live.system.file, (*settings.hosts, settings.host)
         order = Serve(
-            str(home.path.absolute()), file.code, file.path, listens.fileno(), path, key_file=settings.key_file,
+            str(home.path.absolute()), file.code, file.path, path, key_file=settings.key_file,
             hosts=hosts, bounds=settings.bounds, sync=settings.sync, host=settings.host, grpc_port=settings.grpc_port,
         )  # fmt: skip
-        keeper = Keeper(
-            order, listens, settings.workers, lambda text: print(f"penstock: {text}", file=sys.stderr)
-        )
+        keeper = Keeper(nursery, order, listens, settings.workers, _told, live.break_off)
         server = Server(live, home, settings, training, inside, keeper.counts)
         live.start()
         server.start()
@@ -199,6 +217,10 @@ def _doors(live: Live, home: Home, settings: Settings, training: Mapping[str, fl
         keeper.stop()
         server.stop()
         live.stop()
+
+
+def _told(text: str) -> None:
+    print(f"penstock: {text}", file=sys.stderr)
 
 
 def _watched(training: dict[str, float], order: Order) -> Version | Failure:

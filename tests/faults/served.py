@@ -66,6 +66,12 @@ def prepare(folder: Path) -> Path:
     return home.path
 
 
+def children(pid: int) -> list[int]:
+    """The processes that a process started, the oldest first."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(one) for one in found.split()]
+
+
 class Up:
     """`penstock up` with serving processes, whose code may be spoiled."""
 
@@ -82,17 +88,9 @@ class Up:
         self.url = found.group()
 
     def workers(self) -> list[int]:
-        """The serving processes, by their parent."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            try:
-                stat = (entry / "stat").read_text() if entry.name.isdigit() else ""
-            except OSError:
-                continue
-            if stat and int(stat.rpartition(")")[2].split()[1]) == self.process.pid:
-                line = (entry / "cmdline").read_bytes()
-                found += [int(entry.name)] if b"served_child" in line or b"servers.process" in line else []
-        return sorted(found)
+        """The serving processes: the children of the one that forks them."""
+        nursery, *_ = children(self.process.pid)
+        return children(nursery)
 
     def close(self) -> int:
         """Ask it to end; its status."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+import socket
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from penstock.app import live
-from penstock.app.servers.process import main
+from penstock.app.servers.nursery import Begin
+from penstock.app.servers.order import Serve
+from penstock.app.servers.process import begin as serve
 from penstock.log import Appended, Then
 from penstock.log.sqlite import SqliteLog
 from penstock.record.record import Draft
@@ -43,6 +45,12 @@ def mix() -> None:
     live.Live.at_once = at_once  # type: ignore[method-assign]
 
 
-if __name__ == "__main__":
-    {"answered before it is kept": forget, "answered as if asked by the first": mix}[sys.argv[1]]()
-    main()
+def _with(bug: Callable[[], None]) -> Begin:
+    def begin(order: Serve, listens: socket.socket, channel: socket.socket) -> None:
+        bug()
+        serve(order, listens, channel)
+
+    return begin
+
+
+BUGS = {"answered before it is kept": _with(forget), "answered as if asked by the first": _with(mix)}

@@ -9,13 +9,12 @@ from penstock.app.pressure import Bounds
 
 
 class Serve(msgspec.Struct, frozen=True):
-    """Which code to serve from which home, as share `k` of `n`, on an open socket. `elsewhere`: where the rest of
+    """Which code to serve from which home, as share `k` of `n`. `elsewhere`: where the rest of
     the system answers what this process does not know."""
 
     home: str
     code: str
     path: str
-    socket: int
     elsewhere: str
     k: int = 0
     n: int = 1
@@ -28,10 +27,12 @@ class Serve(msgspec.Struct, frozen=True):
 
 
 class Word(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a serving process says, a line each: that it serves, or why it cannot; and what it has counted since it
-    began, now and then."""
+    """What is said of a serving process, a line each: that it serves, or why it cannot; what it has counted since it
+    began, now and then; and the status that it ended with."""
 
     serves: bool = False
+    pid: int = 0
     code: str = ""
     note: str = ""
     counts: list[Count] = []
+    ended: int | None = None

@@ -11,10 +11,8 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from penstock.app.deferred import deferred
 from penstock.app.home import open_home, pressure, wall_ms
@@ -24,8 +22,9 @@ from penstock.app.servers.calling import Calling
 from penstock.app.servers.desk import keys_of, note, serving_desk
 from penstock.app.servers.elsewhere import elsewhere
 from penstock.app.servers.listening import Listening
+from penstock.app.servers.nursery import line
 from penstock.app.servers.order import Serve, Word
-from penstock.app.system import Serving, System
+from penstock.app.system import Serving, System, one_thread
 from penstock.predict.stage import share_name
 from penstock.record.errors import PenstockError
 from penstock.serve.door import Door
@@ -34,22 +33,26 @@ from penstock.serve.http import create
 COUNT_S = 0.5
 """How often what was counted is told."""
 
+_QUIET = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
-def main() -> None:
-    """Serve until standard input ends or a signal says so; the requests under way are answered first."""
-    order = msgspec.json.decode(sys.stdin.buffer.readline(), type=Serve)
+
+def begin(order: Serve, listens: socket.socket, channel: socket.socket) -> None:
+    """Serve until the channel is shut or a signal says so; the requests under way are answered first."""
     stop = threading.Event()
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, lambda *_: stop.set())
-    threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
+    os.environ.update(_QUIET)  # for what is loaded from here on
+    one_thread()
+    threading.Thread(target=_watch_parent, args=(channel, stop), daemon=True).start()
+    say = functools.partial(_say, channel)
     try:
-        serve(order, stop, functools.partial(_say, sys.stdout.buffer))
+        serve(order, listens, stop, say)
     except PenstockError as error:
-        _say(sys.stdout.buffer, Word(code=error.code, note=str(error)))
+        say(Word(code=error.code, note=str(error)))
         sys.exit(1)
 
 
-def serve(order: Serve, stop: threading.Event, say: Any) -> None:
+def serve(order: Serve, listens: socket.socket, stop: threading.Event, say: Callable[[Word], None]) -> None:
     """Serve a share until asked to stop."""
     home = open_home(Path(order.home))
     with deferred():
@@ -66,7 +69,6 @@ def serve(order: Serve, stop: threading.Event, say: Any) -> None:
     gc.collect()
     gc.freeze()  # what is here now stays: no collection need look at it again
     gc.set_threshold(50_000, 20, 50)
-    listens = socket.socket(fileno=order.socket)
     keys = keys_of(order.key_file)
     door = Listening(lambda: Door(desk, app, keys, order.hosts, note), listens)
     calling = None if order.grpc_port is None else Calling(desk, keys, note, order.host, order.grpc_port)
@@ -74,7 +76,7 @@ def serve(order: Serve, stop: threading.Event, say: Any) -> None:
     door.start()
     if calling is not None:
         calling.start()
-    say(Word(serves=True))
+    say(Word(serves=True, pid=os.getpid()))
     while not stop.wait(COUNT_S) and not live.broken:
         say(Word(counts=live.tally.read()))
     if calling is not None:
@@ -87,19 +89,13 @@ def serve(order: Serve, stop: threading.Event, say: Any) -> None:
         sys.exit(1)
 
 
-def _say(out: Any, word: Word) -> None:
-    with contextlib.suppress(OSError):  # whoever started this has gone: standard input says so, too
-        out.write(msgspec.json.encode(word) + b"\n")
-        out.flush()
+def _say(channel: socket.socket, word: Word) -> None:
+    with contextlib.suppress(OSError):  # whoever started this has gone: the channel says so, too
+        channel.sendall(line(word))
 
 
-def _watch_parent(stop: threading.Event) -> None:
-    """Standard input stays open as long as whoever started this lives."""
+def _watch_parent(channel: socket.socket, stop: threading.Event) -> None:
+    """The channel stays open as long as whoever started this lives."""
     with contextlib.suppress(OSError):
-        while os.read(0, 1):
-            pass
+        channel.recv(1)
     stop.set()
-
-
-if __name__ == "__main__":
-    main()
