@@ -124,11 +124,8 @@ def up(
 ) -> None:
     """Bring a file up and stay until `stop` is set or the system breaks."""
     may_bind(settings.host, keys_of(settings.key_file))
-    with (
-        contextlib.closing(Nursery(process.begin))
-        if settings.workers
-        else contextlib.nullcontext() as nursery
-    ):
+    forked = contextlib.closing(Nursery(process.begin)) if settings.workers else contextlib.nullcontext()
+    with forked as nursery:
         _up(path, home_path, settings, said, stop, nursery)
 
 
