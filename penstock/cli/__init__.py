@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 
@@ -24,14 +25,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def function(name: str) -> Verb:
+    """What a verb does, by its module's and its own name: the modules of the others are not loaded."""
+    module, _, verb = name.rpartition(".")
+    found: Verb = getattr(importlib.import_module(f"penstock.cli.{module}"), verb)
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Exit status: 0 done, 1 a check failed, 2 refused, 3 not available now."""
     from penstock.record.errors import PenstockError, Refused
 
     given = _parser().parse_args(argv)
     try:
-        verb: Verb = given.run
-        return verb(given)
+        return function(given.run)(given)
     except Refused as error:
         print(f"penstock: {error}", file=sys.stderr)
         return 2

@@ -5,20 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from penstock.cli import ask, run
-from penstock.cli.consistency import consistency
-from penstock.cli.dataset import dataset
-from penstock.cli.dead import dead
-from penstock.cli.features import diff, listed
-from penstock.cli.graph import graph
-from penstock.cli.keep import backup
-from penstock.cli.load import load
-from penstock.cli.lookup import get, retract
-from penstock.cli.repair import repair
-from penstock.cli.score import score
-from penstock.cli.simulate import simulate
-from penstock.cli.suggest import suggested
-
 
 def declare(verbs: Any) -> None:
     """Declare every verb."""
@@ -32,7 +18,7 @@ def declare(verbs: Any) -> None:
     _loading(verbs)
 
 
-def _verb(verbs: Any, name: str, function: Any, what: str, example: str) -> argparse.ArgumentParser:
+def _verb(verbs: Any, name: str, function: str, what: str, example: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = verbs.add_parser(
         name, help=what, description=what, epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -89,7 +75,7 @@ def _bounded(parser: argparse.ArgumentParser) -> None:
 
 def _running(verbs: Any) -> None:
     demo = _verb(
-        verbs, "demo", run.demo, "Play a shop through the whole loop, and show it.", "penstock demo --exit"
+        verbs, "demo", "run.demo", "Play a shop through the whole loop, and show it.", "penstock demo --exit"
     )
     demo.add_argument("--exit", action="store_true", help="end when the story is told, instead of serving on")
     demo.add_argument(
@@ -99,7 +85,7 @@ def _running(verbs: Any) -> None:
     demo.add_argument("--port", type=int, default=8411)
     _logged(demo)
     up = _verb(
-        verbs, "up", run.up, "Bring a pipeline file up and serve it.", "penstock up pipeline.py --port 8411"
+        verbs, "up", "run.up", "Bring a pipeline file up and serve it.", "penstock up pipeline.py --port 8411"
     )
     up.add_argument("file", metavar="FILE")
     _homed(up, json=False)
@@ -119,7 +105,7 @@ def _running(verbs: Any) -> None:
     )
     up.add_argument("--webhook", default="", metavar="URL", help="send alerts there, as JSON")
     some = _verb(
-        verbs, "run", run.run_stages, "Run stages of a pipeline file in a process of their own, beside others.",
+        verbs, "run", "run.run_stages", "Run stages of a pipeline file in a process of their own, beside others.",
         "penstock run predict --file pipeline.py --log kafka://broker:9092 --blobs /mnt/blobs --shares 4",
     )  # fmt: skip
     some.add_argument(
@@ -138,14 +124,14 @@ def _running(verbs: Any) -> None:
     key = _verb(
         verbs,
         "key",
-        run.key,
+        "run.key",
         "Make a key; the file keeps only its digest.",
         "penstock key alice --key-file keys",
     )
     key.add_argument("name", metavar="NAME")
     key.add_argument("--key-file", required=True, metavar="FILE")
     append = _verb(
-        verbs, "append", run.append, "Append events from a file of JSON lines, JSON or CSV (- is standard input).",
+        verbs, "append", "run.append", "Append events from a file of JSON lines, JSON or CSV (- is standard input).",
         "penstock append payment payments.ndjson",
     )  # fmt: skip
     append.add_argument("topic", metavar="TOPIC")
@@ -157,7 +143,7 @@ def _running(verbs: Any) -> None:
     _bounded(append)
     _homed(append)
     check = _verb(
-        verbs, "check", run.check, "Run a whole pipeline on a sliver of data, and say what would break.",
+        verbs, "check", "run.check", "Run a whole pipeline on a sliver of data, and say what would break.",
         "penstock check pipeline.py --data samples/",
     )  # fmt: skip
     check.add_argument("file", metavar="FILE")
@@ -169,7 +155,7 @@ def _running(verbs: Any) -> None:
 
 def _asking(verbs: Any) -> None:
     drawn = _verb(
-        verbs, "graph", graph, "Show a file's topics, features and stages: who reads and who writes what.",
+        verbs, "graph", "graph.graph", "Show a file's topics, features and stages: who reads and who writes what.",
         "penstock graph pipeline.py --svg pipeline.svg",
     )  # fmt: skip
     drawn.add_argument("file", metavar="FILE")
@@ -180,26 +166,26 @@ def _asking(verbs: Any) -> None:
         _verb(
             verbs,
             "status",
-            ask.status,
+            "ask.status",
             "How things stand: log, stages, models, alerts.",
             "penstock status --json",
         )
     )
-    _homed(_verb(verbs, "models", ask.models, "Every version and what became of it.", "penstock models"))
+    _homed(_verb(verbs, "models", "ask.models", "Every version and what became of it.", "penstock models"))
     doctor = _homed(_verb(
-        verbs, "doctor", ask.doctor, "Look at the log's health, and read all of it to see that it is whole.",
+        verbs, "doctor", "ask.doctor", "Look at the log's health, and read all of it to see that it is whole.",
         "penstock doctor --quick",
     ))  # fmt: skip
     doctor.add_argument("--quick", action="store_true", help="sizes and counts only; read no records")
     upkeep = _homed(_verb(
-        verbs, "upkeep", ask.upkeep, "Drop what its keep= lets go, seal what is old, give back the room.",
+        verbs, "upkeep", "ask.upkeep", "Drop what its keep= lets go, seal what is old, give back the room.",
         "penstock upkeep --dry-run",
     ))  # fmt: skip
     upkeep.add_argument(
         "--dry-run", action="store_true", help="say what retention would take; change nothing"
     )
     mended = _homed(_verb(
-        verbs, "repair", repair, "Say what a repair of a damaged log would do; do it when asked to.",
+        verbs, "repair", "repair.repair", "Say what a repair of a damaged log would do; do it when asked to.",
         "penstock repair --yes",
     ))  # fmt: skip
     mended.add_argument("--yes", action="store_true", help="do it, if nothing is lost by it")
@@ -207,7 +193,7 @@ def _asking(verbs: Any) -> None:
         "--accept-loss", action="store_true", help="do it, and let go of what cannot be read any more"
     )
     report = _homed(_verb(
-        verbs, "report", ask.report, "Write the gate's report of a version as one HTML page.",
+        verbs, "report", "ask.report", "Write the gate's report of a version as one HTML page.",
         "penstock report fraud@v3 --out report.html",
     ))  # fmt: skip
     report.add_argument("version", metavar="MODEL@vN")
@@ -216,7 +202,7 @@ def _asking(verbs: Any) -> None:
         _verb(
             verbs,
             "trace",
-            ask.trace,
+            "ask.trace",
             "Tell everything about one prediction.",
             "penstock trace predict.fraud:payment:1234:0",
         )
@@ -226,7 +212,8 @@ def _asking(verbs: Any) -> None:
 
 def _keeping(verbs: Any) -> None:
     parser = _homed(_verb(
-        verbs, "backup", backup, "Copy a home, running or not: log, segments and blobs of one moment, read through.",
+        verbs, "backup", "keep.backup",
+        "Copy a home, running or not: log, segments and blobs of one moment, read through.",
         "penstock backup --out /mnt/backups/monday",
     ))  # fmt: skip
     parser.add_argument("--out", required=True, metavar="DIR", help="a folder that is not there yet")
@@ -234,7 +221,7 @@ def _keeping(verbs: Any) -> None:
 
 def _burying(verbs: Any) -> None:
     parser = _homed(_verb(
-        verbs, "dead", dead, "List the records that stages could not take, or bring them back.",
+        verbs, "dead", "dead.dead", "List the records that stages could not take, or bring them back.",
         "penstock dead --again payment@1234",
     ))  # fmt: skip
     parser.add_argument(
@@ -246,7 +233,7 @@ def _burying(verbs: Any) -> None:
 
 def _looking(verbs: Any) -> None:
     features = _verb(
-        verbs, "features", None, "What a file's features are and say, and what differs between two sets.",
+        verbs, "features", "", "What a file's features are and say, and what differs between two sets.",
         "penstock features list pipeline.py",
     )  # fmt: skip
     parts = features.add_subparsers(dest="part", metavar="WHAT", required=True)
@@ -254,7 +241,7 @@ def _looking(verbs: Any) -> None:
     _getting(parts)
     _suggesting(parts)
     gone = _homed(_verb(
-        verbs, "retract", retract, "Take events back by their ids: from here on no feature sees them.",
+        verbs, "retract", "lookup.retract", "Take events back by their ids: from here on no feature sees them.",
         "penstock retract pipeline.py payment 1234 1235",
     ))  # fmt: skip
     gone.add_argument("file", metavar="FILE")
@@ -265,12 +252,13 @@ def _looking(verbs: Any) -> None:
 def _listing(parts: Any) -> None:
     one = "a pipeline file, a home, or the first digits of a feature set's digest in --home"
     told = _homed(_verb(
-        parts, "list", listed, "A file's features with their definitions.", "penstock features list pipeline.py",
+        parts, "list", "features.listed",
+        "A file's features with their definitions.", "penstock features list pipeline.py",
     ))  # fmt: skip
     told.add_argument("file", metavar="FILE", help=one)
     told.add_argument("--model", default="", metavar="MODEL")
     compared = _homed(_verb(
-        parts, "diff", diff, "What differs between two feature sets, and whether a model would notice.",
+        parts, "diff", "features.diff", "What differs between two feature sets, and whether a model would notice.",
         "penstock features diff pipeline.py new.py",
     ))  # fmt: skip
     compared.add_argument("a", metavar="A", help=one)
@@ -280,7 +268,7 @@ def _listing(parts: Any) -> None:
 
 def _suggesting(parts: Any) -> None:
     parser = _verb(
-        parts, "suggest", suggested, "Propose features for an entity, as definitions to paste into the file.",
+        parts, "suggest", "suggest.suggested", "Propose features for an entity, as definitions to paste into the file.",
         "penstock features suggest pipeline.py --entity tailnum --most 20",
     )  # fmt: skip
     parser.add_argument("file", metavar="FILE")
@@ -295,7 +283,7 @@ def _suggesting(parts: Any) -> None:
 
 def _getting(parts: Any) -> None:
     parser = _homed(_verb(
-        parts, "get", get, "The values of a model's features for entities, now or as of then.",
+        parts, "get", "lookup.get", "The values of a model's features for entities, now or as of then.",
         "penstock features get pipeline.py --model fraud --entity card=c1 --entity card=c2 --t 2026-05-01T12:00Z",
     ))  # fmt: skip
     parser.add_argument("file", metavar="FILE")
@@ -317,19 +305,19 @@ def _getting(parts: Any) -> None:
 
 def _deciding(verbs: Any) -> None:
     train = _homed(
-        _verb(verbs, "train", ask.train, "Ask for a training now.", "penstock train fraud --set C=0.5")
+        _verb(verbs, "train", "ask.train", "Ask for a training now.", "penstock train fraud --set C=0.5")
     )
     train.add_argument("model", metavar="MODEL")
     train.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter for this training"
     )
     promote = _homed(_verb(
-        verbs, "promote", ask.promote, "Make a version champion, whatever the rules say.",
+        verbs, "promote", "ask.promote", "Make a version champion, whatever the rules say.",
         'penstock promote fraud@v3 --reason "agreed with risk"',
     ))  # fmt: skip
     promote.add_argument("version", metavar="MODEL@vN")
     rollback = _homed(_verb(
-        verbs, "rollback", ask.rollback, "Take the newest step back: candidate out, or the champion before again.",
+        verbs, "rollback", "ask.rollback", "Take the newest step back: candidate out, or the champion before again.",
         'penstock rollback fraud --reason "wrong prices"',
     ))  # fmt: skip
     rollback.add_argument("model", metavar="MODEL")
@@ -345,14 +333,15 @@ def _proving(verbs: Any) -> None:
         _verb(
             verbs,
             "verify",
-            ask.verify,
+            "ask.verify",
             "Make every prediction again from the log, and compare bit for bit.",
             "penstock verify",
         )
     )
     verify.add_argument("--model", default="", metavar="MODEL")
     compared = _homed(_verb(
-        verbs, "consistency", consistency, "Tell what of the served features was folded again, and what was unequal.",
+        verbs, "consistency", "consistency.consistency",
+        "Tell what of the served features was folded again, and what was unequal.",
         "penstock consistency .penstock --model fraud",
     ))  # fmt: skip
     compared.add_argument(
@@ -361,12 +350,13 @@ def _proving(verbs: Any) -> None:
     )  # fmt: skip
     compared.add_argument("--model", default="", metavar="MODEL")
     rebuild = _homed(_verb(
-        verbs, "rebuild", ask.rebuild, "Train a version again from the log; say whether its digest is the same.",
+        verbs, "rebuild", "ask.rebuild", "Train a version again from the log; say whether its digest is the same.",
         "penstock rebuild fraud@v3",
     ))  # fmt: skip
     rebuild.add_argument("version", metavar="MODEL@vN")
     rows = _homed(_verb(
-        verbs, "dataset", dataset, "Write a model's training set: requests as they were seen, with their labels.",
+        verbs, "dataset", "dataset.dataset",
+        "Write a model's training set: requests as they were seen, with their labels.",
         "penstock dataset pipeline.py --model fraud --out rows.parquet --from 2026-01-01",
     ))  # fmt: skip
     rows.add_argument("file", metavar="FILE")
@@ -374,7 +364,7 @@ def _proving(verbs: Any) -> None:
     rows.add_argument("--out", required=True, metavar="PATH", help="a name that ends in .parquet or .arrow")
     rows.add_argument("--from", dest="since", default="", metavar="TIME", help="no request before it, in UTC")
     simulated = _verb(
-        verbs, "simulate", simulate,
+        verbs, "simulate", "simulate.simulate",
         "Play a pipeline on a virtual clock with faults at random, and hold it against its laws.",
         "penstock simulate pipeline.py --seed 7 --trace",
     )  # fmt: skip
@@ -399,7 +389,7 @@ def _proving(verbs: Any) -> None:
 
 def _loading(verbs: Any) -> None:
     batch = _verb(
-        verbs, "score", score, "Score the rows of a file by a running server.",
+        verbs, "score", "score.score", "Score the rows of a file by a running server.",
         "penstock score fraud --id payment_id --in payments.parquet --out scores.parquet",
     )  # fmt: skip
     batch.add_argument("model", metavar="MODEL")
@@ -424,7 +414,8 @@ def _loading(verbs: Any) -> None:
     batch.add_argument("--key", default="", metavar="FILE", help="a file with the key to send")
     batch.add_argument("--json", action="store_true", help="print JSON for a machine to read")
     parser = _verb(
-        verbs, "load", load, "Send requests to a server at a steady rate, check each answer, and say how it took it.",
+        verbs, "load", "load.load",
+        "Send requests to a server at a steady rate, check each answer, and say how it took it.",
         "penstock load http://127.0.0.1:8411 --model fraud --rate 500 --for 30s",
     )  # fmt: skip
     parser.add_argument("url", metavar="URL")

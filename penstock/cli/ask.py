@@ -37,13 +37,13 @@ def status(given: argparse.Namespace) -> int:
         show.as_json(found)
         return 0
     show.table("", ["topic", "records"], list(found["topics"].items()))
-    show.console.print()
+    show.console().print()
     show.table(
         "",
         ["stage", "epoch", "position", "lag"],
         [[n, one["epoch"], one["position"], one["lag"]] for n, one in found["stages"].items()],
     )
-    show.console.print()
+    show.console().print()
     models = [[name, _v(m["champion"]), _v(m["candidate"]), m["predictions"], ", ".join(m["alerts"]) or "none"]
               for name, m in found["models"].items()]  # fmt: skip
     counts = [
@@ -52,7 +52,7 @@ def status(given: argparse.Namespace) -> int:
         if one["value"]
     ]
     show.table("", ["counter", "of", "count"], counts)
-    show.console.print()
+    show.console().print()
     show.table("", ["model", "champion", "candidate", "predictions", "standing alerts"], models)
     return 0
 
@@ -119,7 +119,7 @@ def doctor(given: argparse.Namespace) -> int:
         )
         show.table("", ["topic", "records"], list(found["records"].items()))
         show.table("", ["stage", "positions behind the end"], list(found["behind"].items()))
-        show.console.print("\n".join(problems) or "All is well.")
+        show.console().print("\n".join(problems) or "All is well.")
     return int(bool(problems))
 
 
@@ -136,7 +136,7 @@ def upkeep(given: argparse.Namespace) -> int:
         "", ["topic", "would go" if given.dry_run else "went", "bytes", "from before", "held back"], rows
     )
     if not given.dry_run:
-        show.console.print(f"{done.sealed:,} records sealed, {done.freed:,} bytes given back.")
+        show.console().print(f"{done.sealed:,} records sealed, {done.freed:,} bytes given back.")
     return 0
 
 
@@ -159,7 +159,7 @@ def report(given: argparse.Namespace) -> int:
     if given.json:
         show.as_json(registry(home.log).models[version.model].verdicts[version.version])
     else:
-        show.console.print(f"Written to {out}.")
+        show.console().print(f"Written to {out}.")
     return 0
 
 
@@ -170,7 +170,7 @@ def trace(given: argparse.Namespace) -> int:
     if given.json:
         show.as_json(found)
     else:
-        show.console.print(_told(found), markup=False)
+        show.console().print(_told(found), markup=False)
     return 0
 
 
@@ -191,7 +191,7 @@ def _ask(home: Home, given: argparse.Namespace, decision: Decision) -> int:
     if given.json:
         show.as_json(decision)
     else:
-        show.console.print(
+        show.console().print(
             f"Asked for: {decision.kind} {decision.model}. `penstock models` shows what becomes of it."
         )
     return 0

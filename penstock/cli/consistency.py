@@ -71,8 +71,8 @@ def _told(name: str, one: Found, lines: list[Line]) -> None:
     lengths = sum(each.lengths for each in one.state.sets.values())
     left = "".join(f", {n:,} left out ({why})" for why, n in sorted(one.state.left_out.items()))
     odd = f", {lengths:,} of another length" if lengths else ""
-    show.console.print(
+    show.console().print(
         f"{compared:,} vectors compared up to position {one.position} of {one.end}{odd}{left}.", markup=False
     )
     for rule in one.state.standing:
-        show.console.print(f"standing: {rule}", markup=False)
+        show.console().print(f"standing: {rule}", markup=False)

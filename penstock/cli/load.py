@@ -75,11 +75,11 @@ def _tell(report: Report) -> None:
     show.table("", head, [_row(name, one) for name, one in told if one.n])
     for line in plot(report.over_time):
         print(line)
-    show.console.print(
+    show.console().print(
         f"load: {report.goodput_per_s:,.1f} good answers a second of {report.due / report.seconds:,.1f} due"
     )
     if report.own_cpu > 0.8 or (report.own_late_ms.p99 or 0) > 10:
-        show.console.print(
+        show.console().print(
             f"The sender itself was busy ({report.own_cpu:.0%} of a core): take a lower rate, or send from elsewhere."
         )
 

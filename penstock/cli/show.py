@@ -5,16 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from penstock.record.codec import moment, to_json
 
-# A pipe has no width of its own: wide enough that no cell is broken.
-console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 240)
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@cache
+def console() -> Console:
+    """Standard output. What draws on it is loaded with it: a server needs none of it."""
+    from rich.console import Console
+
+    # A pipe has no width of its own: wide enough that no cell is broken.
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 240)
 
 
 def as_json(value: Any) -> None:
@@ -24,13 +30,15 @@ def as_json(value: Any) -> None:
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table; columns of numbers are set to the right."""
+    from rich.table import Table
+
     made = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for i, name in enumerate(head):
         numbers = bool(rows) and all(isinstance(row[i], (int, float)) for row in rows)
         made.add_column(name, justify="right" if numbers else "left")
     for row in rows:
         made.add_row(*(_text(cell) for cell in row))
-    console.print(made)
+    console().print(made)
 
 
 def _text(cell: Any) -> str:
@@ -47,6 +55,9 @@ def at(time_ms: int) -> str:
 @contextmanager
 def bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on standard error: call what it gives with (done, total)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -131,7 +131,7 @@ def _print(
     for title, names in GROUPS.items():
         rows = [[name.replace("_", " "), *reached[name]] for name in names]
         show.table(title, ["what happened", "in schedules", "times"], rows)
-        show.console.print()
+        show.console().print()
     for name, value, target, ok in figures:
         shown = f"{value:.1f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
         print(f"{name} {shown} {target or '-'} {'ok' if ok else 'short'}")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jinja2
 import msgspec
 from markupsafe import Markup
 from starlette.applications import Starlette
@@ -40,6 +39,9 @@ from penstock.record.errors import NotFound, PenstockError
 from penstock.record.record import Draft, Position, Record
 from penstock.release.registry import Entry, Registry
 from penstock.stage import Stage, View, stage
+
+if TYPE_CHECKING:
+    import jinja2
 
 HOURS_KEPT = 24 * 90
 PREDICTIONS_SHOWN = 50
@@ -98,6 +100,8 @@ class Folds:
 
 @cache
 def _templates() -> jinja2.Environment:
+    import jinja2
+
     loader = jinja2.PackageLoader("penstock.console")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
@@ -15,11 +14,16 @@ from penstock.gate.judge import percentile, rival_scores
 from penstock.record.codec import moment
 from penstock.record.decisions import Evaluation, Verdict, Version
 
+if TYPE_CHECKING:
+    import jinja2
+
 BINS = 10
 
 
 @cache
 def _template() -> jinja2.Template:
+    import jinja2
+
     loader = jinja2.PackageLoader("penstock.gate")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["time"] = lambda time_ms: f"{moment(time_ms):%Y-%m-%d %H:%M}"

@@ -8,13 +8,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from penstock.app.scoring.order import Fell, Limits, Row, Scores
 from penstock.app.scoring.piped import Piped
-from penstock.app.scoring.remote import Remote
 from penstock.record.errors import Unavailable
+
+if TYPE_CHECKING:
+    from penstock.app.scoring.remote import Remote
 
 Told = tuple[float | None, str]
 """A score, or none and why."""

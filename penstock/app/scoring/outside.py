@@ -12,7 +12,6 @@ from penstock.app.scoring.apart import PATIENT, Apart
 from penstock.app.scoring.line import line
 from penstock.app.scoring.order import Limits
 from penstock.app.scoring.piped import Piped
-from penstock.app.scoring.remote import Remote
 from penstock.model.outside import Endpoint, Program
 from penstock.model.pack import Model
 
@@ -24,6 +23,8 @@ def scorer(
     if isinstance(model.fitted, Program):
         return Apart(Piped(line(model, model.fitted)), limits, noted=noted)
     if isinstance(model.fitted, Endpoint):
+        from penstock.app.scoring.remote import Remote  # a client, of which most have no need
+
         return Apart(Remote(model, model.fitted, time.monotonic), limits, noted=noted)
     return None
 

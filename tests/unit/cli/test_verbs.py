@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from penstock.app.deferred import LARGE
 from penstock.app.home import open_home
 from penstock.app.pipeline import load
 from penstock.app.system import System
 from penstock.app.worker import in_process
-from penstock.cli import _parser, main
+from penstock.cli import _parser, function, main
 from penstock.record.decisions import predictions
 from penstock.record.record import START
 from penstock.release.registry import registry
@@ -44,6 +47,22 @@ def test_a_dataset_is_written(played: Path, tmp_path: Path, capsys: pytest.Captu
 def _verbs() -> dict[str, argparse.ArgumentParser]:
     (found,) = [one for one in _parser()._actions if isinstance(one, argparse._SubParsersAction)]
     return dict(found.choices)
+
+
+def test_every_verb_does_something() -> None:
+    """The function that its declaration names is there."""
+    for name, verb in _verbs().items():
+        parts = [one for one in verb._actions if isinstance(one, argparse._SubParsersAction)]
+        for one in [verb] if not parts else parts[0].choices.values():
+            assert callable(function(one.get_default("run"))), name
+
+
+def test_what_serves_loads_nothing_that_only_people_need() -> None:
+    """Neither tables and bars, nor pages before one is asked for, nor a client, nor training's libraries."""
+    code = "import sys, penstock.cli.arguments, penstock.app.up; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {one.partition(".")[0] for one in done.stdout.split()}
+    assert not loaded & {"rich", "jinja2", "h11", "pyarrow", *LARGE}
 
 
 @pytest.mark.parametrize("verb", sorted(_verbs()))
