@@ -12,8 +12,9 @@ demo: .venv/run.stamp
 demo-kafka: .venv/dev.stamp
 	$(BIN)/python tools/kafka/beside.py $(BIN)/python tools/demo_twice.py --log BROKER/demo $(ARGS)
 
+# Whole files side by side, so that what the tests of one share is made once.
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -rs $(ARGS)
 
 # The year of flights with its figures, and the demo's.
 DATA ?= ../shared/data
