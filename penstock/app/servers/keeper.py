@@ -91,7 +91,7 @@ class Keeper:
         order = self.orders[k]
         process = subprocess.Popen(
             COMMAND,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=(order.socket,), env={**os.environ, **_QUIET},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=order.sockets, env={**os.environ, **_QUIET},
         )  # fmt: skip
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):

@@ -9,8 +9,8 @@ from penstock.app.pressure import Bounds
 
 
 class Serve(msgspec.Struct, frozen=True):
-    """Which code to serve from which home, as share `k` of `n`, on an open socket. `elsewhere`: where the rest of
-    the system answers what this process does not know."""
+    """Which code to serve from which home, as share `k` of `n`, on an open socket; `remote`: gRPC's. `elsewhere`: where
+    the rest of the system answers what this process does not know."""
 
     home: str
     code: str
@@ -23,8 +23,12 @@ class Serve(msgspec.Struct, frozen=True):
     hosts: tuple[str, ...] = ()
     bounds: Bounds = Bounds()
     sync: bool = False
-    host: str = "127.0.0.1"
-    grpc_port: int | None = None
+    remote: int | None = None
+
+    @property
+    def sockets(self) -> tuple[int, ...]:
+        """All that are open."""
+        return (self.socket,) if self.remote is None else (self.socket, self.remote)
 
 
 class Word(msgspec.Struct, frozen=True, omit_defaults=True):

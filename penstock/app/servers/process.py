@@ -20,7 +20,6 @@ from penstock.app.deferred import deferred
 from penstock.app.home import open_home, pressure, wall_ms
 from penstock.app.live import Live
 from penstock.app.pipeline import load_text
-from penstock.app.servers.calling import Calling
 from penstock.app.servers.desk import keys_of, note, serving_desk
 from penstock.app.servers.elsewhere import elsewhere
 from penstock.app.servers.listening import Listening
@@ -68,17 +67,13 @@ def serve(order: Serve, stop: threading.Event, say: Any) -> None:
     gc.set_threshold(50_000, 20, 50)
     listens = socket.socket(fileno=order.socket)
     keys = keys_of(order.key_file)
-    door = Listening(lambda: Door(desk, app, keys, order.hosts, note), listens)
-    calling = None if order.grpc_port is None else Calling(desk, keys, note, order.host, order.grpc_port)
+    remote = None if order.remote is None else socket.socket(fileno=order.remote)
+    door = Listening(lambda: Door(desk, app, keys, order.hosts, note), listens, remote)
     live.start()
     door.start()
-    if calling is not None:
-        calling.start()
     say(Word(serves=True))
     while not stop.wait(COUNT_S) and not live.broken:
         say(Word(counts=live.tally.read()))
-    if calling is not None:
-        calling.stop()
     door.stop()
     say(Word(counts=live.tally.read()))
     live.stop()

@@ -4,44 +4,57 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from typing import Any
+import warnings
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import pytest
 
-grpc = pytest.importorskip("grpc", reason="grpcio is not installed")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    pb = pytest.importorskip("tritonclient.grpc.service_pb2", reason="tritonclient[grpc] is not installed")
+    import grpc.aio
+    from tritonclient.grpc import service_pb2_grpc
 
-from penstock.serve.grpc.messages import PACKAGE, SERVICE, kind  # noqa: E402
-from penstock.serve.grpc.service import handler  # noqa: E402
-from tests.unit.serve.test_http import DESK, KEYS, SECRET, noted  # noqa: E402
+from tests.unit.serve.test_http import DESK, KEYS, SECRET, noted
+from tests.unit.serve.wire import opened
+
+T = TypeVar("T")
+
+
+def asked(talk: Callable[[Any], Awaitable[T]], channel_options: Any = (), **options: Any) -> T:
+    """What the stubs of the standard protocol find behind the door."""
+
+    async def run() -> T:
+        async with (
+            opened(DESK, noted.append, remote=True, **options) as (_, port),
+            grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=channel_options) as channel,
+        ):
+            return await talk(service_pb2_grpc.GRPCInferenceServiceStub(channel))
+
+    return asyncio.run(run())
 
 
 def call(
-    method: str, fields: dict[str, Any], *, keys: Any = None, key: str = "", timeout: float = 10.0
+    method: str,
+    fields: dict[str, Any],
+    *,
+    keys: Any = None,
+    key: str = "",
+    timeout: float = 10.0,
+    **more: Any,
 ) -> Any:
     """The answer of a call, or its status."""
 
-    async def run() -> Any:
-        import grpc.aio
-
-        server = grpc.aio.server()
-        server.add_generic_rpc_handlers((handler(DESK, keys, noted.append),))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
+    async def talk(stub: Any) -> Any:
+        metadata = [("authorization", f"Bearer {key}")] if key else []
+        request = getattr(pb, f"{method}Request")(**fields)
         try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                ask = channel.unary_unary(
-                    f"/{PACKAGE}.{SERVICE}/{method}",
-                    request_serializer=kind(f"{method}Request").SerializeToString,
-                    response_deserializer=kind(f"{method}Response").FromString,
-                )
-                metadata = [("authorization", f"Bearer {key}")] if key else []
-                return await ask(kind(f"{method}Request")(**fields), metadata=metadata, timeout=timeout)
+            return await getattr(stub, method)(request, metadata=metadata, timeout=timeout, **more)
         except grpc.aio.AioRpcError as error:
             return error.code().name, error.details()
-        finally:
-            await server.stop(0)
 
-    return asyncio.run(run())
+    return asked(talk, keys=keys)
 
 
 def tensor(name: str, datatype: str, shape: list[int], **contents: Any) -> dict[str, Any]:
