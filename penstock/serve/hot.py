@@ -91,7 +91,7 @@ class Lane:
         try:
             asked = _asked.decode(call.body)
             if repeats_no_key(call.body, 1 + bool(asked.id) + 4 * len(asked.inputs)):
-                drafts = self.drafts(asked)
+                drafts = self.drafts(asked.inputs)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, PenstockError):
             drafts = None  # the other way finds it again, and has the words
         if not drafts:
@@ -104,10 +104,10 @@ class Lane:
             self.soon(self.flush)
         self.waiting.append(one)
 
-    def drafts(self, asked: Asked) -> list[Draft] | None:
+    def drafts(self, inputs: Sequence[Tensor]) -> list[Draft] | None:
         """The records of a request; None where it is none of the plain ones."""
-        if len(asked.inputs) == 1 and len(asked.inputs[0].shape) == 2:
-            (one,) = asked.inputs
+        if len(inputs) == 1 and len(inputs[0].shape) == 2:
+            (one,) = inputs
             n, width = one.shape
             kinds = _KINDS.get(one.datatype, ())
             if width != len(self.face.features) or not 0 < n <= MOST_ROWS or one.name in self.own:
@@ -123,14 +123,14 @@ class Lane:
                 self.face.name, [numbers[i : i + width] for i in range(0, n * width, width)]
             )
         columns: dict[str, Any] = {}
-        for one in asked.inputs:
+        for one in inputs:
             if one.shape != [1] or len(one.data) != 1 or one.name not in self.own:
                 return None
             (value,) = one.data
             if {type(value)} not in _KINDS.get(one.datatype, ()):
                 return None
             columns[one.name] = float(value) if one.datatype in ("FP64", "FP32") else value
-        return self.desk.requests(self.face.name, [columns]) if len(columns) == len(asked.inputs) else None
+        return self.desk.requests(self.face.name, [columns]) if len(columns) == len(inputs) else None
 
     def flush(self) -> None:
         """Answer all who wait."""

@@ -161,7 +161,7 @@ def _infer(desk: Desk) -> Endpoint:
         name, entry, number = entry_of(desk, request)
         champion = must_answer(name, entry, number)
         face = desk.faces[name]
-        rows, features = rows_of(asked, found, face)
+        rows, features = rows_of(asked.inputs, found, face)
         said = await ask(desk, name, rows, features, time_for(request, asked.parameters.get("timeout")))
         if len(said) == 1 and said[0].error:
             return failed(said[0].error)

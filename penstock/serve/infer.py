@@ -108,18 +108,20 @@ def _binaries(asked: InferRequest, rest: bytes) -> list[bytes | None]:
 
 
 def rows_of(
-    asked: InferRequest, found: Sequence[list[Any]], face: ModelFace
+    inputs: Sequence[Tensor], found: Sequence[list[Any]], face: ModelFace
 ) -> tuple[list[dict[str, Any]], bool]:
     """One mapping a row, and whether they hold features (else the request's own columns)."""
-    matrix = matrix_of(asked.inputs, found, face)
-    if matrix is not None:
-        return [dict(zip(face.features, row, strict=True)) for row in matrix], True
+    if len(inputs) == 1 and _is_matrix(inputs[0], face):
+        n, width = inputs[0].shape
+        _count_rows(n)
+        rows = (found[0][i : i + width] for i in range(0, n * width, width))
+        return [dict(zip(face.features, row, strict=True)) for row in rows], True
     columns: dict[str, list[Any]] = {}
-    for one, data in zip(asked.inputs, found, strict=True):
+    for one, data in zip(inputs, found, strict=True):
         if len(one.shape) == 2 and one.shape[1] != 1:
             raise BadRequest("An input has one value a row: its shape is [n] or [n, 1].", where=one.name[:64])
         columns[one.name] = data
-    if len(columns) < len(asked.inputs):
+    if len(columns) < len(inputs):
         raise BadRequest("An input is named twice.")
     sizes = {len(data) for data in columns.values()}
     if len(sizes) != 1:
@@ -130,18 +132,8 @@ def rows_of(
     return [{name: data[i] for name, data in columns.items()} for i in range(n)], features
 
 
-def matrix_of(
-    inputs: Sequence[Tensor], found: Sequence[list[Any]], face: ModelFace
-) -> list[list[Any]] | None:
-    """The rows of an input that brings every feature, in the order of the model's; None where there is none such."""
-    if len(inputs) != 1 or not _is_matrix(inputs[0], face):
-        return None
-    n, width = inputs[0].shape
-    _count_rows(n)
-    return [found[0][i : i + width] for i in range(0, n * width, width)]
-
-
 def _is_matrix(one: Tensor, face: ModelFace) -> bool:
+    """Whether an input brings every feature of its rows, in the order of the model's."""
     return (
         len(one.shape) == 2
         and one.shape[1] == len(face.features)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
-from typing import Any
-
-import msgspec
+from typing import Any, Protocol
 
 from penstock.record.decisions import Prediction
-from penstock.record.errors import Broken, NotFound, PenstockError, Unavailable
+from penstock.record.errors import Broken, NotFound, PenstockError, Refused, Unavailable
 from penstock.serve.answers import TIMEOUT_S
-from penstock.serve.asking import entry_named, index_of, must_answer, must_be_loaded, stays, unpacked
+from penstock.serve.asking import ask, entry_named, index_of, must_answer, must_be_loaded, stays, unpacked
 from penstock.serve.carried import CARRIED, carried
 from penstock.serve.desk import Desk, Spoken
 from penstock.serve.front.call import FAILED, Answer, Call, status_of
@@ -20,17 +19,8 @@ from penstock.serve.front.http2 import Asked
 from penstock.serve.grpc import messages
 from penstock.serve.grpc.messages import field, flag, named
 from penstock.serve.hot import Lane, Waiting
-from penstock.serve.infer import (
-    EXTENSIONS,
-    Column,
-    InferRequest,
-    face_of,
-    matrix_of,
-    metadata,
-    must_be_outputs,
-    rows_of,
-    told_of,
-)
+from penstock.serve.hot import Tensor as Input
+from penstock.serve.infer import EXTENSIONS, metadata, must_be_outputs, rows_of, told_of
 from penstock.serve.tensors import BadRequest, Tensor, values
 
 SERVICE = "/inference.GRPCInferenceService"
@@ -38,7 +28,13 @@ HEALTH = "/grpc.health.v1.Health/Check"
 OPEN = tuple(one.encode() for one in (f"{SERVICE}/ServerLive", f"{SERVICE}/ServerReady", HEALTH))
 """What is answered without a key."""
 Run = Callable[[Call], Coroutine[Any, Any, None]]
-Later = Callable[[Call, Run], None]
+
+
+class Later(Protocol):
+    """Begins what takes its time."""
+
+    def __call__(self, call: Call, run: Run) -> None:
+        """Do so for a call."""
 
 
 class Unimplemented(NotFound):
@@ -54,17 +50,6 @@ class ModelFailed(Unavailable):
     def __init__(self, code: str) -> None:
         super().__init__(code=code)
         self.status = FAILED.get(code, 500)
-
-
-class Question(msgspec.Struct, frozen=True):
-    """An infer call, understood: `rows` are columns, or all features in order."""
-
-    asked: messages.Infer
-    name: str
-    rows: Sequence[Any]
-    features: bool
-    champion: int
-    timeout_s: float
 
 
 class Remote:
@@ -104,69 +89,55 @@ class Remote:
         call.refuse(error)
 
     def infer(self, call: Asked, body: bytes) -> None:
-        """Ask a model."""
-        question = self.question(messages.read(body), call.timeout_s)
-        crowd = self.desk.crowd(question.name, question.timeout_s)
-        if crowd is not None:
-            raise crowd
-        make = self.desk.vectors if question.features else self.desk.requests
-        drafts = make(question.name, question.rows)
+        """Ask a model: in its lane, where the question is a plain one."""
+        asked = messages.read(body)
+        if len(asked.raw) not in (0, len(asked.inputs)):
+            raise BadRequest("There are raw contents for some of the inputs only.")
+        for one, raw in zip(asked.inputs, asked.raw, strict=False):
+            one.data = values(tensor(one), raw)
+        timeout_s = min(TIMEOUT_S, call.timeout_s, asked.timeout_us / 1e6 or TIMEOUT_S)
+        slow = partial(self.later, run=partial(self.ask, asked, timeout_s))
+        lane, drafts = self.lanes.get(asked.model), None
+        if lane is not None and not asked.version and not asked.outputs:
+            crowd = self.desk.crowd(asked.model, timeout_s)
+            if crowd is not None:
+                raise crowd
+            with contextlib.suppress(Refused):  # the other way finds it again, and has the words
+                drafts = lane.drafts(asked.inputs)
+        if lane is not None and drafts:
+            return lane.put(Waiting(call, drafts, partial(self.told, asked), slow))
+        return slow(call)
 
-        def slow(call: Call) -> None:
-            self.later(call, partial(self.ask, question))
-
-        self.lanes[question.name].put(Waiting(call, drafts, partial(self.told, question), slow))
-
-    def question(self, asked: messages.Infer, timeout_s: float) -> Question:
-        """What is asked; raises Refused where it does not fit."""
-        name, champion = face_of(self.desk.faces, asked.model).name, 0
-        if asked.version:
-            champion = must_answer(*entry_named(self.desk, name, asked.version))
-        face = self.desk.faces[name]
-        if not asked.inputs or len(asked.raw) not in (0, len(asked.inputs)):
-            raise BadRequest("The request has no inputs, or raw contents for some of them only.")
-        must_be_outputs(asked.outputs)
-        tensors = [Tensor(one.name, one.shape, one.datatype, _texts(one)) for one in asked.inputs]
-        raw: Sequence[bytes | None] = asked.raw or [None] * len(tensors)
-        found = [values(one, binary) for one, binary in zip(tensors, raw, strict=True)]
-        rows: Sequence[Any] | None = matrix_of(tensors, found, face)
-        features = rows is not None
-        if rows is None:
-            rows, features = rows_of(InferRequest(tensors), found, face)
-            rows = [[row[one] for one in face.features] for row in rows] if features else rows
-        timeout_s = min(TIMEOUT_S, timeout_s, asked.timeout_us / 1e6 or TIMEOUT_S)
-        return Question(asked, name, rows, features, champion, timeout_s)
-
-    async def ask(self, question: Question, call: Call) -> None:
-        """What cannot be had at once."""
+    async def ask(self, asked: messages.Infer, timeout_s: float, call: Call) -> None:
+        """Any other question, and what cannot be had at once."""
         CARRIED.set(carried(call.headers))
-        ask = self.desk.ask_vectors if question.features else self.desk.ask
         try:
-            said = await ask(question.name, question.rows, question.timeout_s)
-            call.reply(self.told(question, said))
+            name, entry, number = entry_named(self.desk, asked.model, asked.version)
+            must_answer(name, entry, number)
+            if not asked.inputs:
+                raise BadRequest("The request has no inputs.")
+            must_be_outputs(asked.outputs)
+            tensors = [tensor(one) for one in asked.inputs]
+            rows, features = rows_of(tensors, [values(one) for one in tensors], self.desk.faces[name])
+            call.reply(self.told(asked, await ask(self.desk, name, rows, features, timeout_s)))
         except Exception as error:
             self.refuse(call, error)
 
-    def told(self, question: Question, said: Sequence[Prediction | Spoken]) -> Answer:
+    def told(self, asked: messages.Infer, said: Sequence[Prediction | Spoken]) -> Answer:
         """The answer."""
         if len(said) == 1 and said[0].error:
             error = ModelFailed(said[0].error)
             return Answer(status_of(error), str(error).encode())
-        asked, failed = question.asked, [one.error for one in said]
-        columns: list[Column] = told_of(asked.outputs, said)
+        columns, failed = told_of(asked.outputs, said), [one.error for one in said]
         if any(failed):
             columns.append(("error", "BYTES", failed))
-        head = (question.name, str(max(one.version for one in said)), asked.id)
+        head = (asked.model, str(max(one.version for one in said)), asked.id)
         return Answer(200, messages.answer(head, self.parameters, columns, raw=bool(asked.raw)))
 
 
-def _texts(one: messages.Input) -> list[Any]:
-    if one.datatype != "BYTES":
-        return one.data
-    try:
-        return [value.decode() for value in one.data]
-    except UnicodeDecodeError:
-        raise BadRequest("A value is no text.", where=one.name[:64]) from None
+def tensor(one: Input) -> Tensor:
+    """An input, to be checked."""
+    return Tensor(one.name, one.shape, one.datatype, one.data)
 
 
 def server_live(desk: Desk, body: bytes) -> bytes:
