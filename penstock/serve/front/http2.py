@@ -39,8 +39,6 @@ FRAME_BYTES = 16 << 10
 """The longest frame that we take; we send none that is longer, either."""
 HEAD_BYTES = 16 << 10
 """What the headers of a call may take, packed and unpacked."""
-MOST_STREAMS = 128
-"""Calls at once over one connection."""
 PATIENCE = 1000
 """Frames that bring nothing (pings, settings, calls taken back) within a turn of the sweep, beyond those of calls that
 were answered, before a client is taken for one that floods."""
@@ -207,7 +205,7 @@ class Calls(Client):
 
     def bounds(self) -> bytes:
         """What we say first."""
-        settings = ((STREAMS, MOST_STREAMS), (WINDOW, self.window), (HEADER_LIST, HEAD_BYTES))
+        settings = ((STREAMS, self.front.limits.ahead), (WINDOW, self.window), (HEADER_LIST, HEAD_BYTES))
         said = frame(SETTINGS, 0, 0, b"".join(struct.pack(">HI", *one) for one in settings))
         return said + frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", self.window - _START))
 
@@ -340,7 +338,7 @@ class Calls(Client):
         if self.saying_goodbye:
             return None  # it was told, and asks elsewhere
         self.last = id
-        if len(self.streams) >= MOST_STREAMS:
+        if len(self.streams) >= self.front.limits.ahead:
             self.idle()
             self.transport.write(frame(RST_STREAM, 0, id, struct.pack(">I", REFUSED)))
             return None

@@ -20,7 +20,8 @@ Guard = Callable[[bytes, Headers], PenstockError | None]
 class Limits(msgspec.Struct, frozen=True):
     """What a connection may take: bytes of a head, of a body and of all bodies together, seconds for each to
     arrive, between two calls, and for an answer to be read; seconds after which who was refused is not listened to, and
-    who sends nothing while the server ends is let go; connections at once; calls sent ahead on one."""
+    who sends nothing while the server ends is let go; connections at once; calls sent ahead on one, or under way at
+    once where they may be."""
 
     head_bytes: int = 64 << 10
     body_bytes: int = 16 << 20
