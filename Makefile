@@ -49,7 +49,7 @@ bench-features: .venv/dev.stamp
 # Serving beside other servers, each in an environment of its own; one that cannot be made is said so.
 SERVERS := fastapi mlserver bentoml litserve kserve mlflow pytriton
 bench-serve: .venv/dev.stamp
-	@for name in $(SERVERS) grpc; do $(MAKE) -s .venv-bench/serve-$$name/stamp || \
+	@for name in $(SERVERS); do $(MAKE) -s .venv-bench/serve-$$name/stamp || \
 		echo "bench: .venv-bench/serve-$$name cannot be made" >&2; done
 	$(BIN)/python bench/serve/run.py $(ARGS)
 
@@ -107,7 +107,7 @@ lock: .venv/dev.stamp
 	$(subst pyproject.toml --group build,bench/features.in,$(COMPILE)) -o bench/features.lock
 	$(subst pyproject.toml --group build,bench/storey.in,$(COMPILE)) -o bench/storey.lock
 	$(subst pyproject.toml --group build,bench/strangers.in,$(COMPILE)) -o bench/strangers.lock
-	for name in $(SERVERS) grpc; do \
+	for name in $(SERVERS); do \
 		$(subst pyproject.toml --group build,bench/serve/peers/$$name.in,$(COMPILE)) -o bench/serve/peers/$$name.lock; done
 
 clean:

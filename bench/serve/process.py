@@ -179,11 +179,11 @@ def running(
                 one.kill()
 
 
-def compiled(folder: Path) -> Path:
-    """The client, made by the system's C compiler."""
-    made = folder / "load"
+def compiled(folder: Path, name: str = "load") -> Path:
+    """A client, made by the system's C compiler."""
+    made = folder / name
     compiler = os.environ.get("CC", "cc")
-    subprocess.run([compiler, "-O2", "-o", str(made), str(HERE / "load.c"), "-lm"], check=True)
+    subprocess.run([compiler, "-O2", "-o", str(made), str(HERE / f"{name}.c"), "-lm"], check=True)
     return made
 
 

@@ -21,7 +21,7 @@ import signal
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ import msgspec
 from bench.log import Figure, note
 from bench.serve.data import Case, case, fitted, lookup_case
 from bench.serve.process import CORES, Gone, Running, compiled, load, memory_mb, running
-from bench.serve.remote import remote_rate
-from bench.serve.servers import GRPC, ONE_TENSOR, OURS, PEERS, SYNCED, Server, entity, option
+from bench.serve.remote import Rate, remote_rate
+from bench.serve.servers import ONE_TENSOR, OURS, PEERS, SYNCED, Server, entity, option
 from penstock.cli import show
 
 EXAMPLES = """examples:
@@ -97,7 +97,7 @@ class Bench:
         self.folder, self.plan, self.client = folder, plan, compiled(folder)
         self.names = names
         self.rounds: dict[tuple[str, str], list[Round]] = {}
-        self.remote: dict[str, list[float]] = {}
+        self.remote: dict[str, list[Rate]] = {}
         self.missing: dict[str, str] = {}
         self.stayed: list[list[float]] = []
 
@@ -127,7 +127,7 @@ class Bench:
                 self.rounds.setdefault((name, server.name), []).append(
                     measured(self.client, up, self.plan.seconds)
                 )
-                if name == "linear" and server.grpc and (server is not OURS or option(GRPC)):
+                if name == "linear" and server.grpc:
                     rate = remote_rate(up, self.plan.seconds)
                     if rate is not None:
                         self.remote.setdefault(server.name, []).append(rate)
@@ -149,6 +149,11 @@ class Bench:
     def median(self, name: str, server: str, field: str) -> float | None:
         """Over the rounds; None without any."""
         found = self.rounds.get((name, server))
+        return statistics.median(getattr(one, field) for one in found) if found else None
+
+    def by_grpc(self, server: str, field: str) -> float | None:
+        """The same of what it did by gRPC."""
+        found = self.remote.get(server)
         return statistics.median(getattr(one, field) for one in found) if found else None
 
     def best(self, name: str) -> tuple[str, float] | None:
@@ -198,17 +203,12 @@ def figures(bench: Bench, names: Sequence[str]) -> list[Figure]:
     made.append(Figure("serve_lookup_per_s", bench.median("lookup", OURS.name, "per_s"), ">=10000"))
     stayed = bench.stayed
     made.append(Figure("serve_stays", _ratio(stayed[-1][0], stayed[0][0]) if stayed else None, ">=0.9"))
-    mine = _median(bench.remote.get(OURS.name, ()))
+    mine = bench.by_grpc(ONE_TENSOR.name, "per_s")
     made += [
-        Figure(f"serve_grpc_times_{peer}", _ratio(mine, _median(bench.remote.get(peer, ()))), ">=5")
+        Figure(f"serve_grpc_times_{peer}", _ratio(mine, bench.by_grpc(peer, "per_s")), ">=5")
         for peer in ("kserve", "mlserver")
     ]
     return made
-
-
-def _median(values: Iterable[float]) -> float | None:
-    known = list(values)
-    return statistics.median(known) if known else None
 
 
 def _ratio(top: float | None, bottom: float | None) -> float | None:
@@ -256,8 +256,6 @@ def main() -> int:
                 bench.turn(i, "lookup", by_entity, looked)
             if not synced:
                 bench.missing["synced answers"] = f"penstock up has none of {', '.join(SYNCED)}"
-            if not option(GRPC):
-                bench.missing["our gRPC"] = f"penstock up has no {GRPC[0]}"
     found = figures(bench, given.models.split(","))
     if given.json:
         show.as_json({one.name: {"value": one.value, "target": one.target, "ok": one.ok} for one in found})
@@ -270,8 +268,9 @@ def main() -> int:
         rows = [[f"{i * STAY_S:g} s", *one] for i, one in enumerate(bench.stayed)]
         show.table(f"ours for longer, {MANY} connections", ["from", "req/s", "p99 ms", "MB"], rows)
     if bench.remote:
-        rows = [[server, _median(rates)] for server, rates in bench.remote.items()]
-        show.table(f"gRPC: {MANY} calls at once from one Python client", ["server", "calls/s"], rows)
+        fields = Rate.__struct_fields__
+        rows = [[server, *(bench.by_grpc(server, field) for field in fields)] for server in bench.remote]
+        show.table(f"gRPC: {MANY} connections", ["server", "calls/s", "p50 ms", "p99 ms", "CPU us"], rows)
     for server, why in bench.missing.items():
         print(f"{server} could not be had: {why}")
     for one in found:

@@ -121,7 +121,7 @@ OURS = Server(
     "penstock", ours, "/v2/models/bench/infer", columns, '"name":"score","datatype":"FP64","shape":[1],"data":',
     product=False, health="/v2/health/ready", grpc="bench",
 )  # fmt: skip
-ONE_TENSOR = msgspec.structs.replace(OURS, name="penstock, one tensor", body=tensor, grpc="")
+ONE_TENSOR = msgspec.structs.replace(OURS, name="penstock, one tensor", body=tensor)
 """The same, asked as the other servers of the protocol are: with every feature in one tensor."""
 PEERS = [
     Server(

@@ -26,7 +26,6 @@ from penstock.app.looks import Looks
 from penstock.app.pipeline import File, load
 from penstock.app.pressure import Bounds
 from penstock.app.servers import process
-from penstock.app.servers.calling import Calling, free
 from penstock.app.servers.desk import desk, keys_of, note
 from penstock.app.servers.keeper import Keeper, passage
 from penstock.app.servers.listening import Listening, address, bind
@@ -79,6 +78,7 @@ class Server:
         settings: Settings,
         training: Mapping[str, float] | None = None,
         listens: socket.socket | None = None,
+        remote: socket.socket | None = None,
         elsewhere: Callable[[], Sequence[Count]] = tuple,
     ) -> None:
         file = live.system.file
@@ -97,24 +97,17 @@ class Server:
         )  # who comes by a socket of the machine has shown one
         may_bind(settings.host, keys_of(settings.key_file))
         self._socket = listens or bind(settings.host, settings.port)
-        self._calling = None
-        if settings.grpc_port is not None and listens is None:
-            self._calling = Calling(self.desk, keys, note, settings.host, settings.grpc_port)
         self._door = Listening(
-            lambda: Door(self.desk, app, keys, hosts, note, inner=listens is not None), self._socket
+            lambda: Door(self.desk, app, keys, hosts, note, inner=listens is not None), self._socket, remote
         )
 
     def start(self) -> str:
         """Open the door; returns its address."""
         self._door.start()
-        if self._calling is not None:
-            self._calling.start()
         return address(self._socket)
 
     def stop(self) -> None:
         """Let the requests under way finish, then close."""
-        if self._calling is not None:
-            self._calling.stop()
         self._door.stop()
         self._looks.stop()
 
@@ -149,14 +142,8 @@ def _up(
     system.deploy(wall_ms())
     bounds = pressure(file, home, settings.bounds)
     live = Live(system, wall_ms, tick_s=settings.tick_s, admit=bounds.admit)
-    if settings.grpc_port is not None:
-        settings = msgspec.structs.replace(settings, grpc_port=free(settings.host, settings.grpc_port))
     with _doors(live, home, settings, training, nursery) as where:
-        said(
-            where
-            if settings.grpc_port is None
-            else f"{where}, by gRPC at {settings.host}:{settings.grpc_port}"
-        )
+        said(where)
         hook = Webhook(home, settings.webhook, stop) if settings.webhook else None
         if hook:
             hook.start()
@@ -191,10 +178,12 @@ def _doors(
     live: Live, home: Home, settings: Settings, training: Mapping[str, float], nursery: Nursery | None
 ) -> Iterator[str]:
     """The system at work and its doors open, in this process or in others; the address."""
+    remote = None if settings.grpc_port is None else bind(settings.host, settings.grpc_port, "--grpc-port")
+    by_grpc = "" if remote is None else f", by gRPC at {address(remote).removeprefix('http://')}"
     if nursery is None:
-        server = Server(live, home, settings, training)
+        server = Server(live, home, settings, training, remote=remote)
         live.start()
-        yield server.start()
+        yield server.start() + by_grpc
         server.stop()
         live.stop()
         return
@@ -202,15 +191,18 @@ def _doors(
         file, hosts = live.system.file, (*settings.hosts, settings.host)
         order = Serve(
             str(home.path.absolute()), file.code, file.path, path, key_file=settings.key_file,
-            hosts=hosts, bounds=settings.bounds, sync=settings.sync, host=settings.host, grpc_port=settings.grpc_port,
+            hosts=hosts, bounds=settings.bounds, sync=settings.sync,
         )  # fmt: skip
-        keeper = Keeper(nursery, order, listens, settings.workers, _told, live.break_off)
-        server = Server(live, home, settings, training, inside, keeper.counts)
+        sockets = [listens] if remote is None else [listens, remote]
+        keeper = Keeper(nursery, order, sockets, settings.workers, _told, live.break_off)
+        server = Server(live, home, settings, training, inside, elsewhere=keeper.counts)
         live.start()
         server.start()
         keeper.start()
-        yield address(listens)
+        yield address(listens) + by_grpc
         listens.close()
+        if remote is not None:
+            remote.close()
         keeper.stop()
         server.stop()
         live.stop()

@@ -32,21 +32,25 @@ async def body_of(request: Request, *kinds: str) -> bytes:
     from_a_page = "origin" in request.headers  # other programs may leave the type out, as some clients do
     if kind not in kinds and (kind or from_a_page):
         raise NotJson
-    body, coding = await request.body(), request.headers.get("content-encoding", "identity").lower()
+    return unpacked(await request.body(), request.headers.get("content-encoding", "identity").lower())
+
+
+def unpacked(body: bytes, coding: str) -> bytes:
+    """A body without what it is packed by."""
     if coding == "identity":
         return body
     if coding not in _WINDOWS:
         raise NotJson("A body may be packed by gzip or deflate.", code="content_encoding")
     unpacker = zlib.decompressobj(_WINDOWS[coding])
     try:
-        unpacked = unpacker.decompress(body, BODY_BYTES)
+        found = unpacker.decompress(body, BODY_BYTES)
     except zlib.error:
         raise BadRequest("The body is not packed as it says.", code="content_encoding") from None
     if unpacker.unconsumed_tail:
         raise TooLarge
     if not unpacker.eof or unpacker.unused_data:
         raise BadRequest("The body is not packed as it says.", code="content_encoding")
-    return unpacked
+    return found
 
 
 def json_in(body: bytes) -> Any:
@@ -63,9 +67,13 @@ def json_in(body: bytes) -> Any:
 
 def entry_of(desk: Desk, request: Request) -> tuple[str, Entry, int]:
     """The model in the path, its entry, and the version in the path, 0 without one."""
-    face = face_of(desk.faces, request.path_params["name"])
+    return entry_named(desk, request.path_params["name"], request.path_params.get("version", ""))
+
+
+def entry_named(desk: Desk, name: str, text: str) -> tuple[str, Entry, int]:
+    """The same by the model's name and the version's text."""
+    face = face_of(desk.faces, name)
     entry = desk.registry().models.get(face.name, Entry())
-    text = request.path_params.get("version", "")
     number = int(text) if text.isdigit() and len(text) < 10 else 0
     if text and number not in entry.versions:
         raise NotFound(f"{face.name} has no such version.", code="no_version")
@@ -78,6 +86,34 @@ def must_answer(name: str, entry: Entry, number: int) -> int:
     if number and number != champion:
         raise NotFound(f"{name} answers with its champion, v{champion}.", code="not_champion")
     return champion
+
+
+def index_of(desk: Desk) -> list[dict[str, str]]:
+    """The versions of all models, and whether each scores."""
+    known = desk.registry().models
+    found = []
+    for name in desk.faces:
+        entry = known.get(name, Entry())
+        for number in entry.versions:
+            scores = any(ref.version == number for _, ref in entry.route.versions())
+            state = ("READY", "") if scores else ("UNAVAILABLE", "not released")
+            found.append({"name": name, "version": str(number), "state": state[0], "reason": state[1]})
+    return found
+
+
+def must_be_loaded(name: str, entry: Entry) -> None:
+    """Raise Refused where a model is not loaded: it is, as soon as it is released."""
+    if entry.route.champion is None:
+        raise Refused(
+            f"{name} has no released version to load.", code="no_champion", hint="Releases load models."
+        )
+
+
+def stays(name: str) -> Refused:
+    """What is said to whoever would unload a model."""
+    return Refused(
+        f"{name} is loaded as long as its release says so.", code="released", hint="Take the release back."
+    )
 
 
 def time_for(request: Request, asked_us: Any = None) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from starlette.types import ASGIApp
 
@@ -11,8 +12,11 @@ from penstock.record.errors import PenstockError, Refused, Unavailable
 from penstock.serve.answers import TIMEOUT_S
 from penstock.serve.desk import Desk
 from penstock.serve.front.asgi import run
-from penstock.serve.front.call import Answer, Call, Headers, refused
+from penstock.serve.front.call import Answer, Call, Headers, status_of
+from penstock.serve.front.http2 import Calls
 from penstock.serve.front.wire import LIMITS, Front, Guard, Limits
+from penstock.serve.grpc import service
+from penstock.serve.grpc.service import Remote
 from penstock.serve.hot import lanes
 from penstock.serve.identity import Keys, Unauthorised, is_loopback
 from penstock.serve.times import Times
@@ -22,6 +26,9 @@ UNBEGUN = 64
 """So many calls may wait to be begun before no other is taken: what each takes adds up to what the last one waits."""
 _PLAIN = {b"content-encoding", b"traceparent", b"origin", b"timeout-ms", b"inference-header-content-length"}
 """A call with one of these, or with another type of content, takes the other way."""
+
+
+Run = Callable[[Call], Coroutine[Any, Any, None]]
 
 
 class WrongHost(Refused):
@@ -64,6 +71,19 @@ def guard(keys: Keys | None, hosts: tuple[str, ...]) -> Guard:
     return check
 
 
+def with_key(keys: Keys | None) -> Guard:
+    """By gRPC every method but health asks for a key, once there are keys; whatever name it is called by, no page can
+    call it."""
+
+    def check(path: bytes, headers: Headers) -> PenstockError | None:
+        if keys is None or path in service.OPEN:
+            return None
+        authorization = dict(headers).get(b"authorization", b"")
+        return Unauthorised() if keys.name_of(authorization.decode("latin-1")) is None else None
+
+    return check
+
+
 class Door:
     """Everything behind an address: on one event loop. `inner`: what comes in was timed by whoever passed it on."""
 
@@ -81,7 +101,8 @@ class Door:
         self.app, self.note, self.unbegun = app, note, 0
         self.tasks: set[asyncio.Task[None]] = set()
         self.loop = asyncio.get_running_loop()
-        self.hot = lanes(desk, self.loop.call_soon, self.slow, note)
+        known = lanes(desk, self.loop.call_soon, self.slow, note)
+        self.hot = {f"/v2/models/{name}/infer".encode(): lane for name, lane in known.items()}
 
         def count(status: str, code: str) -> None:
             desk.count("answers_refused", {"status": status, "code": code}, 1)
@@ -90,11 +111,18 @@ class Door:
         self.desk = desk
         took = _untimed if inner else self.times.took
         self.front = Front(self.take, guard(keys, hosts), count, limits, took)
+        self.remote = Front(Remote(desk, known, self.slow, note), with_key(keys), count, limits, took, Calls)
 
     def turn(self) -> None:
         """What is to be done every so often: end what takes too long, hand over what was counted."""
-        self.front.sweep(self.loop.time())
+        for front in self.fronts:
+            front.sweep(self.loop.time())
         self.times.tell(self.desk.count)
+
+    @property
+    def fronts(self) -> tuple[Front, Front]:
+        """HTTP's and gRPC's."""
+        return self.front, self.remote
 
     def take(self, call: Call) -> None:
         """Serve a call."""
@@ -109,25 +137,24 @@ class Door:
 
     def refuse(self, call: Call, error: PenstockError) -> None:
         """Say no."""
-        answer = refused(error)
-        self.desk.count("answers_refused", {"status": str(answer.status), "code": error.code}, 1)
-        call.reply(answer)
+        self.desk.count("answers_refused", {"status": str(status_of(error)), "code": error.code}, 1)
+        call.refuse(error)
 
-    def slow(self, call: Call) -> None:
-        """Let the application serve it; where many wait even to be begun, say no at once."""
+    def slow(self, call: Call, run: Run | None = None) -> None:
+        """Let the application serve it, or what else is named; where many wait even to be begun, say no at once."""
         if self.unbegun >= UNBEGUN and call.path not in OPEN:
             return self.refuse(
                 call,
                 Unavailable("More is asked than can be answered.", code="busy", hint="Send more slowly."),
             )
         self.unbegun += 1
-        self.loop.call_soon(self._begin, call)
+        self.loop.call_soon(self._begin, call, run or self._run)
 
-    def _begin(self, call: Call) -> None:
+    def _begin(self, call: Call, run: Run) -> None:
         self.unbegun -= 1
         if call.gone:
             return
-        task = self.loop.create_task(self._run(call))
+        task = self.loop.create_task(run(call))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         call.left = task.cancel

@@ -6,6 +6,7 @@ Only the Open Inference Protocol's `infer` in JSON. What does not fit this way t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from penstock.record.codec import repeats_no_key
 from penstock.record.errors import PenstockError, Unavailable
 from penstock.record.record import Draft, output_id
 from penstock.serve.desk import Desk, ModelFace, Spoken
-from penstock.serve.front.call import Answer, Call, refused
+from penstock.serve.front.call import Answer, Call, status_of
 from penstock.serve.infer import MOST_ROWS
 
 Soon = Callable[[Callable[[], None]], object]
@@ -62,6 +63,16 @@ _asked = msgspec.json.Decoder(Asked)
 _encode = msgspec.json.Encoder().encode
 
 
+class Waiting(msgspec.Struct, frozen=True, gc=False):
+    """A call whose requests are ready: how its answer is made of what is said of them, and what else is to be done
+    where that cannot be had at once."""
+
+    call: Call
+    drafts: Sequence[Draft]
+    told: Callable[[Sequence[Spoken]], Answer]
+    slow: Slow
+
+
 class Lane:
     """The requests of one model: those that came in the same turn of the event loop are answered in one."""
 
@@ -69,7 +80,7 @@ class Lane:
         self, desk: Desk, face: ModelFace, soon: Soon, slow: Slow, note: Callable[[BaseException], None]
     ) -> None:
         self.desk, self.face, self.soon, self.slow, self.note = desk, face, soon, slow, note
-        self.waiting: list[tuple[Call, str, list[Draft]]] = []
+        self.waiting: list[Waiting] = []
         self.stage = f"predict.{face.name}"
         self.own = frozenset(face.request.columns)
         self.parameters = {"durability": desk.durability}
@@ -80,20 +91,23 @@ class Lane:
         try:
             asked = _asked.decode(call.body)
             if repeats_no_key(call.body, 1 + bool(asked.id) + 4 * len(asked.inputs)):
-                drafts = self.drafts(asked)
+                drafts = self.drafts(asked.inputs)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, PenstockError):
             drafts = None  # the other way finds it again, and has the words
         if not drafts:
             return self.slow(call)
+        return self.put(Waiting(call, drafts, partial(self.told, asked.id), self.slow))
+
+    def put(self, one: Waiting) -> None:
+        """Let a call wait for the end of the turn."""
         if not self.waiting:
             self.soon(self.flush)
-        self.waiting.append((call, asked.id, drafts))
-        return None
+        self.waiting.append(one)
 
-    def drafts(self, asked: Asked) -> list[Draft] | None:
+    def drafts(self, inputs: Sequence[Tensor]) -> list[Draft] | None:
         """The records of a request; None where it is none of the plain ones."""
-        if len(asked.inputs) == 1 and len(asked.inputs[0].shape) == 2:
-            (one,) = asked.inputs
+        if len(inputs) == 1 and len(inputs[0].shape) == 2:
+            (one,) = inputs
             n, width = one.shape
             kinds = _KINDS.get(one.datatype, ())
             if width != len(self.face.features) or not 0 < n <= MOST_ROWS or one.name in self.own:
@@ -109,19 +123,19 @@ class Lane:
                 self.face.name, [numbers[i : i + width] for i in range(0, n * width, width)]
             )
         columns: dict[str, Any] = {}
-        for one in asked.inputs:
+        for one in inputs:
             if one.shape != [1] or len(one.data) != 1 or one.name not in self.own:
                 return None
             (value,) = one.data
             if {type(value)} not in _KINDS.get(one.datatype, ()):
                 return None
             columns[one.name] = float(value) if one.datatype in ("FP64", "FP32") else value
-        return self.desk.requests(self.face.name, [columns]) if len(columns) == len(asked.inputs) else None
+        return self.desk.requests(self.face.name, [columns]) if len(columns) == len(inputs) else None
 
     def flush(self) -> None:
         """Answer all who wait."""
-        waiting, self.waiting = [one for one in self.waiting if not one[0].gone], []
-        drafts = [draft for _, _, drafts in waiting for draft in drafts]
+        waiting, self.waiting = [one for one in self.waiting if not one.call.gone], []
+        drafts = [draft for one in waiting for draft in one.drafts]
         if not drafts:
             return
         try:
@@ -129,21 +143,23 @@ class Lane:
         except PenstockError as error:
             if error.status >= 500 and not isinstance(error, Unavailable):
                 self.note(error)
-            for call, _, _ in waiting:
-                self.desk.count(
-                    "answers_refused", {"status": str(refused(error).status), "code": error.code}, 1
-                )
-                call.reply(refused(error))
+            for one in waiting:
+                self.desk.count("answers_refused", {"status": str(status_of(error)), "code": error.code}, 1)
+                one.call.refuse(error)
             return
         found = found or {}
-        for call, id, mine in waiting:
-            said = [found[draft.id] for draft in mine if draft.id in found]
-            if len(said) < len(mine):
-                self.slow(call)
-            elif len(said) == 1 and said[0].error:
-                call.reply(failed(said[0]))
+        for one in waiting:
+            said = [found[draft.id] for draft in one.drafts if draft.id in found]
+            if len(said) < len(one.drafts):
+                one.slow(one.call)
             else:
-                call.reply(Answer(200, _encode(self.body(id, said))))
+                one.call.reply(one.told(said))
+
+    def told(self, id: str, said: Sequence[Spoken]) -> Answer:
+        """The answer to a call in JSON."""
+        if len(said) == 1 and said[0].error:
+            return failed(said[0])
+        return Answer(200, _encode(self.body(id, said)))
 
     def body(self, id: str, said: Sequence[Spoken]) -> Body:
         """The body of an answer."""
@@ -173,9 +189,6 @@ def failed(said: Spoken) -> Answer:
     return Answer(500, _encode(text))
 
 
-def lanes(desk: Desk, soon: Soon, slow: Slow, note: Callable[[BaseException], None]) -> Mapping[bytes, Lane]:
-    """The hot routes, by path."""
-    return {
-        f"/v2/models/{name}/infer".encode(): Lane(desk, face, soon, slow, note)
-        for name, face in desk.faces.items()
-    }
+def lanes(desk: Desk, soon: Soon, slow: Slow, note: Callable[[BaseException], None]) -> Mapping[str, Lane]:
+    """A lane for each model."""
+    return {name: Lane(desk, face, soon, slow, note) for name, face in desk.faces.items()}

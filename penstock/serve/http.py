@@ -14,11 +14,19 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from penstock.record.codec import to_json
-from penstock.record.errors import PenstockError, Refused, Unavailable
-from penstock.release.registry import Entry
+from penstock.record.errors import PenstockError, Unavailable
 from penstock.serve import mlflow, openapi, plain, tensorflow
 from penstock.serve.answers import Endpoint, failed, json_of, refusal
-from penstock.serve.asking import ask, body_of, entry_of, must_answer, time_for
+from penstock.serve.asking import (
+    ask,
+    body_of,
+    entry_of,
+    index_of,
+    must_answer,
+    must_be_loaded,
+    stays,
+    time_for,
+)
 from penstock.serve.carried import CARRIED, carried
 from penstock.serve.desk import Desk
 from penstock.serve.events import appending, retracting
@@ -153,7 +161,7 @@ def _infer(desk: Desk) -> Endpoint:
         name, entry, number = entry_of(desk, request)
         champion = must_answer(name, entry, number)
         face = desk.faces[name]
-        rows, features = rows_of(asked, found, face)
+        rows, features = rows_of(asked.inputs, found, face)
         said = await ask(desk, name, rows, features, time_for(request, asked.parameters.get("timeout")))
         if len(said) == 1 and said[0].error:
             return failed(said[0].error)
@@ -173,19 +181,7 @@ def _infer(desk: Desk) -> Endpoint:
 
 def _index(desk: Desk) -> Endpoint:
     async def index(request: Request) -> Response:
-        known = desk.registry().models
-        found = []
-        for name in desk.faces:
-            route = known.get(name, Entry()).route
-            for number in known.get(name, Entry()).versions:
-                scores = any(ref.version == number for _, ref in route.versions())
-                state = (
-                    {"state": "READY", "reason": ""}
-                    if scores
-                    else {"state": "UNAVAILABLE", "reason": "not released"}
-                )
-                found.append({"name": name, "version": str(number), **state})
-        return json_of(found)
+        return json_of(index_of(desk))
 
     return index
 
@@ -193,11 +189,8 @@ def _index(desk: Desk) -> Endpoint:
 def _load(desk: Desk) -> Endpoint:
     async def load(request: Request) -> Response:
         name, entry, _ = entry_of(desk, request)
-        if entry.route.champion is None:
-            raise Refused(
-                f"{name} has no released version to load.", code="no_champion", hint="Releases load models."
-            )
-        return json_of({})  # it is loaded: a model is, as soon as it is released
+        must_be_loaded(name, entry)
+        return json_of({})
 
     return load
 
@@ -205,11 +198,7 @@ def _load(desk: Desk) -> Endpoint:
 def _unload(desk: Desk) -> Endpoint:
     async def unload(request: Request) -> Response:
         name, _, _ = entry_of(desk, request)
-        raise Refused(
-            f"{name} is loaded as long as its release says so.",
-            code="released",
-            hint="Take the release back.",
-        )
+        raise stays(name)
 
     return unload
 

@@ -39,6 +39,10 @@ class Wanted(msgspec.Struct, frozen=True):
     parameters: dict[str, Any] = {}
 
 
+Column = tuple[str, str, list[Any]]
+"""An output: its name, its datatype, a value a row."""
+
+
 class InferRequest(msgspec.Struct, frozen=True):
     """The body of an infer call."""
 
@@ -70,19 +74,17 @@ def parse(body: bytes, json_bytes: str = "") -> tuple[InferRequest, list[list[An
         raise BadRequest("The body names a key twice.", code="duplicate_key")
     if not asked.inputs:
         raise BadRequest("The request has no inputs.")
-    for wanted in asked.outputs:
-        if wanted.name not in OUTPUTS:
-            raise BadRequest(unknown(wanted.name[:64], OUTPUTS, "an output"))
+    must_be_outputs([one.name for one in asked.outputs])
     return asked, [
         values(one, binary) for one, binary in zip(asked.inputs, _binaries(asked, rest), strict=True)
     ]
 
 
-def must_be_outputs(outputs: Sequence[Wanted]) -> None:
+def must_be_outputs(names: Sequence[str]) -> None:
     """Raise BadRequest for an output that there is not."""
-    for wanted in outputs:
-        if wanted.name not in OUTPUTS:
-            raise BadRequest(unknown(wanted.name[:64], OUTPUTS, "an output"))
+    for name in names:
+        if name not in OUTPUTS:
+            raise BadRequest(unknown(name[:64], OUTPUTS, "an output"))
 
 
 def _binaries(asked: InferRequest, rest: bytes) -> list[bytes | None]:
@@ -106,20 +108,20 @@ def _binaries(asked: InferRequest, rest: bytes) -> list[bytes | None]:
 
 
 def rows_of(
-    asked: InferRequest, found: Sequence[list[Any]], face: ModelFace
+    inputs: Sequence[Tensor], found: Sequence[list[Any]], face: ModelFace
 ) -> tuple[list[dict[str, Any]], bool]:
     """One mapping a row, and whether they hold features (else the request's own columns)."""
-    if len(asked.inputs) == 1 and _is_matrix(asked.inputs[0], face):
-        n, width = asked.inputs[0].shape
+    if len(inputs) == 1 and _is_matrix(inputs[0], face):
+        n, width = inputs[0].shape
         _count_rows(n)
         rows = (found[0][i : i + width] for i in range(0, n * width, width))
         return [dict(zip(face.features, row, strict=True)) for row in rows], True
     columns: dict[str, list[Any]] = {}
-    for one, data in zip(asked.inputs, found, strict=True):
+    for one, data in zip(inputs, found, strict=True):
         if len(one.shape) == 2 and one.shape[1] != 1:
             raise BadRequest("An input has one value a row: its shape is [n] or [n, 1].", where=one.name[:64])
         columns[one.name] = data
-    if len(columns) < len(asked.inputs):
+    if len(columns) < len(inputs):
         raise BadRequest("An input is named twice.")
     sizes = {len(data) for data in columns.values()}
     if len(sizes) != 1:
@@ -170,8 +172,8 @@ def prediction_id(said: Prediction | Spoken) -> str:
     return output_id(f"predict.{said.model}", said.source, said.position, 0)
 
 
-def told_of(asked: InferRequest, said: Sequence[Prediction | Spoken]) -> list[tuple[str, str, list[Any]]]:
-    """The outputs that are asked for: name, datatype, a value a row."""
+def told_of(names: Sequence[str], said: Sequence[Prediction | Spoken]) -> list[Column]:
+    """The outputs of these names, all where none is named."""
     columns: dict[str, list[Any]] = {
         "score": [one.score for one in said],
         "positive": [one.positive for one in said],
@@ -179,7 +181,7 @@ def told_of(asked: InferRequest, said: Sequence[Prediction | Spoken]) -> list[tu
         "prediction_id": [prediction_id(one) for one in said],
         "request_id": [one.request for one in said],
     }
-    return [(name, OUTPUTS[name], columns[name]) for name in [one.name for one in asked.outputs] or columns]
+    return [(name, OUTPUTS[name], columns[name]) for name in names or columns]
 
 
 def answer(
@@ -190,7 +192,7 @@ def answer(
     binary = {one.name: one.parameters.get("binary_data", all_binary) is True for one in asked.outputs}
     outputs: list[dict[str, Any]] = []
     rest: list[bytes] = []
-    for name, kind, data in told_of(asked, said):
+    for name, kind, data in told_of([one.name for one in asked.outputs], said):
         output: dict[str, Any] = {"name": name, "datatype": kind, "shape": [len(said)]}
         if binary.get(name, all_binary):
             rest.append(packed(kind, data))

@@ -21,6 +21,7 @@ ROUTES = (
     "/events",
     "/status",
     "/metrics",
+    "/inference.GRPCInferenceService",
 )
 
 

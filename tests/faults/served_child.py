@@ -46,7 +46,7 @@ def mix() -> None:
 
 
 def _with(bug: Callable[[], None]) -> Begin:
-    def begin(order: Serve, listens: socket.socket, channel: socket.socket) -> None:
+    def begin(order: Serve, listens: Sequence[socket.socket], channel: socket.socket) -> None:
         bug()
         serve(order, listens, channel)
 

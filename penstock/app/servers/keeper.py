@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -64,13 +64,13 @@ class Serving:
 
 
 class Keeper:
-    """`n` serving processes on one socket: each that ends is replaced. `lost` is told where that cannot be."""
+    """`n` serving processes on the same sockets: each that ends is replaced. `lost` is told where that cannot be."""
 
     def __init__(
         self,
         nursery: Nursery,
         order: Serve,
-        listens: socket.socket,
+        listens: Sequence[socket.socket],
         n: int,
         told: Callable[[str], None],
         lost: Callable[[Unavailable], None],

@@ -21,14 +21,14 @@ GRACE_S = 5.0
 BACKLOG = 2048
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, option: str = "--port") -> socket.socket:
     """A socket that listens; raises Unavailable when the port is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError:
         raise Unavailable(
-            f"Port {port} cannot be opened.", code="port", hint="Take another: --port."
+            f"Port {port} cannot be opened.", code="port", hint=f"Take another: {option}."
         ) from None
 
 
@@ -39,10 +39,12 @@ def address(listens: socket.socket) -> str:
 
 
 class Listening:
-    """A door that is open. `make` makes it, on the event loop."""
+    """A door that is open. `make` makes it, on the event loop; `remote` is gRPC's socket, if there is one."""
 
-    def __init__(self, make: Callable[[], Door], listens: socket.socket) -> None:
-        self._make, self._socket = make, listens
+    def __init__(
+        self, make: Callable[[], Door], listens: socket.socket, remote: socket.socket | None = None
+    ) -> None:
+        self._make, self._socket, self._remote = make, listens, remote
         self._ready: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._loop = uvloop.new_event_loop()
         self._stopping = asyncio.Event()
@@ -75,18 +77,24 @@ class Listening:
             server = await self._loop.create_unix_server(door.front, sock=self._socket)
         else:
             server = await self._loop.create_server(door.front, sock=self._socket, backlog=BACKLOG)
+        servers = [server]
+        if self._remote is not None:
+            servers.append(await self._loop.create_server(door.remote, sock=self._remote, backlog=BACKLOG))
         self._ready.put(None)
         while not self._stopping.is_set():
             door.turn()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), SWEEP_S)
-        server.close()
-        door.front.close()
+        for server, front in zip(servers, door.fronts, strict=False):
+            server.close()
+            front.close()
         until_s = self._loop.time() + GRACE_S
-        while door.front.open and self._loop.time() < until_s:
-            door.front.sweep(self._loop.time())
+        while any(front.open for front in door.fronts) and self._loop.time() < until_s:
+            for front in door.fronts:
+                front.sweep(self._loop.time())
             await asyncio.sleep(0.02)
-        door.front.abort()
+        for front in door.fronts:
+            front.abort()
         door.turn()
         for task in list(door.tasks):
             task.cancel()

@@ -14,18 +14,18 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
 from penstock.app.servers.order import Serve, Word
 from penstock.record.errors import Unavailable
 
-Begin = Callable[[Serve, socket.socket, socket.socket], None]
-"""What a serving process does with its order, with the socket that it serves, and with the one on which it says its
-words and hears the end."""
+Begin = Callable[[Serve, Sequence[socket.socket], socket.socket], None]
+"""What a serving process does with its order, with the sockets that it serves, and with the one on which it says
+its words and hears the end."""
 
-ORDER_BYTES = 1 << 16
+ORDER_BYTES, MOST_SOCKETS = 1 << 16, 8
 
 
 class Nursery:
@@ -40,11 +40,12 @@ class Nursery:
                 _tend(theirs, begin)
         theirs.close()
 
-    def begin(self, order: Serve, listens: socket.socket) -> socket.socket:
+    def begin(self, order: Serve, listens: Sequence[socket.socket]) -> socket.socket:
         """Have a process begin; its words come from the socket that is returned, and it ends when that is shut."""
         ours, its = socket.socketpair()
+        fds = [one.fileno() for one in (*listens, its)]
         try:
-            socket.send_fds(self._control, [msgspec.json.encode(order)], [listens.fileno(), its.fileno()])
+            socket.send_fds(self._control, [msgspec.json.encode(order)], fds)
         except OSError:
             ours.close()
             raise Unavailable("Serving processes cannot be started any more.", code="worker") from None
@@ -76,10 +77,10 @@ def _tend(control: socket.socket, begin: Begin) -> None:
                 with contextlib.suppress(OSError), channel:
                     channel.sendall(line(Word(ended=os.waitstatus_to_exitcode(status))))
                 continue
-            data, fds, _, _ = socket.recv_fds(control, ORDER_BYTES, 2)
+            data, fds, _, _ = socket.recv_fds(control, ORDER_BYTES, MOST_SOCKETS)
             if not data:
                 return
-            listens, channel = (socket.socket(fileno=fd) for fd in fds)
+            *listens, channel = (socket.socket(fileno=fd) for fd in fds)
             pid = os.fork()
             if pid == 0:
                 control.close()
@@ -88,7 +89,8 @@ def _tend(control: socket.socket, begin: Begin) -> None:
                     other.close()
                 with _ending():
                     begin(msgspec.json.decode(data, type=Serve), listens, channel)
-            listens.close()  # who asks is refused once those that serve are gone
+            for door in listens:
+                door.close()  # who asks is refused once those that serve are gone
             alive[os.pidfd_open(pid)] = pid, channel
 
 

@@ -22,8 +22,6 @@ class Serve(msgspec.Struct, frozen=True):
     hosts: tuple[str, ...] = ()
     bounds: Bounds = Bounds()
     sync: bool = False
-    host: str = "127.0.0.1"
-    grpc_port: int | None = None
 
 
 class Word(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -11,14 +11,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from penstock.app.deferred import deferred
 from penstock.app.home import open_home, pressure, wall_ms
 from penstock.app.live import Live
 from penstock.app.pipeline import load_text
-from penstock.app.servers.calling import Calling
 from penstock.app.servers.desk import keys_of, note, serving_desk
 from penstock.app.servers.elsewhere import elsewhere
 from penstock.app.servers.listening import Listening
@@ -36,7 +35,7 @@ COUNT_S = 0.5
 _QUIET = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
-def begin(order: Serve, listens: socket.socket, channel: socket.socket) -> None:
+def begin(order: Serve, listens: Sequence[socket.socket], channel: socket.socket) -> None:
     """Serve until the channel is shut or a signal says so; the requests under way are answered first."""
     stop = threading.Event()
     for one in (signal.SIGTERM, signal.SIGINT):
@@ -52,7 +51,9 @@ def begin(order: Serve, listens: socket.socket, channel: socket.socket) -> None:
         sys.exit(1)
 
 
-def serve(order: Serve, listens: socket.socket, stop: threading.Event, say: Callable[[Word], None]) -> None:
+def serve(
+    order: Serve, listens: Sequence[socket.socket], stop: threading.Event, say: Callable[[Word], None]
+) -> None:
     """Serve a share until asked to stop."""
     home = open_home(Path(order.home))
     with deferred():
@@ -70,17 +71,12 @@ def serve(order: Serve, listens: socket.socket, stop: threading.Event, say: Call
     gc.freeze()  # what is here now stays: no collection need look at it again
     gc.set_threshold(50_000, 20, 50)
     keys = keys_of(order.key_file)
-    door = Listening(lambda: Door(desk, app, keys, order.hosts, note), listens)
-    calling = None if order.grpc_port is None else Calling(desk, keys, note, order.host, order.grpc_port)
+    door = Listening(lambda: Door(desk, app, keys, order.hosts, note), *listens)
     live.start()
     door.start()
-    if calling is not None:
-        calling.start()
     say(Word(serves=True, pid=os.getpid()))
     while not stop.wait(COUNT_S) and not live.broken:
         say(Word(counts=live.tally.read()))
-    if calling is not None:
-        calling.stop()
     door.stop()
     say(Word(counts=live.tally.read()))
     live.stop()

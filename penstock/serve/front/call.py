@@ -62,6 +62,10 @@ class Call:
         """Answer, once."""
         self._reply(self, answer)
 
+    def refuse(self, error: PenstockError) -> None:
+        """Answer with an error of the house."""
+        self.reply(refused(error))
+
 
 def head(answer: Answer, length: int, *, close: bool) -> bytes:
     """The bytes of an answer's head, with the length of its body and whether the connection ends with it."""
@@ -85,9 +89,14 @@ def head(answer: Answer, length: int, *, close: bool) -> bytes:
     return b"".join(lines)
 
 
+def status_of(error: PenstockError) -> int:
+    """The status that an error of the house is."""
+    return _STATUS.get(error.code, error.status)
+
+
 def refused(error: PenstockError) -> Answer:
     """The answer that an error of the house is."""
-    status = _STATUS.get(error.code, error.status)
+    status = status_of(error)
     headers: list[tuple[bytes, bytes]] = []
     if status in _RETRY_S:
         headers.append((b"retry-after", _RETRY_S[status]))

@@ -20,7 +20,8 @@ Guard = Callable[[bytes, Headers], PenstockError | None]
 class Limits(msgspec.Struct, frozen=True):
     """What a connection may take: bytes of a head, of a body and of all bodies together, seconds for each to
     arrive, between two calls, and for an answer to be read; seconds after which who was refused is not listened to, and
-    who sends nothing while the server ends is let go; connections at once; calls sent ahead on one."""
+    who sends nothing while the server ends is let go; connections at once; calls sent ahead on one, or under way at
+    once where they may be."""
 
     head_bytes: int = 64 << 10
     body_bytes: int = 16 << 20
@@ -67,8 +68,9 @@ class Slow(Refused):
 
 
 class Front:
-    """All connections of a server, on one event loop. `serve` gets each call, once it is here and let in; `count` is
-    told of every refusal (status, code), `took` of every answer and the seconds from the call to it."""
+    """All connections to a port, on one event loop. `serve` gets each call, once it is here and let in; `count` is
+    told of every refusal (status, code), `took` of every answer and the seconds from the call to it; `speaks` makes
+    what a client is spoken with, HTTP/1.1 if nothing else."""
 
     def __init__(
         self,
@@ -77,15 +79,17 @@ class Front:
         count: Callable[[str, str], None],
         limits: Limits = LIMITS,
         took: Callable[[Call, int, float], None] = lambda call, status, seconds: None,
+        speaks: Callable[[Front], Client] | None = None,
     ) -> None:
         self.serve, self.guard, self.count, self.limits, self.took = serve, guard, count, limits, took
-        self.open: set[Connection] = set()
+        self.speaks = speaks or Connection
+        self.open: set[Client] = set()
         self.room = limits.bodies_bytes
         self.closing = False
 
-    def __call__(self) -> Connection:
+    def __call__(self) -> Client:
         """A connection's protocol: what asyncio asks for."""
-        return Connection(self)
+        return self.speaks(self)
 
     def sweep(self, now_s: float) -> None:
         """End what takes too long; to be called every so often."""
@@ -111,25 +115,15 @@ class Front:
 IDLE, HEAD, BODY, LINGER = "idle", "head", "body", "linger"
 
 
-class Connection(asyncio.Protocol):
-    """One client. Its calls are served one at a time, in the order in which they came."""
+class Client(asyncio.Protocol):
+    """A connection, whatever is spoken over it."""
 
     transport: asyncio.Transport
 
     def __init__(self, front: Front) -> None:
         self.front = front
-        self.parser = httptools.HttpRequestParser(self)
-        self.current: Call | None = None
-        self.closes = False  # with the current answer
-        self.ahead: deque[tuple[Call, bool]] = deque()
         self.phase, self.since_s, self.unread_s = IDLE, 0.0, 0.0
-        self.target = b""
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.parts: list[bytes] = []
-        self.head_bytes = self.body_bytes = self.taken = 0
         self.clock: Callable[[], float] = lambda: 0.0
-
-    # asyncio's side.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client came."""
@@ -139,6 +133,41 @@ class Connection(asyncio.Protocol):
         self.front.open.add(self)
         if len(self.front.open) > self.front.limits.connections or self.front.closing:
             self.refuse(Unavailable("Too many connections are open.", code="busy", hint="Come back later."))
+
+    def pause_writing(self) -> None:
+        """The client reads slowly."""
+        self.unread_s = self.clock()
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        self.unread_s = 0.0
+        self.transport.resume_reading()
+
+    def refuse(self, error: PenstockError) -> None:
+        """Say what is wrong with what is coming in, and end."""
+        raise NotImplementedError
+
+    def sweep(self, now_s: float) -> None:
+        """End what takes too long."""
+        raise NotImplementedError
+
+
+class Connection(Client):
+    """A client by HTTP/1.1. Its calls are served one at a time, in the order in which they came."""
+
+    def __init__(self, front: Front) -> None:
+        super().__init__(front)
+        self.parser = httptools.HttpRequestParser(self)
+        self.current: Call | None = None
+        self.closes = False  # with the current answer
+        self.ahead: deque[tuple[Call, bool]] = deque()
+        self.target = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.parts: list[bytes] = []
+        self.head_bytes = self.body_bytes = self.taken = 0
+
+    # asyncio's side.
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client left, or was sent away."""
@@ -173,16 +202,6 @@ class Connection(asyncio.Protocol):
             if self.phase != LINGER:
                 why = error.__context__
                 self.refuse(why if isinstance(why, PenstockError) else Malformed())
-
-    def pause_writing(self) -> None:
-        """The client reads slowly."""
-        self.unread_s = self.clock()
-        self.transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        """The client has caught up."""
-        self.unread_s = 0.0
-        self.transport.resume_reading()
 
     def without_offer(self) -> bytes:
         """The head of a call that offers another protocol, without the offer, for a new parser: the one that met

@@ -1,1 +1,1 @@
-"""serve: the Open Inference Protocol over gRPC. It needs the extra `grpc`."""
+"""serve: the Open Inference Protocol over gRPC."""

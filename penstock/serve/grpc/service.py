@@ -1,192 +1,208 @@
-"""serve: calls over gRPC: the same words as over HTTP, in messages, and errors as statuses."""
+"""serve: calls by gRPC: the same words as over HTTP, in messages; those of one turn are answered with JSON's."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
-from typing import Any
-
-import grpc
-import msgspec
+from typing import Any, Protocol
 
 from penstock.record.decisions import Prediction
-from penstock.record.errors import NotFound, PenstockError, Unavailable
-from penstock.release.registry import Entry
+from penstock.record.errors import Broken, NotFound, PenstockError, Refused, Unavailable
 from penstock.serve.answers import TIMEOUT_S
-from penstock.serve.asking import ask, must_answer
+from penstock.serve.asking import ask, entry_named, index_of, must_answer, must_be_loaded, stays, unpacked
+from penstock.serve.carried import CARRIED, carried
 from penstock.serve.desk import Desk, Spoken
-from penstock.serve.front.call import FAILED, refused
-from penstock.serve.grpc.messages import METHODS, PACKAGE, SERVICE, kind
-from penstock.serve.identity import Keys, Unauthorised
-from penstock.serve.infer import (
-    EXTENSIONS,
-    InferRequest,
-    Wanted,
-    face_of,
-    metadata,
-    must_be_outputs,
-    rows_of,
-    told_of,
-)
-from penstock.serve.tensors import BadRequest, Tensor, packed, values
+from penstock.serve.front.call import FAILED, Answer, Call, status_of
+from penstock.serve.front.http2 import Asked
+from penstock.serve.grpc import messages
+from penstock.serve.grpc.messages import field, flag, named
+from penstock.serve.hot import Lane, Waiting
+from penstock.serve.hot import Tensor as Input
+from penstock.serve.infer import EXTENSIONS, metadata, must_be_outputs, rows_of, told_of
+from penstock.serve.tensors import BadRequest, Tensor, values
 
-MESSAGE_BYTES = 16 << 20
-OPEN = ("ServerLive", "ServerReady")
-_CONTENTS = {
-    "BOOL": "bool_contents", "INT64": "int64_contents", "UINT64": "uint64_contents", "FP32": "fp32_contents",
-    "FP64": "fp64_contents", "BYTES": "bytes_contents",
-} | dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents") | dict.fromkeys(
-    ("UINT8", "UINT16", "UINT32"), "uint_contents"
-)  # fmt: skip
-_STATUSES = {
-    400: grpc.StatusCode.INVALID_ARGUMENT, 401: grpc.StatusCode.UNAUTHENTICATED, 404: grpc.StatusCode.NOT_FOUND,
-    413: grpc.StatusCode.INVALID_ARGUMENT, 422: grpc.StatusCode.INVALID_ARGUMENT,
-    429: grpc.StatusCode.RESOURCE_EXHAUSTED, 503: grpc.StatusCode.UNAVAILABLE,
-    504: grpc.StatusCode.DEADLINE_EXCEEDED, 507: grpc.StatusCode.RESOURCE_EXHAUSTED,
-}  # fmt: skip
-Method = Callable[[Desk, Any, float], Awaitable[Any]]
-Note = Callable[[BaseException], None]
+SERVICE = "/inference.GRPCInferenceService"
+HEALTH = "/grpc.health.v1.Health/Check"
+OPEN = tuple(one.encode() for one in (f"{SERVICE}/ServerLive", f"{SERVICE}/ServerReady", HEALTH))
+"""What is answered without a key."""
+Run = Callable[[Call], Coroutine[Any, Any, None]]
 
 
-def handler(desk: Desk, keys: Keys | None, note: Note) -> grpc.GenericRpcHandler:
-    """The service, for a server of grpc.aio."""
-    made = {
-        name: grpc.unary_unary_rpc_method_handler(
-            _told(name, _METHODS[name], desk, keys, note),
-            request_deserializer=kind(f"{name}Request").FromString,
-            response_serializer=kind(f"{name}Response").SerializeToString,
-        )
-        for name in METHODS
-    }
-    return grpc.method_handlers_generic_handler(f"{PACKAGE}.{SERVICE}", made)
+class Later(Protocol):
+    """Begins what takes its time."""
+
+    def __call__(self, call: Call, run: Run) -> None:
+        """Do so for a call."""
 
 
-def _told(name: str, method: Method, desk: Desk, keys: Keys | None, note: Note) -> Any:
-    async def told(asked: Any, context: Any) -> Any:
-        try:
-            if keys is not None and name not in OPEN:
-                headers = dict(context.invocation_metadata() or ())
-                if keys.name_of(str(headers.get("authorization", ""))) is None:
-                    raise Unauthorised
-            left = context.time_remaining()
-            return await method(desk, asked, TIMEOUT_S if left is None else min(TIMEOUT_S, left))
-        except PenstockError as error:
-            status = refused(error).status
-            if error.status >= 500 and not isinstance(error, Unavailable):
-                note(error)
-            desk.count("answers_refused", {"status": str(status), "code": error.code}, 1)
-            await context.abort(_STATUSES.get(status, grpc.StatusCode.INTERNAL), str(error))
-        except Exception as error:  # the caller learns nothing of our insides
-            note(error)
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error [internal]")
+class Unimplemented(NotFound):
+    """This server has no such method."""
 
-    return told
+    code = "method"
+    status = 501
 
 
-async def _live(desk: Desk, asked: Any, timeout_s: float) -> Any:
-    return kind("ServerLiveResponse")(live=not desk.health()["broken"])
-
-
-async def _ready(desk: Desk, asked: Any, timeout_s: float) -> Any:
-    return kind("ServerReadyResponse")(ready=not desk.health()["broken"])
-
-
-def _entry(desk: Desk, name: str, text: str) -> tuple[str, Entry, int]:
-    face = face_of(desk.faces, name)
-    entry = desk.registry().models.get(face.name, Entry())
-    number = int(text) if text.isdigit() and len(text) < 10 else 0
-    if text and number not in entry.versions:
-        raise NotFound(f"{face.name} has no such version.", code="no_version")
-    return face.name, entry, number
-
-
-async def _model_ready(desk: Desk, asked: Any, timeout_s: float) -> Any:
-    _, entry, number = _entry(desk, asked.name, asked.version)
-    champion = entry.route.champion
-    return kind("ModelReadyResponse")(ready=champion is not None and number in (0, champion.version))
-
-
-async def _server(desk: Desk, asked: Any, timeout_s: float) -> Any:
-    return kind("ServerMetadataResponse")(
-        name="penstock", version=version("penstock"), extensions=EXTENSIONS[1:]
-    )
-
-
-async def _model(desk: Desk, asked: Any, timeout_s: float) -> Any:
-    name, entry, _ = _entry(desk, asked.name, asked.version)
-    return kind("ModelMetadataResponse")(**metadata(desk.faces[name], sorted(entry.versions)))
-
-
-async def _infer(desk: Desk, asked: Any, timeout_s: float) -> Any:
-    name, entry, number = _entry(desk, asked.model_name, asked.model_version)
-    champion, face = must_answer(name, entry, number), desk.faces[name]
-    request, found = _request(asked)
-    rows, features = rows_of(request, found, face)
-    said = await ask(desk, name, rows, features, timeout_s)
-    if len(said) == 1 and said[0].error:
-        raise _Failed(code=said[0].error)
-    return _response(asked, request, name, said, champion)
-
-
-class _Failed(Unavailable):
+class ModelFailed(Unavailable):
     """The model could not answer this request."""
 
-    code = "model_failed"
-
-    def __init__(self, *, code: str) -> None:
+    def __init__(self, code: str) -> None:
         super().__init__(code=code)
         self.status = FAILED.get(code, 500)
 
 
-def _request(asked: Any) -> tuple[InferRequest, list[list[Any]]]:
-    """A message in the words of the protocol over HTTP, with its values."""
-    raw = list(asked.raw_input_contents)
-    if not asked.inputs or (raw and len(raw) != len(asked.inputs)):
-        raise BadRequest("The request has no inputs, or raw contents for some of them only.")
-    tensors, found = [], []
-    for i, one in enumerate(asked.inputs):
-        data: Any = msgspec.UNSET
-        if not raw:
-            field = _CONTENTS.get(one.datatype)
-            data = list(getattr(one.contents, field)) if field else []
-            if one.datatype == "BYTES":
-                data = [_text(value, one.name) for value in data]
-        tensor = Tensor(one.name, list(one.shape), one.datatype, data)
-        tensors.append(tensor)
-        found.append(values(tensor, raw[i] if raw else None))
-    outputs = [Wanted(one.name) for one in asked.outputs]
-    must_be_outputs(outputs)
-    return InferRequest(tensors, asked.id, {}, outputs), found
+class Remote:
+    """The service. `later` begins what takes its time; `note` is told of every error that is not the caller's."""
+
+    def __init__(
+        self, desk: Desk, lanes: Mapping[str, Lane], later: Later, note: Callable[[BaseException], None]
+    ) -> None:
+        self.desk, self.lanes, self.later, self.note = desk, lanes, later, note
+        self.parameters = messages.parameter("durability", desk.durability)
+
+    def __call__(self, call: Call) -> None:
+        """Serve a call, or put it where it is served with others."""
+        assert isinstance(call, Asked)
+        token = CARRIED.set(carried(call.headers))
+        try:
+            body = unpacked(call.body, call.coding)
+            if call.path == _INFER:
+                self.infer(call, body)
+            elif (method := METHODS.get(call.path)) is not None:
+                call.reply(Answer(200, method(self.desk, body)))
+            else:
+                raise Unimplemented
+        except Exception as error:
+            self.refuse(call, error)
+        finally:
+            CARRIED.reset(token)
+
+    def refuse(self, call: Call, error: Exception) -> None:
+        """Say no; of what is ours the caller learns nothing."""
+        if not isinstance(error, PenstockError):
+            self.note(error)
+            error = Broken("internal error", code="internal")
+        elif error.status >= 500 and not isinstance(error, Unavailable | Unimplemented):
+            self.note(error)
+        self.desk.count("answers_refused", {"status": str(status_of(error)), "code": error.code}, 1)
+        call.refuse(error)
+
+    def infer(self, call: Asked, body: bytes) -> None:
+        """Ask a model: in its lane, where the question is a plain one."""
+        asked = messages.read(body)
+        if len(asked.raw) not in (0, len(asked.inputs)):
+            raise BadRequest("There are raw contents for some of the inputs only.")
+        for one, raw in zip(asked.inputs, asked.raw, strict=False):
+            one.data = values(tensor(one), raw)
+        timeout_s = min(TIMEOUT_S, call.timeout_s, asked.timeout_us / 1e6 or TIMEOUT_S)
+        slow = partial(self.later, run=partial(self.ask, asked, timeout_s))
+        lane, drafts = self.lanes.get(asked.model), None
+        if lane is not None and not asked.version and not asked.outputs:
+            crowd = self.desk.crowd(asked.model, timeout_s)
+            if crowd is not None:
+                raise crowd
+            with contextlib.suppress(Refused):  # the other way finds it again, and has the words
+                drafts = lane.drafts(asked.inputs)
+        if lane is not None and drafts:
+            return lane.put(Waiting(call, drafts, partial(self.told, asked), slow))
+        return slow(call)
+
+    async def ask(self, asked: messages.Infer, timeout_s: float, call: Call) -> None:
+        """Any other question, and what cannot be had at once."""
+        CARRIED.set(carried(call.headers))
+        try:
+            name, entry, number = entry_named(self.desk, asked.model, asked.version)
+            must_answer(name, entry, number)
+            if not asked.inputs:
+                raise BadRequest("The request has no inputs.")
+            must_be_outputs(asked.outputs)
+            tensors = [tensor(one) for one in asked.inputs]
+            rows, features = rows_of(tensors, [values(one) for one in tensors], self.desk.faces[name])
+            call.reply(self.told(asked, await ask(self.desk, name, rows, features, timeout_s)))
+        except Exception as error:
+            self.refuse(call, error)
+
+    def told(self, asked: messages.Infer, said: Sequence[Prediction | Spoken]) -> Answer:
+        """The answer."""
+        if len(said) == 1 and said[0].error:
+            error = ModelFailed(said[0].error)
+            return Answer(status_of(error), str(error).encode())
+        columns, failed = told_of(asked.outputs, said), [one.error for one in said]
+        if any(failed):
+            columns.append(("error", "BYTES", failed))
+        head = (asked.model, str(max(one.version for one in said)), asked.id)
+        return Answer(200, messages.answer(head, self.parameters, columns, raw=bool(asked.raw)))
 
 
-def _text(value: bytes, name: str) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        raise BadRequest("A value is no text.", where=name[:64]) from None
+def tensor(one: Input) -> Tensor:
+    """An input, to be checked."""
+    return Tensor(one.name, one.shape, one.datatype, one.data)
 
 
-def _response(
-    asked: Any, request: InferRequest, name: str, said: Sequence[Prediction | Spoken], champion: int
-) -> Any:
-    served = {one.version for one in said}
-    answer = kind("ModelInferResponse")(
-        model_name=name, model_version=str(served.pop() if len(served) == 1 else champion), id=asked.id
+def server_live(desk: Desk, body: bytes) -> bytes:
+    """Whether it lives."""
+    return flag(not desk.health()["broken"])
+
+
+def server_ready(desk: Desk, body: bytes) -> bytes:
+    """Whether it can be asked: as soon as it lives."""
+    return flag(not desk.health()["broken"])
+
+
+def check(desk: Desk, body: bytes) -> bytes:
+    """The same for those who know gRPC's own health protocol: 1 is serving, 2 is not."""
+    name, _ = named(body)
+    if name not in ("", SERVICE[1:]):
+        raise NotFound("This server has no such service.")
+    return b"\x08\x02" if desk.health()["broken"] else b"\x08\x01"
+
+
+def model_ready(desk: Desk, body: bytes) -> bytes:
+    """Whether a model, or a version of it, answers."""
+    _, entry, number = entry_named(desk, *named(body))
+    champion = entry.route.champion
+    return flag(champion is not None and number in (0, champion.version))
+
+
+def server_metadata(desk: Desk, body: bytes) -> bytes:
+    """What the server is."""
+    said = [field(1, "penstock"), field(2, version("penstock")), *(field(3, one) for one in EXTENSIONS[1:])]
+    return b"".join(said)
+
+
+def model_metadata(desk: Desk, body: bytes) -> bytes:
+    """What a client may know of a model."""
+    name, entry, _ = entry_named(desk, *named(body))
+    return messages.metadata(metadata(desk.faces[name], sorted(entry.versions)))
+
+
+def repository_index(desk: Desk, body: bytes) -> bytes:
+    """The versions that there are."""
+    told = ("name", "version", "state", "reason")
+    return b"".join(
+        field(1, b"".join(field(i, one[word]) for i, word in enumerate(told, 1))) for one in index_of(desk)
     )
-    for column, datatype, data in told_of(request, said):
-        output = answer.outputs.add(name=column, datatype=datatype, shape=[len(said)])
-        if asked.raw_input_contents:
-            answer.raw_output_contents.append(packed(datatype, data))
-        else:
-            whole = [one.encode() for one in data] if datatype == "BYTES" else data
-            empty = float("nan") if datatype == "FP64" else False
-            getattr(output.contents, _CONTENTS[datatype]).extend(
-                empty if one is None else one for one in whole
-            )
-    return answer
 
 
-_METHODS: dict[str, Method] = {
-    "ServerLive": _live, "ServerReady": _ready, "ModelReady": _model_ready, "ServerMetadata": _server,
-    "ModelMetadata": _model, "ModelInfer": _infer,
+def repository_model_load(desk: Desk, body: bytes) -> bytes:
+    """Nothing is to be done: a model is loaded as soon as it is released."""
+    name, entry, _ = entry_named(desk, named(body)[1], "")
+    must_be_loaded(name, entry)
+    return b""
+
+
+def repository_model_unload(desk: Desk, body: bytes) -> bytes:
+    """It is not."""
+    raise stays(entry_named(desk, named(body)[1], "")[0])
+
+
+_INFER = f"{SERVICE}/ModelInfer".encode()
+METHODS: Mapping[bytes, Callable[[Desk, bytes], bytes]] = {HEALTH.encode(): check} | {
+    f"{SERVICE}/{name}".encode(): method for name, method in [
+        ("ServerLive", server_live), ("ServerReady", server_ready), ("ModelReady", model_ready),
+        ("ServerMetadata", server_metadata), ("ModelMetadata", model_metadata), ("RepositoryIndex", repository_index),
+        ("RepositoryModelLoad", repository_model_load), ("RepositoryModelUnload", repository_model_unload),
+    ]
 }  # fmt: skip
+"""What is answered without asking a model, by its path."""

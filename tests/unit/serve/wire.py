@@ -21,12 +21,18 @@ Note = Callable[[BaseException], None]
 
 @asynccontextmanager
 async def opened(
-    desk: Desk, note: Note, *, keys: Keys | None = None, limits: Limits = LIMITS, sweep_s: float = 0.02
+    desk: Desk,
+    note: Note,
+    *,
+    keys: Keys | None = None,
+    limits: Limits = LIMITS,
+    sweep_s: float = 0.02,
+    remote: bool = False,
 ) -> AsyncIterator[tuple[Door, int]]:
-    """An open door and its port."""
+    """An open door and its port; `remote`: gRPC's."""
     loop = asyncio.get_running_loop()
     door = Door(desk, create(desk, None, note), keys, (), note, limits)
-    server = await loop.create_server(door.front, "127.0.0.1", 0)
+    server = await loop.create_server(door.remote if remote else door.front, "127.0.0.1", 0)
 
     async def sweeping() -> None:
         while True:
@@ -39,7 +45,8 @@ async def opened(
     finally:
         swept.cancel()
         server.close()
-        door.front.abort()
+        for front in door.fronts:
+            front.abort()
         await asyncio.sleep(0)
 
 

@@ -1,0 +1,582 @@
+"""serve: gRPC's calls over HTTP/2: frames in, calls out, answers as they come; every phase has its bound.
+
+Source: RFC 9113 and gRPC's protocol over it, as far as a server of single calls needs them: no pushes, no priorities,
+one message a call and one an answer. Headers are unpacked by `hpack`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import struct
+from collections.abc import Callable
+
+import msgspec
+from hpack import Decoder, HPACKError
+
+from penstock.record.errors import PenstockError, Refused, Unavailable
+from penstock.serve.front.call import Answer, Call, Headers, status_of
+from penstock.serve.front.wire import (
+    HEAD,
+    IDLE,
+    LINGER,
+    Client,
+    Front,
+    Slow,
+    TooLarge,
+)
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = (
+    range(10)
+)
+END_STREAM, ACK, END_HEADERS, PADDED, PRIORITISED = 1, 1, 4, 8, 32
+NO_ERROR, PROTOCOL, FLOW, FRAME_SIZE, REFUSED, CANCEL, COMPRESSION, CALM = 0, 1, 3, 6, 7, 8, 9, 11
+HEADER_TABLE, STREAMS, WINDOW, FRAME, HEADER_LIST = 1, 3, 4, 5, 6
+"""The numbers of settings."""
+
+FRAME_BYTES = 16 << 10
+"""The longest frame that we take; we send none that is longer, either."""
+HEAD_BYTES = 16 << 10
+"""What the headers of a call may take, packed and unpacked."""
+PATIENCE = 1000
+"""Frames that bring nothing (pings, settings, calls taken back) within a turn of the sweep, beyond those of calls that
+were answered, before a client is taken for one that floods."""
+_START = 65_535
+"""The window that both sides begin with."""
+_MOST_WINDOW = 2**31 - 1
+_KNOWN = 64
+"""Blocks of headers that are remembered of a connection."""
+_FRAME = struct.Struct(">BHBBI")
+_DATA = struct.Struct(">BHBBIBI")
+_STATUSES = {
+    400: 3, 401: 16, 403: 7, 404: 5, 408: 4, 409: 9, 413: 8, 422: 3, 429: 8, 431: 8, 501: 12, 503: 14, 504: 4, 507: 8,
+}  # fmt: skip
+"""gRPC's statuses for ours; what is not here is 13, an error of the server's."""
+_ODD = re.compile(rb"[^ -$&-~]")
+"""What does not stand in a message as it is."""
+_TIME = re.compile(rb"([0-9]{1,8})([HMSmun])")
+_UNITS_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+
+
+class NotGrpc(Refused):
+    """This port takes calls by gRPC only: POST, with the content type application/grpc."""
+
+    code = "content_type"
+    status = 415
+
+
+class BadCall(Refused):
+    """This is no call as gRPC sends one."""
+
+    code = "malformed"
+    status = 400
+
+
+class Ended(Exception):
+    """What came ends the connection, for this reason of HTTP/2's."""
+
+    def __init__(self, reason: int) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Head(msgspec.Struct, frozen=True):
+    """What the headers of a call say; `coding`: how its message is packed, if it is."""
+
+    path: bytes
+    headers: Headers
+    timeout_s: float
+    coding: str
+    refusal: PenstockError | None
+
+
+class Stream:
+    """A call over a connection: what came of it, then what is still to be sent."""
+
+    __slots__ = ("asked", "credit", "head", "id", "parts", "rest", "room", "since_s", "size", "wanted")
+
+    def __init__(self, id: int, head: Head, since_s: float) -> None:
+        self.id, self.head, self.since_s = id, head, since_s
+        self.asked: Asked | None = None
+        self.parts: list[bytes] = []
+        self.size = self.wanted = self.room = self.credit = 0
+        self.rest = b""
+
+
+class Asked(Call):
+    """A call whose message is here. `timeout_s`: how long the caller waits; `coding`: how the message is packed."""
+
+    __slots__ = ("coding", "stream", "timeout_s")
+
+    def __init__(
+        self, stream: Stream, body: bytes, coding: str, reply: Callable[[Call, Answer], None]
+    ) -> None:
+        head = stream.head
+        super().__init__(b"POST", head.path, head.headers, body, reply, stream.since_s)
+        self.stream, self.coding, self.timeout_s = stream, coding, head.timeout_s
+
+    def refuse(self, error: PenstockError) -> None:
+        """Answer with an error of the house: its text, alone."""
+        self.reply(Answer(status_of(error), str(error).encode()))
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """A frame."""
+    size = len(payload)
+    return _FRAME.pack(size >> 16, size & 0xFFFF, kind, flags, stream) + payload
+
+
+def literal(name: bytes, value: bytes) -> bytes:
+    """A header that no table knows. Both are short, or the value is cut."""
+    return b"\x00" + bytes([len(name)]) + name + _length(value[:16_000]) + value[:16_000]
+
+
+def _length(value: bytes) -> bytes:
+    n = len(value)
+    if n < 127:
+        return bytes([n])
+    n, made = n - 127, [127]
+    while n > 127:
+        made.append(n & 127 | 128)
+        n >>= 7
+    return bytes([*made, n])
+
+
+_BEGIN = b"\x88" + literal(b"content-type", b"application/grpc")
+_END = literal(b"grpc-status", b"0")
+_BEGINS = _FRAME.pack(0, len(_BEGIN), HEADERS, END_HEADERS, 0)[:5]
+_ENDS = _FRAME.pack(0, len(_END), HEADERS, END_HEADERS | END_STREAM, 0)[:5]
+
+
+def refusal(status: int, text: bytes) -> bytes:
+    """The headers of an answer that is nothing but an error."""
+    begin = literal(b":status", b"415") + _BEGIN[1:] if status == 415 else _BEGIN
+    code = str(_STATUSES.get(status, 3 if status == 415 else 13)).encode()
+    message = _ODD.sub(lambda one: b"%%%02X" % ord(one[0]), text[:2000])
+    return begin + literal(b"grpc-status", code) + literal(b"grpc-message", message)
+
+
+def head_of(headers: Headers, front: Front) -> Head:
+    """What headers say, and whether such a call may come in."""
+    found = dict(reversed(headers))  # the first of several
+    path = found.get(b":path", b"").partition(b"?")[0]
+    error: PenstockError | None = None
+    timeout_s, text = float("inf"), found.get(b"grpc-timeout", b"")
+    if found.get(b":method") != b"POST" or not found.get(b"content-type", b"").startswith(
+        b"application/grpc"
+    ):
+        error = NotGrpc()
+    elif text:
+        said = _TIME.fullmatch(text)
+        if said is None:
+            error = BadCall("The time that the call may take is none.", where="grpc-timeout")
+        else:
+            timeout_s = int(said[1]) * _UNITS_S[said[2]]
+    coding = found.get(b"grpc-encoding", b"identity").decode("latin-1")
+    return Head(path, headers, timeout_s, coding, error or front.guard(path, headers))
+
+
+class Calls(Client):
+    """A client by gRPC: many calls at once, each answered when it can be."""
+
+    def __init__(self, front: Front) -> None:
+        super().__init__(front)
+        limits = front.limits
+        self.decoder = Decoder(min(HEAD_BYTES, limits.head_bytes))
+        self.known: dict[bytes, Head] = {}  # by their block, as long as it means the same
+        self.streams: dict[int, Stream] = {}
+        self.rest, self.begun, self.saying_goodbye = b"", False, False
+        self.last = 0  # the newest call
+        self.block: tuple[int, int, list[bytes]] | None = None  # headers whose end is not here
+        self.window = limits.body_bytes + (1 << 20)  # so much may come: one message always fits
+        self.owed = 0
+        self.room, self.first_room, self.unsent = _START, _START, 0  # so much may be sent, and is not
+        self.idle_frames = 0
+        self.phase = HEAD
+
+    # asyncio's side.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client came: it is told the bounds."""
+        super().connection_made(transport)
+        if self.phase != LINGER:
+            self.transport.write(self.bounds())
+
+    def bounds(self) -> bytes:
+        """What we say first."""
+        settings = ((STREAMS, self.front.limits.ahead), (WINDOW, self.window), (HEADER_LIST, HEAD_BYTES))
+        said = frame(SETTINGS, 0, 0, b"".join(struct.pack(">HI", *one) for one in settings))
+        return said + frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", self.window - _START))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client left, or was sent away."""
+        self.front.open.discard(self)
+        for stream in list(self.streams.values()):
+            self.drop(stream, left=True)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+        if self.rest:
+            data = self.rest + data
+        at, end = 0, len(data)
+        try:
+            if not self.begun:
+                if data[:24] != PREFACE[:end]:
+                    raise Ended(PROTOCOL)
+                if end < 24:
+                    self.rest = data
+                    return
+                at, self.begun = 24, True
+            while end - at >= 9:
+                high, low, kind, flags, id = _FRAME.unpack_from(data, at)
+                size = high << 16 | low
+                if size > FRAME_BYTES:
+                    raise Ended(FRAME_SIZE)
+                if end - at < 9 + size:
+                    break
+                at += 9 + size
+                self.take(kind, flags, id & _MOST_WINDOW, data[at - size : at])
+        except Ended as ended:
+            self.goodbye(ended.reason)
+        self.rest = data[at:] if self.phase != LINGER else b""
+
+    # What comes.
+
+    def take(self, kind: int, flags: int, id: int, payload: bytes) -> None:
+        """One frame."""
+        if self.phase == LINGER:
+            return
+        if self.phase == HEAD and kind != SETTINGS and self.block is None:
+            raise Ended(PROTOCOL)
+        if (self.block is not None) != (kind == CONTINUATION):
+            raise Ended(PROTOCOL)
+        if kind == DATA:
+            self.data(flags, id, payload)
+        elif kind == HEADERS:
+            self.headers(flags, id, payload)
+        elif kind == CONTINUATION:
+            self.more_headers(flags, id, payload)
+        elif kind == WINDOW_UPDATE:
+            self.widen(id, payload)
+        else:
+            self.idle()
+            if kind == SETTINGS:
+                self.settle(flags, id, payload)
+            elif kind == PING:
+                if len(payload) != 8 or id:
+                    raise Ended(FRAME_SIZE if not id else PROTOCOL)
+                if not flags & ACK:
+                    self.transport.write(frame(PING, ACK, 0, payload))
+            elif kind == RST_STREAM:
+                self.taken_back(id, payload)
+            elif kind == PUSH_PROMISE:
+                raise Ended(PROTOCOL)
+
+    def idle(self) -> None:
+        """A frame came that brings no call on."""
+        self.idle_frames += 1
+        if self.idle_frames > PATIENCE:
+            raise Ended(CALM)
+
+    def headers(self, flags: int, id: int, payload: bytes) -> None:
+        """The headers of a call, or what stands behind its message."""
+        if not id & 1:
+            raise Ended(PROTOCOL)
+        if flags & PADDED:
+            payload = unpadded(payload)
+        if flags & PRIORITISED:
+            if len(payload) < 5:
+                raise Ended(FRAME_SIZE)
+            payload = payload[5:]
+        if flags & END_HEADERS:
+            return self.open(flags, id, payload)
+        self.block, self.since_s = (flags, id, [payload]), self.clock()
+
+    def more_headers(self, flags: int, id: int, payload: bytes) -> None:
+        """The headers go on."""
+        assert self.block is not None
+        self.idle()
+        first, begun, parts = self.block
+        parts.append(payload)
+        if id != begun:
+            raise Ended(PROTOCOL)
+        if sum(map(len, parts)) > HEAD_BYTES:
+            raise Ended(CALM)
+        if flags & END_HEADERS:
+            self.block = None
+            self.open(first, id, b"".join(parts))
+
+    def head(self, block: bytes) -> Head:
+        """What a block of headers says. One of references alone changes nothing that later ones refer to: it says the
+        same again until another kind comes."""
+        found = self.known.get(block)
+        if found is not None:
+            return found
+        try:
+            headers = tuple(
+                (bytes(name), bytes(value)) for name, value in self.decoder.decode(block, raw=True)
+            )
+        except HPACKError:
+            raise Ended(COMPRESSION) from None
+        found = head_of(headers, self.front)
+        if (block and min(block) < 128) or len(self.known) >= _KNOWN:
+            self.known.clear()
+        if block and min(block) >= 128:
+            self.known[block] = found
+        return found
+
+    def open(self, flags: int, id: int, block: bytes) -> None:
+        """The headers are here: whoever may not come in is told before a message is read."""
+        head, stream = self.head(block), self.streams.get(id)
+        if stream is not None:  # what stands behind a message says nothing to us
+            if stream.asked is not None or not flags & END_STREAM:
+                raise Ended(PROTOCOL)
+            return self.complete(stream)
+        if id <= self.last:
+            return self.idle()  # of a call that was refused, or taken back
+        if self.saying_goodbye:
+            return None  # it was told, and asks elsewhere
+        self.last = id
+        if len(self.streams) >= self.front.limits.ahead:
+            self.idle()
+            self.transport.write(frame(RST_STREAM, 0, id, struct.pack(">I", REFUSED)))
+            return None
+        stream = self.streams[id] = Stream(id, head, self.clock())
+        if head.refusal is not None:
+            self.turn_away(stream, head.refusal)
+        elif flags & END_STREAM:
+            self.turn_away(stream, BadCall("The call has no message."))
+        return None
+
+    def data(self, flags: int, id: int, payload: bytes) -> None:
+        """A part of a message."""
+        self.owed += len(payload)
+        if self.owed > self.window >> 1:
+            self.transport.write(frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", self.owed)))
+            self.owed = 0
+        if flags & PADDED:
+            payload = unpadded(payload)
+        stream = self.streams.get(id)
+        if stream is None or stream.asked is not None:
+            if stream is not None:
+                raise Ended(PROTOCOL)
+            return self.must_be_over(id)
+        if payload:
+            if len(payload) > self.front.room:
+                return self.turn_away(
+                    stream, Unavailable("Too much is sent at once.", code="busy", hint="Send more slowly.")
+                )
+            self.front.room -= len(payload)
+            stream.room += len(payload)
+            stream.size += len(payload)
+            stream.parts.append(payload)
+            if not stream.wanted and stream.size >= 5:
+                stream.wanted = 5 + int.from_bytes(b"".join(stream.parts[:5])[1:5])
+            if stream.wanted - 5 > self.front.limits.body_bytes:
+                return self.turn_away(stream, TooLarge())
+            if stream.wanted and stream.size > stream.wanted:
+                return self.turn_away(stream, BadCall("A call has one message."))
+        elif not flags & END_STREAM:
+            self.idle()
+        if flags & END_STREAM:
+            self.complete(stream)
+
+    def complete(self, stream: Stream) -> None:
+        """A message is here."""
+        data = stream.parts[0] if len(stream.parts) == 1 else b"".join(stream.parts)
+        stream.parts = []
+        if len(data) != stream.wanted or not data or data[0] > 1:
+            return self.turn_away(stream, BadCall("The message is cut off, or none."))
+        stream.asked = Asked(stream, data[5:], stream.head.coding if data[0] else "identity", self.reply)
+        self.front.serve(stream.asked)
+
+    def taken_back(self, id: int, payload: bytes) -> None:
+        """The client wants no answer any more."""
+        if len(payload) != 4:
+            raise Ended(FRAME_SIZE)
+        stream = self.streams.get(id)
+        if stream is not None:
+            self.drop(stream, left=True)
+        else:
+            self.must_be_over(id)
+
+    def must_be_over(self, id: int) -> None:
+        """A call that is not known was refused, or taken back, or came after our goodbye; else it was never begun."""
+        if not id & 1 or (id > self.last and not self.saying_goodbye):
+            raise Ended(PROTOCOL)
+
+    def settle(self, flags: int, id: int, payload: bytes) -> None:
+        """What the client says of itself."""
+        if id:
+            raise Ended(PROTOCOL)
+        if len(payload) % 6 or (flags & ACK and payload):
+            raise Ended(FRAME_SIZE)
+        if self.phase == HEAD:
+            self.phase, self.since_s = IDLE, self.clock()
+        if flags & ACK:
+            return
+        for number, value in struct.iter_unpack(">HI", payload):
+            if number == WINDOW:
+                if value > _MOST_WINDOW:
+                    raise Ended(FLOW)
+                self.first_room = value
+            elif number == FRAME and not FRAME_BYTES <= value < 1 << 24:
+                raise Ended(PROTOCOL)
+        self.transport.write(frame(SETTINGS, ACK, 0))
+        self.go_on()
+
+    def widen(self, id: int, payload: bytes) -> None:
+        """More may be sent."""
+        self.idle()
+        if len(payload) != 4:
+            raise Ended(FRAME_SIZE)
+        more = int.from_bytes(payload) & _MOST_WINDOW
+        stream = self.streams.get(id)
+        had = self.room if not id else self.first_room + (stream.credit if stream else 0)
+        if not more or had + more > _MOST_WINDOW:
+            raise Ended(FLOW if more else PROTOCOL)
+        if not id:
+            self.room += more
+            self.go_on()
+        elif stream is not None:
+            stream.credit += more
+            self.send(stream)
+        else:
+            self.must_be_over(id)
+
+    # What goes.
+
+    def reply(self, call: Call, answer: Answer) -> None:
+        """Write an answer, as far as the client takes it."""
+        assert isinstance(call, Asked)
+        stream = call.stream
+        if self.streams.get(stream.id) is not stream:  # the client has left
+            return None
+        now_s = self.clock()
+        self.front.took(call, answer.status, now_s - stream.since_s)
+        if answer.status != 200:
+            return self.turn_down(stream, answer.status, answer.body)
+        self.idle_frames, self.since_s = max(0, self.idle_frames - 2), now_s
+        body, id = answer.body, stream.id.to_bytes(4)
+        size = 5 + len(body)
+        if (
+            size <= FRAME_BYTES
+            and size <= self.room
+            and size <= self.first_room + stream.credit
+            and not self.unsent
+        ):
+            self.room -= size
+            self.transport.write(
+                b"".join((
+                    _BEGINS, id, _BEGIN, _DATA.pack(0, size, DATA, 0, stream.id, 0, len(body)), body, _ENDS, id, _END
+                ))
+            )  # fmt: skip
+            return self.drop(stream)
+        if self.unsent + size > self.front.limits.body_bytes:
+            return self.turn_away(
+                stream, Unavailable("Too many answers are not read.", code="busy", hint="Read them.")
+            )
+        self.transport.write(_BEGINS + id + _BEGIN)
+        stream.rest, stream.since_s = b"\0" + len(body).to_bytes(4) + body, now_s
+        self.unsent += size
+        return self.send(stream)
+
+    def go_on(self) -> None:
+        """More may be sent of whatever waits for that."""
+        for stream in list(self.streams.values()):
+            self.send(stream)
+
+    def send(self, stream: Stream) -> None:
+        """As much of an answer as may be sent."""
+        at, rest = 0, stream.rest
+        while at < len(rest):
+            size = min(len(rest) - at, FRAME_BYTES, self.room, self.first_room + stream.credit)
+            if size <= 0:
+                break
+            self.room -= size
+            stream.credit -= size
+            self.idle_frames = max(0, self.idle_frames - 2)
+            self.transport.write(frame(DATA, 0, stream.id, rest[at : at + size]))
+            at += size
+        if at:
+            self.unsent -= at
+            stream.rest = rest[at:]
+            if not stream.rest:
+                self.transport.write(_ENDS + stream.id.to_bytes(4) + _END)
+                self.drop(stream)
+
+    def turn_away(self, stream: Stream, error: PenstockError) -> None:
+        """Refuse a call whose message is not here, or whose answer cannot be sent."""
+        self.front.count(str(status_of(error)), error.code)
+        self.turn_down(stream, status_of(error), str(error).encode())
+
+    def turn_down(self, stream: Stream, status: int, text: bytes) -> None:
+        """End a call with an error."""
+        block = refusal(status, text)
+        said = frame(HEADERS, END_HEADERS | END_STREAM, stream.id, block)
+        if stream.asked is None:  # what else of its message comes is not read
+            said += frame(RST_STREAM, 0, stream.id, struct.pack(">I", NO_ERROR))
+        self.transport.write(said)
+        self.since_s = self.clock()
+        self.drop(stream)
+
+    def drop(self, stream: Stream, *, left: bool = False) -> None:
+        """A call is over."""
+        del self.streams[stream.id]
+        self.front.room += stream.room
+        self.unsent -= len(stream.rest)
+        if left:
+            self.front.count("499", "left")
+            if stream.asked is not None:
+                stream.asked.gone = True
+                if stream.asked.left is not None:
+                    stream.asked.left()
+
+    # Its end.
+
+    def refuse(self, error: PenstockError) -> None:
+        """Say that there is no more to be had here, and end."""
+        self.goodbye(CALM)
+
+    def goodbye(self, reason: int) -> None:
+        """Say that no other call is taken. Where that is for a reason, nothing else is read, either."""
+        if not self.saying_goodbye or reason:
+            self.transport.write(frame(GOAWAY, 0, 0, struct.pack(">II", self.last, reason)))
+        self.saying_goodbye, self.since_s = True, self.clock()
+        if reason or not self.streams:
+            if reason:
+                self.front.count("400", "http2")
+            self.phase = LINGER
+            for stream in list(self.streams.values()):
+                self.drop(stream, left=True)
+
+    def sweep(self, now_s: float) -> None:
+        """End what takes too long."""
+        limits, waited_s = self.front.limits, now_s - self.since_s
+        self.idle_frames >>= 1
+        if self.unread_s and now_s - self.unread_s > limits.read_s:
+            return self.transport.abort()
+        if self.phase == LINGER:
+            if waited_s > (limits.quiet_s if self.front.closing else limits.linger_s):
+                self.transport.close()
+            return None
+        if (self.phase == HEAD or self.block is not None) and waited_s > limits.head_s:
+            return self.goodbye(CALM)
+        for stream in list(self.streams.values()):
+            late_s = now_s - stream.since_s
+            if stream.asked is None and late_s > limits.body_s:
+                self.turn_away(stream, Slow())
+            elif stream.rest and late_s > limits.read_s:
+                self.transport.write(frame(RST_STREAM, 0, stream.id, struct.pack(">I", CANCEL)))
+                self.drop(stream, left=True)
+        if self.front.closing or (not self.streams and waited_s > self.front.patience_s):
+            self.goodbye(NO_ERROR)
+        return None
+
+
+def unpadded(payload: bytes) -> bytes:
+    """A payload without what only makes it longer."""
+    if not payload or payload[0] >= len(payload):
+        raise Ended(PROTOCOL)
+    return payload[1 : len(payload) - payload[0]]
