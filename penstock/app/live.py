@@ -20,14 +20,14 @@ from penstock.app.counters import Tally
 from penstock.app.pressure import PRESSED
 from penstock.app.sizes import Sizes
 from penstock.app.system import System, clock_draft, one_thread, served
-from penstock.app.waiting import CROWDED, MOST_WAITING, Answers, crowded
+from penstock.app.waiting import MOST_WAITING, Answers
 from penstock.log import Appended
 from penstock.record.codec import moment, pack, unpack
 from penstock.record.decisions import DEAD, DeadLetter, Prediction, Vector, predictions, vectors
 from penstock.record.errors import PenstockError, Refused, Unavailable
 from penstock.record.record import Draft, Position
 from penstock.serve.carried import CARRIED
-from penstock.serve.desk import Spoken
+from penstock.serve.desk import Spoken, too_late
 from penstock.stage import Running
 
 FOLD_PAUSE_S = 0.05
@@ -201,7 +201,7 @@ class Live:
 
     def crowd(self, model: str, timeout_s: float) -> Unavailable | None:
         """What a request is refused with that would not be answered within its time; None where it would."""
-        return crowded() if self.answers.oldest_s(model) > CROWDED * timeout_s else None
+        return self.answers.crowd(model, timeout_s)
 
     def _champion(self, model: str) -> None:
         if self.system.champion(model) is None:
@@ -224,24 +224,38 @@ class Live:
         log's table of ids."""
         return f"{self.now_ms():012x}-{self._mark}-{next(self._numbers):x}-"
 
-    async def _asked(self, model: str, drafts: list[Draft], timeout_s: float) -> list[Prediction]:
-        self._champion(model)
+    async def _asked(self, model: str, drafts: Sequence[Draft], timeout_s: float) -> list[Prediction]:
         if len({draft.id for draft in drafts}) < len(drafts):
             raise Refused("Two rows of the request have one id.", code="duplicate")
-        self.answers.room(model, len(drafts), timeout_s)
+        if (error := self.crowd(model, timeout_s)) is not None:
+            raise error
+        futures = await self.post(model, drafts)
+        try:
+            return list(await asyncio.wait_for(asyncio.gather(*futures), timeout_s))
+        except TimeoutError:
+            raise too_late() from None
+        finally:
+            for future in futures:
+                future.cancel()
+
+    async def post(self, model: str, drafts: Sequence[Draft]) -> list[asyncio.Future[Prediction]]:
+        """Put requests on the log; the futures of their served predictions: cancel one, and nobody waits for it.
+        Raises Unavailable when no champion is there, or no room for them."""
+        self._champion(model)
+        self.answers.room(len(drafts))
         futures = [self.answers.expect(model, draft.id) for draft in drafts]
         try:
             done = await asyncio.to_thread(self._append, model, self.system.owned(model, drafts))
-            for i in done.repeats:
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+        for i in done.repeats:
+            try:
                 self._again(model, done.places[i])
-            return list(await asyncio.wait_for(asyncio.gather(*futures), timeout_s))
-        except TimeoutError:
-            raise Unavailable(
-                "The prediction was not ready in time; the request is on the log.", code="deadline"
-            ) from None
-        finally:
-            for draft, future in zip(drafts, futures, strict=True):
-                self.answers.forget(model, draft.id, future)
+            except Refused as error:
+                self.answers.refuse(model, drafts[i].id, error)
+        return futures
 
     def _again(self, model: str, place: int) -> None:
         """Answer a request that is on the log already, as it was answered then."""

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from penstock.record.codec import unpack
 from penstock.record.decisions import DEAD, Prediction
@@ -19,8 +20,7 @@ CROWDED = 0.7
 comes is behind him."""
 
 
-def crowded() -> Unavailable:
-    """The answer to whoever would wait in vain."""
+def _crowded() -> Unavailable:
     return Unavailable(
         "Too many requests wait for their answers.", code="busy", hint="Send more slowly, or wait for longer."
     )
@@ -45,28 +45,33 @@ class Answers:
         self._count = 0
         self._lock = threading.Lock()
 
-    def room(self, model: str, n: int, timeout_s: float) -> None:
-        """Raise Unavailable where `n` more may not wait, or would wait in vain."""
-        if self._count + n > self.most or self.oldest_s(model) > CROWDED * timeout_s:
-            raise crowded()
+    def room(self, n: int) -> None:
+        """Raise Unavailable where `n` more may not wait."""
+        if self._count + n > self.most:
+            raise _crowded()
 
-    def oldest_s(self, model: str) -> float:
+    def crowd(self, model: str, timeout_s: float) -> Unavailable | None:
+        """What a request is refused with that would not be answered within its time; None where it would."""
+        return _crowded() if self._oldest_s(model) > CROWDED * timeout_s else None
+
+    def _oldest_s(self, model: str) -> float:
         """For how long the first of a model's requests has waited."""
         with self._lock:
             first = next(iter(self._waiting.get(model, {}).values()), None)
         return self.clock() - first.since_s if first is not None else 0.0
 
     def expect(self, model: str, request: str) -> asyncio.Future[Prediction]:
-        """A future of the served prediction; called on the event loop. Callers of one id each have their own."""
+        """A future of the served prediction; called on the event loop. Callers of one id each have their own, and
+        who cancels it waits no longer."""
         future: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
         now_s = self.clock()
         with self._lock:
             self._waiting.setdefault(model, {}).setdefault(request, _Waits(now_s)).futures.append(future)
             self._count += 1
+        future.add_done_callback(partial(self._forget, model, request))
         return future
 
-    def forget(self, model: str, request: str, future: asyncio.Future[Prediction]) -> None:
-        """Whoever has this future waits no longer."""
+    def _forget(self, model: str, request: str, future: asyncio.Future[Prediction]) -> None:
         with self._lock:
             waiting = self._waiting.get(model, {})
             waits = waiting.get(request)

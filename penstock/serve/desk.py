@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import Future
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -48,6 +49,11 @@ class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     features: list[str] = []
 
 
+def too_late() -> Unavailable:
+    """The answer to whoever has waited for as long as was said."""
+    return Unavailable("The prediction was not ready in time; the request is on the log.", code="deadline")
+
+
 class Desk(msgspec.Struct, frozen=True):
     """The app's side of every door.
 
@@ -59,8 +65,9 @@ class Desk(msgspec.Struct, frozen=True):
     builtins from where on. `look(set, asked, timeout_s)` looks features up, `sets()` tells of those there are.
     `requests(model, rows)` and `vectors(model, rows)` are the records of requests, checked; `at_once(model,
     drafts)` appends such and returns the served predictions by the requests' ids, without a wait: None where that
-    cannot be, and no word of those that were asked before. `crowd(model, timeout_s)` is what a request is refused
-    with that would wait in vain.
+    cannot be, and no word of those that were asked before. `post(model, drafts)` puts them on the log and returns
+    futures of their served predictions, on this event loop: who waits for one no longer cancels it. `crowd(model,
+    timeout_s)` is what a request is refused with that would wait in vain.
     `health()` says why the system stopped itself and what holds producers back ("": nothing).
     All raise Refused or Unavailable. `count(name, labels, n)` counts `n` more since the process began.
     """
@@ -73,6 +80,7 @@ class Desk(msgspec.Struct, frozen=True):
     requests: Callable[[str, Sequence[Mapping[str, Any]]], list[Draft]]
     vectors: Callable[[str, Sequence[Sequence[Any]]], list[Draft]]
     at_once: Callable[[str, Sequence[Draft]], Mapping[str, Spoken] | None]
+    post: Callable[[str, Sequence[Draft]], Awaitable[list[Future[Prediction]]]]
     crowd: Callable[[str, float], Unavailable | None]
     look: Callable[[str, Asked, float], Awaitable[Looked]]
     sets: Callable[[], list[dict[str, Any]]]

@@ -8,11 +8,11 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from penstock.record.errors import PenstockError, Refused, Unavailable
+from penstock.record.errors import Broken, PenstockError, Refused, Unavailable
 from penstock.serve.answers import TIMEOUT_S
 from penstock.serve.desk import Desk
 from penstock.serve.front.asgi import run
-from penstock.serve.front.call import Answer, Call, Headers, status_of
+from penstock.serve.front.call import Call, Headers, status_of
 from penstock.serve.front.http2 import Calls
 from penstock.serve.front.wire import LIMITS, Front, Guard, Limits
 from penstock.serve.grpc import service
@@ -24,8 +24,8 @@ from penstock.serve.times import Times
 OPEN = (b"/v2/health/live", b"/v2/health/ready")
 UNBEGUN = 64
 """So many calls may wait to be begun before no other is taken: what each takes adds up to what the last one waits."""
-_PLAIN = {b"content-encoding", b"traceparent", b"origin", b"timeout-ms", b"inference-header-content-length"}
-"""A call with one of these, or with another type of content, takes the other way."""
+_PLAIN = {b"content-encoding", b"traceparent", b"origin", b"inference-header-content-length"}
+"""A call with one of these, or a time that is none, or another type of content, takes the other way."""
 
 
 Run = Callable[[Call], Coroutine[Any, Any, None]]
@@ -128,11 +128,12 @@ class Door:
         """Serve a call."""
         hot = self.hot.get(call.path) if call.method == b"POST" else None
         if hot is not None:
-            error = self.desk.crowd(hot.face.name, _time_for(call))
+            timeout_s = _time_for(call)
+            error = self.desk.crowd(hot.face.name, timeout_s)
             if error is not None:  # before any work is done for it
                 return self.refuse(call, error)
             if _is_plain(call.headers):
-                return hot(call)
+                return hot(call, timeout_s)
         return self.slow(call)
 
     def refuse(self, call: Call, error: PenstockError) -> None:
@@ -164,13 +165,17 @@ class Door:
             await run(self.app, call)
         except Exception as error:  # the caller learns nothing of our insides
             self.note(error)
-            call.reply(Answer(500, b'{"error":"internal error","code":"internal"}'))
+            call.refuse(Broken("internal error", code="internal"))
 
 
 def _time_for(call: Call) -> float:
     """The seconds that a caller waits, as far as that can be told at a look; who sends nonsense is told so later."""
     text = call.header(b"timeout-ms")
-    return min(TIMEOUT_S, int(text) / 1000) if text.isdigit() and len(text) < 10 else TIMEOUT_S
+    return min(TIMEOUT_S, int(text) / 1000) if _is_time(text) else TIMEOUT_S
+
+
+def _is_time(text: bytes) -> bool:
+    return text.isdigit() and len(text) < 10 and int(text) > 0
 
 
 def _untimed(call: Call, status: int, seconds: float) -> None:
@@ -182,6 +187,6 @@ def _is_plain(headers: Headers) -> bool:
     for name, value in headers:
         if name == b"content-type":
             kind = value
-        elif name in _PLAIN:
+        elif name in _PLAIN or (name == b"timeout-ms" and not _is_time(value)):
             return False
     return kind in (b"application/json", b"")

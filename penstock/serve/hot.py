@@ -1,10 +1,14 @@
 """serve: the way of a request in a hurry: read at once, answered together with all that came in the same moment.
 
-Only the Open Inference Protocol's `infer` in JSON. What does not fit this way takes the other one, which says why.
+Where the model takes its time, they are put on the log together, and each is answered when its prediction is there.
+Only the Open Inference Protocol's `infer`, in JSON and by gRPC. What does not fit this way takes the other one, which
+says why.
 """
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -12,14 +16,16 @@ from typing import Any
 import msgspec
 
 from penstock.record.codec import repeats_no_key
-from penstock.record.errors import PenstockError, Unavailable
+from penstock.record.decisions import Prediction
+from penstock.record.errors import Broken, PenstockError, Unavailable
 from penstock.record.record import Draft, output_id
-from penstock.serve.desk import Desk, ModelFace, Spoken
-from penstock.serve.front.call import Answer, Call, status_of
+from penstock.serve.desk import Desk, ModelFace, Spoken, too_late
+from penstock.serve.front.call import FAILED, Answer, Call, status_of
 from penstock.serve.infer import MOST_ROWS
 
 Soon = Callable[[Callable[[], None]], object]
 Slow = Callable[[Call], None]
+Answered = Prediction | Spoken
 _NUMBERS = ({float}, {int}, {float, int})
 _KINDS = {"FP64": _NUMBERS, "FP32": _NUMBERS, "INT64": ({int},), "BOOL": ({bool},), "BYTES": ({str},)}
 
@@ -64,13 +70,49 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Waiting(msgspec.Struct, frozen=True, gc=False):
-    """A call whose requests are ready: how its answer is made of what is said of them, and what else is to be done
-    where that cannot be had at once."""
+    """A call whose requests are ready: how its answer is made of what is said of them, what else is to be done where
+    they were asked before, and for how long it waits."""
 
     call: Call
     drafts: Sequence[Draft]
-    told: Callable[[Sequence[Spoken]], Answer]
+    told: Callable[[Sequence[Answered]], Answer]
     slow: Slow
+    timeout_s: float
+
+
+Refuse = Callable[[Sequence[Waiting], BaseException], None]
+
+
+class Later:
+    """A call whose requests are on the log: answered when the last of their predictions is there, or told that it was
+    not in time."""
+
+    __slots__ = ("_futures", "_left", "_one", "_refuse", "_timer")
+
+    def __init__(self, one: Waiting, futures: Sequence[asyncio.Future[Prediction]], refuse: Refuse) -> None:
+        self._one, self._futures, self._left, self._refuse = one, futures, len(futures), refuse
+        self._timer = asyncio.get_running_loop().call_later(one.timeout_s, self._end)
+        one.call.left = self._end
+        for future in futures:
+            future.add_done_callback(self._heard)
+
+    def _end(self) -> None:
+        for future in self._futures:
+            future.cancel()
+
+    def _heard(self, future: asyncio.Future[Prediction]) -> None:
+        self._left -= 1
+        if self._left:
+            return
+        self._timer.cancel()
+        if self._one.call.gone:
+            return
+        errors = [too_late() if one.cancelled() else one.exception() for one in self._futures]
+        error = next(filter(None, errors), None)
+        if error is None:
+            self._one.call.reply(self._one.told([one.result() for one in self._futures]))
+        else:
+            self._refuse([self._one], error)
 
 
 class Lane:
@@ -81,11 +123,13 @@ class Lane:
     ) -> None:
         self.desk, self.face, self.soon, self.slow, self.note = desk, face, soon, slow, note
         self.waiting: list[Waiting] = []
+        self.later: list[Waiting] = []
+        self.putting: asyncio.Task[None] | None = None
         self.stage = f"predict.{face.name}"
         self.own = frozenset(face.request.columns)
         self.parameters = {"durability": desk.durability}
 
-    def __call__(self, call: Call) -> None:
+    def __call__(self, call: Call, timeout_s: float) -> None:
         """Take a call."""
         drafts: list[Draft] | None = None
         try:
@@ -96,7 +140,7 @@ class Lane:
             drafts = None  # the other way finds it again, and has the words
         if not drafts:
             return self.slow(call)
-        return self.put(Waiting(call, drafts, partial(self.told, asked.id), self.slow))
+        return self.put(Waiting(call, drafts, partial(self.told, asked.id), self.slow, timeout_s))
 
     def put(self, one: Waiting) -> None:
         """Let a call wait for the end of the turn."""
@@ -123,6 +167,8 @@ class Lane:
                 self.face.name, [numbers[i : i + width] for i in range(0, n * width, width)]
             )
         columns: dict[str, Any] = {}
+        if not inputs:
+            return None
         for one in inputs:
             if one.shape != [1] or len(one.data) != 1 or one.name not in self.own:
                 return None
@@ -137,17 +183,15 @@ class Lane:
         waiting, self.waiting = [one for one in self.waiting if not one.call.gone], []
         drafts = [draft for one in waiting for draft in one.drafts]
         if not drafts:
-            return
+            return None
         try:
             found = self.desk.at_once(self.face.name, drafts)
-        except PenstockError as error:
-            if error.status >= 500 and not isinstance(error, Unavailable):
-                self.note(error)
-            for one in waiting:
-                self.desk.count("answers_refused", {"status": str(status_of(error)), "code": error.code}, 1)
-                one.call.refuse(error)
-            return
-        found = found or {}
+        except Exception as error:
+            return self.refuse(waiting, error)
+        if found is None:
+            self.later += waiting
+            self.putting = self.putting or asyncio.get_running_loop().create_task(self.put_later())
+            return None
         for one in waiting:
             said = [found[draft.id] for draft in one.drafts if draft.id in found]
             if len(said) < len(one.drafts):
@@ -155,13 +199,40 @@ class Lane:
             else:
                 one.call.reply(one.told(said))
 
-    def told(self, id: str, said: Sequence[Spoken]) -> Answer:
+    async def put_later(self) -> None:
+        """Put requests on the log, in one append all that came while the one before was under way."""
+        while self.later:
+            waiting, self.later = [one for one in self.later if not one.call.gone], []
+            try:
+                futures = iter(
+                    await self.desk.post(self.face.name, [d for one in waiting for d in one.drafts])
+                )
+            except Exception as error:
+                self.refuse(waiting, error)
+                continue
+            for one in waiting:
+                Later(one, list(itertools.islice(futures, len(one.drafts))), self.refuse)
+        self.putting = None
+
+    def refuse(self, waiting: Sequence[Waiting], error: BaseException) -> None:
+        """Tell all who wait that there is no answer, and why: of our insides they learn nothing."""
+        if not isinstance(error, PenstockError) or (
+            error.status >= 500 and not isinstance(error, Unavailable)
+        ):
+            self.note(error)
+        if not isinstance(error, PenstockError):
+            error = Broken("internal error", code="internal")
+        for one in waiting:
+            self.desk.count("answers_refused", {"status": str(status_of(error)), "code": error.code}, 1)
+            one.call.refuse(error)
+
+    def told(self, id: str, said: Sequence[Answered]) -> Answer:
         """The answer to a call in JSON."""
         if len(said) == 1 and said[0].error:
             return failed(said[0])
         return Answer(200, _encode(self.body(id, said)))
 
-    def body(self, id: str, said: Sequence[Spoken]) -> Body:
+    def body(self, id: str, said: Sequence[Answered]) -> Body:
         """The body of an answer."""
         shape = (len(said),)
         columns = [
@@ -183,10 +254,11 @@ class Lane:
         return Body(self.face.name, version, tuple(columns), id or msgspec.UNSET, self.parameters)
 
 
-def failed(said: Spoken) -> Answer:
+def failed(said: Answered) -> Answer:
     """The answer to a request that no score came of."""
     text = {"error": "The model could not answer this request.", "code": said.error}
-    return Answer(500, _encode(text))
+    status = FAILED.get(said.error, 500)
+    return Answer(status, _encode(text), headers=[(b"retry-after", b"1")] if status == 503 else ())
 
 
 def lanes(desk: Desk, soon: Soon, slow: Slow, note: Callable[[BaseException], None]) -> Mapping[str, Lane]:

@@ -105,7 +105,7 @@ class Remote:
             with contextlib.suppress(Refused):  # the other way finds it again, and has the words
                 drafts = lane.drafts(asked.inputs)
         if lane is not None and drafts:
-            return lane.put(Waiting(call, drafts, partial(self.told, asked), slow))
+            return lane.put(Waiting(call, drafts, partial(self.told, asked), slow, timeout_s))
         return slow(call)
 
     async def ask(self, asked: messages.Infer, timeout_s: float, call: Call) -> None:

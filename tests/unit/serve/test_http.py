@@ -77,6 +77,16 @@ def at_once(model: str, drafts: Any) -> dict[str, Spoken] | None:
     return {one.id: Spoken("m", 3, True, one.id, "ask", 7 + i, 0.25, False) for i, one in enumerate(drafts)}
 
 
+async def posted(model: str, drafts: Any) -> list[asyncio.Future[Prediction]]:
+    """What is not answered at once is answered at the next turn, as by `ask`."""
+    futures = [asyncio.get_running_loop().create_future() for _ in drafts]
+    for future, said in zip(
+        futures, await ask(model, [{"who": one.key} for one in drafts], 1.0), strict=True
+    ):
+        future.set_result(said)
+    return futures
+
+
 numbers: list[tuple[str, int]] = []
 
 
@@ -127,7 +137,7 @@ async def look(name: str, asked: Asked, timeout_s: float) -> Looked:
 
 SETS = [{"name": "m", "digest": "d" * 64}]
 DESK = Desk(
-    {"m": FACE}, ask, ask, append, retract, requests, vectors, at_once, lambda model, timeout_s: None,
+    {"m": FACE}, ask, ask, append, retract, requests, vectors, at_once, posted, lambda model, timeout_s: None,
     look, lambda: SETS, registry, lambda: STATUS,
     lambda: {"broken": "", "held": ""}, "durable", MemoryLog(), MemoryBlob(),
 )  # fmt: skip
@@ -310,7 +320,10 @@ def test_our_own_errors_stay_inside() -> None:
     """The caller learns that it was not their fault, whoever keeps the notes learns the rest."""
     noted.clear()
     answer = infer(tensor("who", "BYTES", "boom"))
-    assert answer.status_code == 500 and answer.json() == {"error": "internal error", "code": "internal"}
+    assert answer.status_code == 500 and answer.json() == {
+        "error": "internal error [internal]",
+        "code": "internal",
+    }
     assert [str(one) for one in noted] == ["secret insides"]
 
 

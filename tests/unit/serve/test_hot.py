@@ -1,0 +1,150 @@
+"""serve: what takes its time is put on the log together, and each who asks is answered by himself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from penstock.record.decisions import Prediction
+from penstock.record.errors import Refused, Unavailable
+from penstock.record.record import START, Draft
+from penstock.serve.desk import Desk
+from penstock.serve.front.call import Answer, Call
+from penstock.serve.hot import Lane
+from tests.unit.serve.test_http import DESK, FACE
+
+PATH = b"/v2/models/m/infer"
+
+
+def said_of(draft: Draft, score: float) -> Prediction:
+    """A prediction for a request."""
+    return Prediction(
+        "m", 3, "d", "champion", True, draft.id, "", "ask", 7, 0, START, "f", [], 7, score, False
+    )
+
+
+class Log:
+    """What was put on it, append by append; `let` lets an append end."""
+
+    def __init__(self) -> None:
+        self.puts: list[Sequence[Draft]] = []
+        self.futures: dict[str, asyncio.Future[Prediction]] = {}
+        self.let, self.error, self.ids = asyncio.Event(), None, 0
+        self.refused: list[str] = []
+
+    async def post(self, model: str, drafts: Sequence[Draft]) -> list[asyncio.Future[Prediction]]:
+        """An append that takes a while."""
+        self.puts.append(drafts)
+        await self.let.wait()
+        if self.error is not None:
+            raise self.error
+        made = [asyncio.get_running_loop().create_future() for _ in drafts]
+        self.futures |= {draft.id: future for draft, future in zip(drafts, made, strict=True)}
+        return made
+
+    def requests(self, model: str, rows: Any) -> list[Draft]:
+        """Requests under numbers."""
+        self.ids += len(rows)
+        return [Draft("ask", "", 0, b"", f"r{self.ids - i}") for i in reversed(range(len(rows)))]
+
+    def desk(self) -> Desk:
+        """A desk that answers nothing at once."""
+
+        def count(name: str, labels: Any, n: int) -> None:
+            self.refused.append(labels["code"])
+
+        return msgspec.structs.replace(
+            DESK, post=self.post, requests=self.requests, at_once=lambda model, drafts: None, count=count
+        )
+
+
+def body(who: str) -> bytes:
+    """A plain request."""
+    one = {"name": FACE.request.id, "datatype": "BYTES", "shape": [1], "data": [who]}
+    return json.dumps({"inputs": [one]}).encode()
+
+
+async def turns(n: int = 4) -> None:
+    """Some turns of the event loop."""
+    for _ in range(n):
+        await asyncio.sleep(0)
+
+
+def test_those_who_come_meanwhile_are_put_together() -> None:
+    """One append for the calls of one turn, one for all that come while it is written; each has its own answer."""
+
+    async def run() -> None:
+        log, answers = Log(), dict[bytes, Answer]()
+        lane = Lane(log.desk(), FACE, asyncio.get_running_loop().call_soon, lambda call: None, lambda e: None)
+        calls = [
+            Call(b"POST", PATH, (), body(f"w{i}"), lambda call, said: answers.update({call.body: said}))
+            for i in range(6)
+        ]
+        lane(calls[0], 5.0)
+        lane(calls[1], 5.0)
+        await turns()
+        for call in calls[2:5]:
+            lane(call, 5.0)
+            await turns(2)
+        calls[4].gone = True  # before it is put anywhere
+        assert [len(one) for one in log.puts] == [2]
+        log.let.set()
+        await turns()
+        assert [len(one) for one in log.puts] == [2, 2]
+        for i, id in enumerate(("r1", "r2", "r3")):
+            log.futures[id].set_result(said_of(Draft("ask", "", 0, b"", id), i / 4))
+        log.futures["r4"].set_exception(Refused("no", code="poison"))
+        await turns()
+        scores = [json.loads(answers[one.body].body)["outputs"][0]["data"] for one in calls[:3]]
+        assert scores == [[0.0], [0.25], [0.5]] and answers[calls[3].body].status == 422
+        lane(calls[5], 5.0)  # and the lane is free again
+        await turns()
+        assert len(log.puts) == 3 and calls[4].body not in answers
+
+    asyncio.run(run())
+
+
+def test_who_waits_too_long_is_told_and_who_left_is_forgotten() -> None:
+    """The first within the time that he gave; of the other nobody waits for the prediction."""
+
+    async def run() -> None:
+        log, answers = Log(), list[Answer]()
+        log.let.set()
+        lane = Lane(log.desk(), FACE, asyncio.get_running_loop().call_soon, lambda call: None, lambda e: None)
+        late, gone = (
+            Call(b"POST", PATH, (), body(who), lambda call, said: answers.append(said)) for who in "ab"
+        )
+        lane(late, 0.01)
+        lane(gone, 5.0)
+        await turns(6)
+        gone.gone = True
+        assert gone.left is not None
+        gone.left()
+        await turns()
+        assert log.futures["r2"].cancelled() and not answers
+        await asyncio.sleep(0.02)
+        assert [one.status for one in answers] == [504] and log.futures["r1"].cancelled()
+        assert log.refused == ["deadline"]
+
+    asyncio.run(run())
+
+
+def test_what_the_log_does_not_take_is_told_to_all() -> None:
+    """And what comes later is tried again."""
+
+    async def run() -> None:
+        log, answers = Log(), list[Answer]()
+        log.let.set()
+        log.error = Unavailable("Full.", code="log_full")
+        lane = Lane(log.desk(), FACE, asyncio.get_running_loop().call_soon, lambda call: None, lambda e: None)
+        for who in "abc":
+            lane(Call(b"POST", PATH, (), body(who), lambda call, said: answers.append(said)), 5.0)
+            await turns(3 if who == "b" else 0)
+        await turns()
+        assert [one.status for one in answers] == [507] * 3 and [len(one) for one in log.puts] == [2, 1]
+
+    asyncio.run(run())
