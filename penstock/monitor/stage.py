@@ -7,12 +7,13 @@ the time that is next.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import groupby
 
 import msgspec
 
-from penstock.dataset.profile import absent, cell, drift
+from penstock.dataset.profile import drift
+from penstock.monitor.bucket import Bucket, by_version, cells, count, learn, quantiles
 from penstock.monitor.rules import HOUR_MS, Measure, Rule, watched
 from penstock.record.codec import pack, unpack
 from penstock.record.decisions import (
@@ -49,29 +50,6 @@ DRIFT_HOURS = 6
 """Every sixth hour's record says how far the day up to it has drifted."""
 CLEAR_AFTER = 2
 """A raised alert clears when its rule held this many times in a row, on however few rows."""
-GONE = "gone"
-"""The cell of missing values."""
-_CLIP = 1e-15
-
-
-class Bucket(msgspec.Struct, gc=False):
-    """Counts of one stretch of event time; buckets add up. `versions`: rows, loss, wrong, positives."""
-
-    requests: int = 0
-    blank: dict[str, int] = {}
-    served: int = 0
-    dead: int = 0
-    positives: int = 0
-    errors: int = 0
-    known: int = 0
-    truths: int = 0
-    paid: int = 0
-    loss: float = 0.0
-    latency: dict[str, int] = {}
-    missing: dict[str, int] = {}
-    cells: dict[str, dict[str, int]] = {}
-    sums: dict[str, float] = {}
-    versions: dict[str, list[float]] = {}
 
 
 class Watching(msgspec.Struct):
@@ -99,7 +77,10 @@ def monitor_stage(
     watch = _Watch(model, watched(rules), request, features)
 
     def step_many(state: Watching, records: Sequence[Record]) -> tuple[Watching, list[Emitted]]:
-        return state, each(name, lambda record: watch.fold(state, record), records)
+        answers: list[Prediction] = []
+        emitted = each(name, lambda record: watch.fold(state, record, answers), records)
+        watch.count(state, answers)
+        return state, emitted
 
     name = f"monitor.{model}"
     inputs = (request.topic, predictions(model), outcomes(model), TICKS, VERSIONS, RELEASES, DEAD, AGAIN)
@@ -118,24 +99,36 @@ class _Watch:
         self.keep_ms = max(longest_ms, DRIFT_MS) + 2 * HOUR_MS
         drifts_ms = [rule.measure.window_ms for rule in rules if rule.measure.kind == "drift"]
         self.detail_ms = max(DRIFT_MS, *drifts_ms, 0) + 2 * HOUR_MS
-        self.topics = {request.topic: self.ask, predictions(model): self.answer, outcomes(model): self.learn}
+        self.said = predictions(model)
+        self.topics = {request.topic: self.ask, outcomes(model): self.learn}
+
+    def at(self, state: Watching, t_ms: int) -> str:
+        """The number of that bucket."""
+        return str((max(t_ms, state.judged_ms + 1) - 1) // self.grain_ms)
 
     def bucket(self, state: Watching, t_ms: int) -> Bucket:
         """The bucket of a moment, or the next one where that moment has been judged."""
-        at = str((max(t_ms, state.judged_ms + 1) - 1) // self.grain_ms)
+        at = self.at(state, t_ms)
         found = state.buckets.get(at)
         if found is None:
             found = state.buckets[at] = Bucket()
         return found
 
-    def fold(self, state: Watching, record: Record) -> list[Draft]:
-        """Take one record."""
+    def fold(self, state: Watching, record: Record, answers: list[Prediction]) -> list[Draft]:
+        """Take one record; predictions are put to `answers`, and counted before anything that they depend on."""
         take = self.topics.get(record.topic)
+        if record.topic == self.said:
+            prediction = read(record, Prediction)
+            if prediction.served:
+                answers.append(prediction)
+            return []
         if take is not None:
             take(state, record)
-        elif record.topic == TICKS:
+            return []
+        self.count(state, answers)
+        if record.topic == TICKS:
             return self.tick(state, read(record, Tick).t_ms)
-        elif record.topic == DEAD:
+        if record.topic == DEAD:
             self.bury(state, record)
         elif record.key == self.model:
             _follow(state, record)
@@ -156,17 +149,19 @@ class _Watch:
         if record.key.partition(".")[2] == self.model:
             self.bucket(state, state.tick_ms).dead += 1
 
-    def answer(self, state: Watching, record: Record) -> None:
-        """Count a prediction that was served."""
-        said = read(record, Prediction)
-        if said.served:
-            _count(self.bucket(state, said.t_ms), said, self.names, state.profiles.get(str(state.champion)))
+    def count(self, state: Watching, answers: list[Prediction]) -> None:
+        """Count predictions that were served, those of one bucket together."""
+        reference = state.profiles.get(str(state.champion))
+        for _, group in groupby(answers, lambda one: self.at(state, one.t_ms)):
+            some = list(group)
+            count(self.bucket(state, some[0].t_ms), some, self.names, reference)
+        answers.clear()
 
     def learn(self, state: Watching, record: Record) -> None:
         """Count an outcome whose label is known."""
         outcome = read(record, Outcome)
         if outcome.label is not None and not outcome.amends:
-            _learn(self.bucket(state, outcome.known_ms), outcome, outcome.label)
+            learn(self.bucket(state, outcome.known_ms), outcome, outcome.label)
 
     def tick(self, state: Watching, now_ms: int) -> list[Draft]:
         """Judge the time up to the tick before."""
@@ -240,55 +235,6 @@ def _follow(state: Watching, record: Record) -> None:
             bucket.cells = {}  # they were counted in another version's cells
 
 
-def _count(into: Bucket, said: Prediction, names: Sequence[str], reference: Profile | None) -> None:
-    into.served += 1
-    into.positives += bool(said.positive)
-    into.errors += said.score is None
-    step = str(_bin(said.latency_s))
-    into.latency[step] = into.latency.get(step, 0) + 1
-    if len(said.values) != len(names) - 1:
-        return
-    columns = reference.columns if reference else {}
-    for name, value in zip(names, (*said.values, said.score), strict=True):
-        if absent(value):
-            into.missing[name] = into.missing.get(name, 0) + 1
-        elif isinstance(value, (int, float)):
-            into.sums[name] = into.sums.get(name, 0.0) + value
-        column = columns.get(name)
-        if column is not None:
-            at = cell(column, value)
-            place = GONE if at is None else str(at)
-            cells = into.cells.setdefault(name, {})
-            cells[place] = cells.get(place, 0) + 1
-
-
-def _bin(seconds: float) -> int:
-    """Latencies in bins of a quarter of a factor of two."""
-    return round(4 * math.log2(max(seconds, 1e-6) * 1e6))
-
-
-def _learn(into: Bucket, outcome: Outcome, label: float) -> None:
-    into.known += 1
-    into.truths += label == 1.0
-    for said in outcome.said:
-        if said.score is None:
-            continue
-        one = into.versions.setdefault(str(said.version), [0.0, 0.0, 0.0, 0.0])
-        cost = _loss(label, said.score)
-        wrong = said.positive is not None and said.positive != (label == 1.0)
-        for i, more in enumerate((1.0, cost, float(wrong), label)):
-            one[i] += more
-        if said.served:
-            into.paid += 1
-            into.loss += cost
-
-
-def _loss(label: float, score: float) -> float:
-    if label in (0.0, 1.0) and 0.0 <= score <= 1.0:
-        return -math.log(max(score if label else 1 - score, _CLIP))
-    return (score - label) ** 2
-
-
 def _between(state: Watching, from_ms: int, to_ms: int, grain_ms: int) -> list[Bucket]:
     """The buckets of (from, to], oldest first."""
     span = range(from_ms // grain_ms, (to_ms - 1) // grain_ms + 1)
@@ -344,20 +290,8 @@ def _measured(
     column = reference.columns.get(measure.name) if reference else None
     if column is None:
         return 0.0, 0
-    counts, gone = _cells(buckets, measure.name)
+    counts, gone = cells(buckets, measure.name)
     return drift(column, counts, gone), sum(counts.values()) + gone
-
-
-def _cells(buckets: Iterable[Bucket], name: str) -> tuple[dict[int, int], int]:
-    counts: dict[int, int] = {}
-    gone = 0
-    for one in buckets:
-        for place, n in one.cells.get(name, {}).items():
-            if place == GONE:
-                gone += n
-            else:
-                counts[int(place)] = counts.get(int(place), 0) + n
-    return counts, gone
 
 
 def _share(part: float, whole: int) -> tuple[float, int]:
@@ -385,36 +319,10 @@ def _hour(
     drifts: dict[str, float] = {}
     if reference and (hour + 1) % DRIFT_HOURS == 0:  # an hour has too few rows for it
         day = _between(state, (hour + 1) * HOUR_MS - DRIFT_MS, (hour + 1) * HOUR_MS, grain_ms)
-        drifts = {n: drift(reference.columns[n], *_cells(day, n)) for n in names if n in reference.columns}
-    p50, p99 = _quantiles(buckets)
+        drifts = {n: drift(reference.columns[n], *cells(day, n)) for n in names if n in reference.columns}
+    p50, p99 = quantiles(buckets)
     return Hour(
         model, hour * HOUR_MS, (hour + 1) * HOUR_MS, asked, served,
         sum(one.positives for one in buckets), sum(one.errors for one in buckets),
-        p50, p99, {name: share for name, share in missing.items() if share}, means, drifts, _by_version(buckets),
+        p50, p99, {name: share for name, share in missing.items() if share}, means, drifts, by_version(buckets),
     )  # fmt: skip
-
-
-def _by_version(buckets: Iterable[Bucket]) -> dict[str, dict[str, float]]:
-    totals: dict[str, list[float]] = {}
-    for one in buckets:
-        for version, numbers in one.versions.items():
-            before = totals.get(version, [0.0] * 4)
-            totals[version] = [a + b for a, b in zip(before, numbers, strict=True)]
-    return {v: dict(zip(("rows", "loss", "wrong", "positives"), n, strict=True)) for v, n in totals.items()}
-
-
-def _quantiles(buckets: Iterable[Bucket]) -> tuple[float, float]:
-    """The median and the 99th percentile of the latencies, in seconds."""
-    counts: dict[int, int] = {}
-    for one in buckets:
-        for text, n in one.latency.items():
-            counts[int(text)] = counts.get(int(text), 0) + n
-    total, found = sum(counts.values()), []
-    for share in (0.5, 0.99):
-        below = 0
-        for step in sorted(counts):
-            below += counts[step]
-            if below >= share * total:
-                found.append(2 ** (step / 4) / 1e6)
-                break
-    return (found[0], found[1]) if found else (0.0, 0.0)
