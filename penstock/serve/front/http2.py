@@ -56,6 +56,7 @@ _STATUSES = {
 _ODD = re.compile(rb"[^ -$&-~]")
 """What does not stand in a message as it is."""
 _TIME = re.compile(rb"([0-9]{1,8})([HMSmun])")
+_USUAL = frozenset([b"te", b"content-type", b"user-agent"])
 _UNITS_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 
@@ -82,7 +83,8 @@ class Ended(Exception):
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What the headers of a call say; `coding`: how its message is packed, if it is."""
+    """What the headers of a call say. `headers`: those that are the caller's own; `coding`: how its message is packed,
+    if it is."""
 
     path: bytes
     headers: Headers
@@ -174,7 +176,8 @@ def head_of(headers: Headers, front: Front) -> Head:
         else:
             timeout_s = int(said[1]) * _UNITS_S[said[2]]
     coding = found.get(b"grpc-encoding", b"identity").decode("latin-1")
-    return Head(path, headers, timeout_s, coding, error or front.guard(path, headers))
+    own = tuple(one for one in headers if not one[0].startswith((b":", b"grpc-")) and one[0] not in _USUAL)
+    return Head(path, own, timeout_s, coding, error or front.guard(path, headers))
 
 
 class Calls(Client):
@@ -532,6 +535,7 @@ class Calls(Client):
                 stream.asked.gone = True
                 if stream.asked.left is not None:
                     stream.asked.left()
+        stream.asked = None  # each knows the other: so neither waits for a collection
 
     # Its end.
 
