@@ -259,6 +259,7 @@ def test_headers_that_refer_to_others_follow_them() -> None:
     ]  # fmt: skip
 
 
+SAME, MANY = Encoder(), range(1, 2 * PATIENCE + 2, 2)
 ENDED: dict[str, tuple[list[bytes | float], int]] = {
     "no HTTP/2": ([b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"], PROTOCOL),
     "no settings": ([PREFACE + frame(PING, 0, 0, bytes(8))], PROTOCOL),
@@ -270,7 +271,7 @@ ENDED: dict[str, tuple[list[bytes | float], int]] = {
     "headers without end": (
         [OPENING + frame(HEADERS, 0, 1), *[frame(CONTINUATION, 0, 1, bytes(9000))] * 2], CALM,
     ),
-    "headers in nothings": ([OPENING + frame(HEADERS, 0, 1), *[frame(CONTINUATION, 0, 1)] * (3 * PATIENCE)], CALM),
+    "headers in nothings": ([OPENING + frame(HEADERS, 0, 1), *[frame(CONTINUATION, 0, 1)] * (PATIENCE + 1)], CALM),
     "headers that stop": ([OPENING + frame(HEADERS, 0, 1), 0.4], CALM),
     "something between headers": ([OPENING + frame(HEADERS, 0, 1) + frame(PING, 0, 0, bytes(8))], PROTOCOL),
     "headers of another call": ([OPENING + frame(HEADERS, 0, 1) + frame(CONTINUATION, 0, 3)], PROTOCOL),
@@ -285,11 +286,11 @@ ENDED: dict[str, tuple[list[bytes | float], int]] = {
         [OPENING + frame(SETTINGS, 0, 0, struct.pack(">HI", WINDOW, 1 << 31))], FLOW,
     ),
     "half a setting": ([OPENING + frame(SETTINGS, 0, 0, b"abc")], FRAME_SIZE),
-    "a flood of pings": ([OPENING, *[frame(PING, 0, 0, bytes(8))] * (3 * PATIENCE)], CALM),
-    "a flood of settings": ([OPENING, *[frame(SETTINGS, 0, 0)] * (3 * PATIENCE)], CALM),
-    "a flood of nothings": ([OPENING + headers(1), *[frame(DATA, 0, 1)] * (3 * PATIENCE)], CALM),
+    "a flood of pings": ([OPENING, *[frame(PING, 0, 0, bytes(8))] * (PATIENCE + 1)], CALM),
+    "a flood of settings": ([OPENING, *[frame(SETTINGS, 0, 0)] * (PATIENCE + 1)], CALM),
+    "a flood of nothings": ([OPENING + headers(1), *[frame(DATA, 0, 1)] * (PATIENCE + 1)], CALM),
     "a flood of calls taken back": (
-        [OPENING, *[headers(id) + frame(RST_STREAM, 0, id, bytes(4)) for id in range(1, 6 * PATIENCE, 2)]], CALM,
+        [OPENING, *[headers(id, encoder=SAME) + frame(RST_STREAM, 0, id, bytes(4)) for id in MANY]], CALM,
     ),
 }  # fmt: skip
 
