@@ -1,6 +1,7 @@
 """serve: the way of a request in a hurry: read at once, answered together with all that came in the same moment.
 
-Only the Open Inference Protocol's `infer` in JSON. What does not fit this way takes the other one, which says why.
+Only the Open Inference Protocol's `infer`, in JSON here and by gRPC in `grpc/`. What does not fit this way takes the
+other one, which says why.
 """
 
 from __future__ import annotations

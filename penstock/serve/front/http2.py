@@ -50,7 +50,8 @@ _KNOWN = 64
 _FRAME = struct.Struct(">BHBBI")
 _DATA = struct.Struct(">BHBBIBI")
 _STATUSES = {
-    400: 3, 401: 16, 403: 7, 404: 5, 408: 4, 409: 9, 413: 8, 415: 3, 422: 3, 429: 8, 431: 8, 501: 12, 503: 14, 504: 4, 507: 8,
+    400: 3, 401: 16, 403: 7, 404: 5, 408: 4, 409: 9, 413: 8, 415: 3, 422: 3, 429: 8, 431: 8, 501: 12, 503: 14, 504: 4,
+    507: 8,
 }  # fmt: skip
 """gRPC's statuses for ours; what is not here is 13, an error of the server's."""
 _ODD = re.compile(rb"[^ -$&-~]")
