@@ -132,6 +132,9 @@ def test_what_is_asked_at_once_is_answered_in_one_turn() -> None:
         assert found.outputs[2].contents.int64_contents == [3]
         assert [one.contents.bytes_contents for one in found.outputs[3:]] == [[b"predict.m:ask:7:0"], [b"r0"]]
         assert found.parameters["durability"].string_param == "durable"
+    asked_rows.clear()
+    found = call("ModelInfer", {"model_name": "m", "inputs": quick, "outputs": [{"name": "version"}]})
+    assert [one.name for one in found.outputs] == ["version"] and not asked_rows
 
 
 def test_the_same_columns_hold_other_numbers() -> None:
