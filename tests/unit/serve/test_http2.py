@@ -269,8 +269,8 @@ ENDED: dict[str, tuple[list[bytes | float], int]] = {
     "a long frame": ([OPENING + frame(DATA, 0, 1, bytes(17_000))], FRAME_SIZE),
     "headers that are no headers": ([OPENING + frame(HEADERS, END_HEADERS, 1, b"\xff" * 30)], COMPRESSION),
     "headers that unpack to too many": ([OPENING + headers(1, a="x" * 3000)], COMPRESSION),
-    "headers without end": (
-        [OPENING + frame(HEADERS, 0, 1), *[frame(CONTINUATION, 0, 1, bytes(9000))] * 2], CALM,
+    "headers that are too long": (
+        [OPENING + frame(HEADERS, 0, 1) + frame(CONTINUATION, 0, 1, bytes(9000)) + frame(CONTINUATION, 4, 1, bytes(9000))], CALM,
     ),
     "headers in nothings": ([OPENING + frame(HEADERS, 0, 1), *[frame(CONTINUATION, 0, 1)] * (PATIENCE + 1)], CALM),
     "headers that stop": ([OPENING + frame(HEADERS, 0, 1), 0.4], CALM),
