@@ -389,6 +389,18 @@ def test_all_answers_together_wait_for_room() -> None:
     assert all(answers(got)[id][:2] == (message(b"/a|" + b"x" * 30_000), "0") for id in (1, 3, 5))
 
 
+def test_room_for_what_came_is_given_back() -> None:
+    """However much comes over one connection, a message more may always be sent."""
+    encoder, ids = Encoder(), range(1, 81, 2)
+    got, _ = told(
+        OPENING + b"".join(headers(id, encoder=encoder) + _sent(id, bytes(30_000)) for id in ids), hold=True
+    )
+    given = sum(
+        int.from_bytes(payload) for kind, _, id, payload in frames(got) if (kind, id) == (WINDOW_UPDATE, 0)
+    )
+    assert 65_535 + given - len(ids) * 30_005 > SMALL.body_bytes
+
+
 def _sent(id: int, body: bytes) -> bytes:
     """A long message in frames."""
     data = message(body)
