@@ -364,9 +364,10 @@ def test_an_answer_waits_for_room() -> None:
         line.send(PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HI", WINDOW, 10)) + headers(1))
         line.send(_sent(1, b"x" * 30_000))
         got, sizes = await line.heard(0.05), []
-        for more in (20, 40_000):
+        first = frame(SETTINGS, 0, 0, struct.pack(">HI", WINDOW, 40_000))
+        for more in (frame(WINDOW_UPDATE, 0, 1, (20).to_bytes(4)), first):
             sizes.append(sum(len(payload) for kind, _, _, payload in frames(got) if kind == DATA))
-            line.send(frame(WINDOW_UPDATE, 0, 1, more.to_bytes(4)))
+            line.send(more)
             got += await line.heard(0.05)
         return sizes, got
 
