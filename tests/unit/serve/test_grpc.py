@@ -342,8 +342,12 @@ def test_a_number_is_where_it_is() -> None:
         number = struct.pack("<d", value)
         for contents in (b"\x3a\x08" + number, b"\x39" + number, b"\x3a\x08" + number + b"\x3a\x00"):
             one = inner + b"\x2a" + bytes([len(contents)]) + contents
-            (found,) = read(b"\x2a" + bytes([len(one)]) + one).inputs
+            whole = b"\x2a" + bytes([len(one)]) + one
+            (found,) = read(whole).inputs
             assert (found.name, found.shape, found.data) == ("x", [1], [value])
+            for cut in range(1, len(whole)):
+                with pytest.raises(BadRequest):
+                    read(whole[:cut])
 
 
 def test_a_message_of_nothing_but_parts_is_refused() -> None:

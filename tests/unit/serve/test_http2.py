@@ -78,7 +78,7 @@ class Line(msgspec.Struct):
         """Send bytes."""
         self.writer.write(data)
 
-    async def heard(self, for_s: float = 0.06) -> bytes:
+    async def heard(self, for_s: float = 0.1) -> bytes:
         """All that comes until nothing does for a while."""
         got = b""
         try:
@@ -180,7 +180,7 @@ def spoken(
     return asyncio.run(run())
 
 
-def told(*sends: bytes | float, for_s: float = 0.06, **options: Any) -> tuple[bytes, Front]:
+def told(*sends: bytes | float, for_s: float = 0.1, **options: Any) -> tuple[bytes, Front]:
     """All that a server says to bytes and pauses (seconds)."""
 
     async def talk(line: Line) -> bytes:
@@ -239,7 +239,7 @@ def test_packets_tell_nothing(cuts: list[int]) -> None:
     for cut in cuts:
         parts.append(sent[at : at + cut])
         at += cut
-    got, front = told(*parts, sent[at:], for_s=0.05)
+    got, front = told(*parts, sent[at:], for_s=0.1)
     assert {id: body[5:] for id, (body, _, _) in answers(got).items()} == {
         1: b"/a|abc", 3: b"/a|de", 5: b"/a|", 7: b"/a|f",
     }  # fmt: skip
@@ -363,12 +363,12 @@ def test_an_answer_waits_for_room() -> None:
     async def talk(line: Line) -> tuple[list[int], bytes]:
         line.send(PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HI", WINDOW, 10)) + headers(1))
         line.send(_sent(1, b"x" * 30_000))
-        got, sizes = await line.heard(0.05), []
+        got, sizes = await line.heard(0.1), []
         first = frame(SETTINGS, 0, 0, struct.pack(">HI", WINDOW, 40_000))
         for more in (frame(WINDOW_UPDATE, 0, 1, (20).to_bytes(4)), first):
             sizes.append(sum(len(payload) for kind, _, _, payload in frames(got) if kind == DATA))
             line.send(more)
-            got += await line.heard(0.05)
+            got += await line.heard(0.1)
         return sizes, got
 
     (sizes, got), _ = spoken(talk, limits=msgspec.structs.replace(SMALL, read_s=5.0))
@@ -380,10 +380,10 @@ def test_all_answers_together_wait_for_room() -> None:
 
     async def talk(line: Line) -> tuple[int, bytes]:
         line.send(OPENING + b"".join(headers(id) + _sent(id, b"x" * 30_000) for id in (1, 3, 5)))
-        got = await line.heard(0.05)
+        got = await line.heard(0.1)
         size = sum(len(payload) for kind, _, _, payload in frames(got) if kind == DATA)
         line.send(frame(WINDOW_UPDATE, 0, 0, (100_000).to_bytes(4)))
-        return size, got + await line.heard(0.05)
+        return size, got + await line.heard(0.1)
 
     (size, got), _ = spoken(talk, limits=msgspec.structs.replace(SMALL, read_s=5.0))
     assert size == 65_535
@@ -433,7 +433,7 @@ def test_a_call_taken_back_is_not_served_on() -> None:
         await asyncio.sleep(0.05)
         assert [one.gone for one in line.asked] == [True, False] and left == ["left"]
         line.asked[0].reply(Answer(200, b"nobody"))
-        got = await line.heard(0.05)
+        got = await line.heard(0.1)
         line.writer.close()
         await asyncio.sleep(0.05)
         assert line.asked[1].gone and left == ["left", "left"]
