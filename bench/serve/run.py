@@ -4,8 +4,9 @@ Each server is started on one core and asked by a client in C on the other: one-
 answer compared with the model's score. A round takes every server in turn: start to first answer, 32 connections
 and one, each asking as soon as it is answered (closed loop), then requests due at half and at four fifths of what
 it managed (open loop; latency counts from when a request was due). Figures are medians of the rounds; CPU and memory
-are those of a server's whole process tree. Peers that cannot be had are named. `linear` is a logistic regression,
-`trees` are 100 boosted trees of depth 3, both scikit-learn's. Ours is started by `penstock up` on a home with a
+are those of a server's whole process tree. By gRPC each is asked over 32 connections, in the closed loop. Peers that
+cannot be had are named. `linear` is a logistic regression, `trees` are 100 boosted trees of depth 3, both
+scikit-learn's. Ours is started by `penstock up` on a home with a
 trained champion: its requests are checked, answered, written to the log, then sent; its figures are of the form in
 which the others of the protocol are asked, one tensor, where it takes that.
 

@@ -1,8 +1,8 @@
 """serve: the way of a request in a hurry: read at once, answered together with all that came in the same moment.
 
 Where the model takes its time, they are put on the log together, and each is answered when its prediction is there.
-Only the Open Inference Protocol's `infer`, in JSON and by gRPC. What does not fit this way takes the other one, which
-says why.
+Only the Open Inference Protocol's `infer`, in JSON here and by gRPC in `grpc/`. What does not fit this way takes the
+other one, which says why.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDO
 )
 END_STREAM, ACK, END_HEADERS, PADDED, PRIORITISED = 1, 1, 4, 8, 32
 NO_ERROR, PROTOCOL, FLOW, FRAME_SIZE, REFUSED, CANCEL, COMPRESSION, CALM = 0, 1, 3, 6, 7, 8, 9, 11
-HEADER_TABLE, STREAMS, WINDOW, FRAME, HEADER_LIST = 1, 3, 4, 5, 6
+STREAMS, WINDOW, FRAME, HEADER_LIST = 3, 4, 5, 6
 """The numbers of settings."""
 
 FRAME_BYTES = 16 << 10
@@ -40,8 +40,8 @@ FRAME_BYTES = 16 << 10
 HEAD_BYTES = 16 << 10
 """What the headers of a call may take, packed and unpacked."""
 PATIENCE = 1000
-"""Frames that bring nothing (pings, settings, calls taken back) within a turn of the sweep, beyond those of calls that
-were answered, before a client is taken for one that floods."""
+"""Frames that bring nothing (pings, settings, calls taken back), beyond two for each call that was answered, before a
+client is taken for one that floods. Half of them are forgotten each second."""
 _START = 65_535
 """The window that both sides begin with."""
 _MOST_WINDOW = 2**31 - 1
@@ -50,12 +50,14 @@ _KNOWN = 64
 _FRAME = struct.Struct(">BHBBI")
 _DATA = struct.Struct(">BHBBIBI")
 _STATUSES = {
-    400: 3, 401: 16, 403: 7, 404: 5, 408: 4, 409: 9, 413: 8, 422: 3, 429: 8, 431: 8, 501: 12, 503: 14, 504: 4, 507: 8,
+    400: 3, 401: 16, 403: 7, 404: 5, 408: 4, 409: 9, 413: 8, 415: 3, 422: 3, 429: 8, 431: 8, 501: 12, 503: 14, 504: 4,
+    507: 8,
 }  # fmt: skip
 """gRPC's statuses for ours; what is not here is 13, an error of the server's."""
 _ODD = re.compile(rb"[^ -$&-~]")
 """What does not stand in a message as it is."""
 _TIME = re.compile(rb"([0-9]{1,8})([HMSmun])")
+_USUAL = frozenset([b"te", b"content-type", b"user-agent"])
 _UNITS_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 
@@ -82,7 +84,8 @@ class Ended(Exception):
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What the headers of a call say; `coding`: how its message is packed, if it is."""
+    """What the headers of a call say. `headers`: those that are the caller's own; `coding`: how its message is packed,
+    if it is."""
 
     path: bytes
     headers: Headers
@@ -92,16 +95,17 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class Stream:
-    """A call over a connection: what came of it, then what is still to be sent."""
+    """A call over a connection: what came of its message, of which size it is to be (0: not known yet), and what room
+    that takes; then what is still to be sent of its answer, and how much of that its client takes beyond the usual."""
 
-    __slots__ = ("asked", "credit", "head", "id", "parts", "rest", "room", "since_s", "size", "wanted")
+    __slots__ = ("asked", "came", "credit", "head", "id", "rest", "room", "since_s", "wanted")
 
     def __init__(self, id: int, head: Head, since_s: float) -> None:
         self.id, self.head, self.since_s = id, head, since_s
         self.asked: Asked | None = None
-        self.parts: list[bytes] = []
-        self.size = self.wanted = self.room = self.credit = 0
-        self.rest = b""
+        self.came: bytes | bytearray = b""
+        self.wanted = self.room = self.credit = 0
+        self.rest = memoryview(b"")
 
 
 class Asked(Call):
@@ -121,7 +125,7 @@ class Asked(Call):
         self.reply(Answer(status_of(error), str(error).encode()))
 
 
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+def frame(kind: int, flags: int, stream: int, payload: bytes | memoryview = b"") -> bytes:
     """A frame."""
     size = len(payload)
     return _FRAME.pack(size >> 16, size & 0xFFFF, kind, flags, stream) + payload
@@ -152,7 +156,7 @@ _ENDS = _FRAME.pack(0, len(_END), HEADERS, END_HEADERS | END_STREAM, 0)[:5]
 def refusal(status: int, text: bytes) -> bytes:
     """The headers of an answer that is nothing but an error."""
     begin = literal(b":status", b"415") + _BEGIN[1:] if status == 415 else _BEGIN
-    code = str(_STATUSES.get(status, 3 if status == 415 else 13)).encode()
+    code = b"%d" % _STATUSES.get(status, 13)
     message = _ODD.sub(lambda one: b"%%%02X" % ord(one[0]), text[:2000])
     return begin + literal(b"grpc-status", code) + literal(b"grpc-message", message)
 
@@ -174,7 +178,8 @@ def head_of(headers: Headers, front: Front) -> Head:
         else:
             timeout_s = int(said[1]) * _UNITS_S[said[2]]
     coding = found.get(b"grpc-encoding", b"identity").decode("latin-1")
-    return Head(path, headers, timeout_s, coding, error or front.guard(path, headers))
+    own = tuple(one for one in headers if not one[0].startswith((b":", b"grpc-")) and one[0] not in _USUAL)
+    return Head(path, own, timeout_s, coding, error or front.guard(path, headers))
 
 
 class Calls(Client):
@@ -192,7 +197,7 @@ class Calls(Client):
         self.window = limits.body_bytes + (1 << 20)  # so much may come: one message always fits
         self.owed = 0
         self.room, self.first_room, self.unsent = _START, _START, 0  # so much may be sent, and is not
-        self.idle_frames = 0
+        self.idle_frames, self.counted_s = 0, 0.0
         self.phase = HEAD
 
     # asyncio's side.
@@ -200,6 +205,7 @@ class Calls(Client):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client came: it is told the bounds."""
         super().connection_made(transport)
+        self.counted_s = self.since_s
         if self.phase != LINGER:
             self.transport.write(self.bounds())
 
@@ -238,6 +244,7 @@ class Calls(Client):
                 at += 9 + size
                 self.take(kind, flags, id & _MOST_WINDOW, data[at - size : at])
         except Ended as ended:
+            self.front.count("400", "http2")
             self.goodbye(ended.reason)
         self.rest = data[at:] if self.phase != LINGER else b""
 
@@ -247,9 +254,7 @@ class Calls(Client):
         """One frame."""
         if self.phase == LINGER:
             return
-        if self.phase == HEAD and kind != SETTINGS and self.block is None:
-            raise Ended(PROTOCOL)
-        if (self.block is not None) != (kind == CONTINUATION):
+        if (self.phase == HEAD and kind != SETTINGS) or (self.block is not None) != (kind == CONTINUATION):
             raise Ended(PROTOCOL)
         if kind == DATA:
             self.data(flags, id, payload)
@@ -369,13 +374,18 @@ class Calls(Client):
                 )
             self.front.room -= len(payload)
             stream.room += len(payload)
-            stream.size += len(payload)
-            stream.parts.append(payload)
-            if not stream.wanted and stream.size >= 5:
-                stream.wanted = 5 + int.from_bytes(b"".join(stream.parts[:5])[1:5])
+            if (
+                stream.came
+            ):  # joined as it comes: a list of small parts would take more than the room they are given
+                stream.came = stream.came if isinstance(stream.came, bytearray) else bytearray(stream.came)
+                stream.came += payload
+            else:
+                stream.came = payload
+            if not stream.wanted and len(stream.came) >= 5:
+                stream.wanted = 5 + int.from_bytes(stream.came[1:5])
             if stream.wanted - 5 > self.front.limits.body_bytes:
                 return self.turn_away(stream, TooLarge())
-            if stream.wanted and stream.size > stream.wanted:
+            if stream.wanted and len(stream.came) > stream.wanted:
                 return self.turn_away(stream, BadCall("A call has one message."))
         elif not flags & END_STREAM:
             self.idle()
@@ -384,11 +394,12 @@ class Calls(Client):
 
     def complete(self, stream: Stream) -> None:
         """A message is here."""
-        data = stream.parts[0] if len(stream.parts) == 1 else b"".join(stream.parts)
-        stream.parts = []
-        if len(data) != stream.wanted or not data or data[0] > 1:
+        came, stream.came = stream.came, b""
+        if len(came) != stream.wanted or not came or came[0] > 1:
             return self.turn_away(stream, BadCall("The message is cut off, or none."))
-        stream.asked = Asked(stream, data[5:], stream.head.coding if data[0] else "identity", self.reply)
+        stream.asked = Asked(
+            stream, bytes(came[5:]), stream.head.coding if came[0] else "identity", self.reply
+        )
         self.front.serve(stream.asked)
 
     def taken_back(self, id: int, payload: bytes) -> None:
@@ -478,7 +489,7 @@ class Calls(Client):
                 stream, Unavailable("Too many answers are not read.", code="busy", hint="Read them.")
             )
         self.transport.write(_BEGINS + id + _BEGIN)
-        stream.rest, stream.since_s = b"\0" + len(body).to_bytes(4) + body, now_s
+        stream.rest, stream.since_s = memoryview(b"\0" + len(body).to_bytes(4) + body), now_s
         self.unsent += size
         return self.send(stream)
 
@@ -496,7 +507,8 @@ class Calls(Client):
                 break
             self.room -= size
             stream.credit -= size
-            self.idle_frames = max(0, self.idle_frames - 2)
+            if size == FRAME_BYTES:
+                self.idle_frames = max(0, self.idle_frames - 2)
             self.transport.write(frame(DATA, 0, stream.id, rest[at : at + size]))
             at += size
         if at:
@@ -532,11 +544,13 @@ class Calls(Client):
                 stream.asked.gone = True
                 if stream.asked.left is not None:
                     stream.asked.left()
+        stream.asked = None  # each knows the other: so neither waits for a collection
 
     # Its end.
 
     def refuse(self, error: PenstockError) -> None:
         """Say that there is no more to be had here, and end."""
+        self.front.count(str(status_of(error)), error.code)
         self.goodbye(CALM)
 
     def goodbye(self, reason: int) -> None:
@@ -545,8 +559,6 @@ class Calls(Client):
             self.transport.write(frame(GOAWAY, 0, 0, struct.pack(">II", self.last, reason)))
         self.saying_goodbye, self.since_s = True, self.clock()
         if reason or not self.streams:
-            if reason:
-                self.front.count("400", "http2")
             self.phase = LINGER
             for stream in list(self.streams.values()):
                 self.drop(stream, left=True)
@@ -554,7 +566,8 @@ class Calls(Client):
     def sweep(self, now_s: float) -> None:
         """End what takes too long."""
         limits, waited_s = self.front.limits, now_s - self.since_s
-        self.idle_frames >>= 1
+        if now_s - self.counted_s > 1.0:
+            self.counted_s, self.idle_frames = now_s, self.idle_frames >> 1
         if self.unread_s and now_s - self.unread_s > limits.read_s:
             return self.transport.abort()
         if self.phase == LINGER:
@@ -562,7 +575,7 @@ class Calls(Client):
                 self.transport.close()
             return None
         if (self.phase == HEAD or self.block is not None) and waited_s > limits.head_s:
-            return self.goodbye(CALM)
+            return self.refuse(Slow())
         for stream in list(self.streams.values()):
             late_s = now_s - stream.since_s
             if stream.asked is None and late_s > limits.body_s:

@@ -40,7 +40,6 @@ _FIELDS = {
 _FLOATS = {tag(6): ("f", 4), tag(6, _FOUR): ("f", 4), tag(7): ("d", 8), tag(7, _EIGHT): ("d", 8)}
 _NOT_LAST = bytes(range(128, 256))
 """The bytes of whole numbers that others follow."""
-_NUMBER = struct.Struct("<d")
 _SIGNS: dict[int, Callable[[int], Any]] = {
     1: bool,
     2: lambda n: ((n & 0xFFFFFFFF) ^ 1 << 31) - (1 << 31),
@@ -51,8 +50,10 @@ _SIGNS: dict[int, Callable[[int], Any]] = {
 """What a whole number says, by the contents that it stands in."""
 
 
-_ALIKE: dict[bytes, tuple[str, list[int], str]] = {}
-"""Inputs of one number by the bytes before it, which say all else: columns are named so in every call again."""
+_ALIKE: dict[bytes, tuple[str, list[int], str, struct.Struct]] = {}
+"""Inputs by the bytes before their numbers, which say all else: they are the same in every call again."""
+_SIZES: dict[int, int] = {}
+"""By the length of an input, how much of it were its numbers."""
 _MOST_ALIKE, _LONGEST = 4096, 128
 
 
@@ -171,10 +172,10 @@ class Reader:
 
     def input(self, at: int, end: int) -> Tensor:
         """An InferInputTensor."""
-        known = _ALIKE.get(self.data[at : end - 8])
+        known = _ALIKE.get(self.data[at : end - _SIZES.get(end - at, end)])
         if known is not None:
-            name, shape, datatype = known
-            return Tensor(name, shape, datatype, [*_NUMBER.unpack_from(self.data, end - 8)])
+            name, shape, datatype, numbers = known
+            return Tensor(name, shape, datatype, list(numbers.unpack_from(self.data, end - numbers.size)))
         found, contents = Tensor("", [], "", []), dict[int, list[Any]]()
         for this, x, y in self.fields(at, end):
             if this == _ONE:
@@ -190,10 +191,14 @@ class Reader:
         found.data = contents.get(_FIELDS.get(found.datatype, 0), [])
         if found.datatype == "BYTES":
             found.data = _texts(found.name, found.data)
-        if self.last == end - 8 and contents.keys() == {7} and len(found.data) == 1 and end - at <= _LONGEST:
+        size = 8 * len(found.data)
+        if 0 < size == end - self.last and contents.keys() == {7} and end - at - size <= _LONGEST:
             if len(_ALIKE) >= _MOST_ALIKE:
                 _ALIKE.clear()
-            _ALIKE[self.data[at : end - 8]] = found.name, found.shape, found.datatype
+                _SIZES.clear()
+            numbers = struct.Struct(f"<{len(found.data)}d")
+            _ALIKE[self.data[at : end - size]] = found.name, found.shape, found.datatype, numbers
+            _SIZES[end - at] = size
         return found
 
     def contents(self, at: int, end: int, found: dict[int, list[Any]]) -> None:
@@ -294,8 +299,10 @@ def answer(head: Sequence[str], parameters: bytes, columns: Sequence[Column], *,
         if raw:
             behind.append(field(6, packed(datatype, data)))
             parts.append(field(5, known))
+        elif len(known) + len(inner := _contents(datatype, data)) < 120:
+            parts.append(b"\x2a%c%b\x2a%c%b" % (len(known) + 2 + len(inner), known, len(inner), inner))
         else:
-            parts.append(field(5, known + field(5, _contents(datatype, data))))
+            parts.append(field(5, known + field(5, inner)))
     return b"".join([*parts, *behind])
 
 
@@ -311,7 +318,7 @@ def _contents(datatype: str, data: Sequence[Any]) -> bytes:
         return b"".join([field(8, one) for one in data])
     if datatype == "FP64":
         return field(7, struct.pack(f"<{len(data)}d", *(math.nan if one is None else one for one in data)))
-    return field(_FIELDS[datatype], b"".join([number(int(one or 0)) for one in data]))
+    return field(_FIELDS[datatype], b"".join([number(one or 0) for one in data]))
 
 
 def parameter(name: str, text: str) -> bytes:

@@ -93,12 +93,13 @@ class Remote:
         asked = messages.read(body)
         if len(asked.raw) not in (0, len(asked.inputs)):
             raise BadRequest("There are raw contents for some of the inputs only.")
+        must_be_outputs(asked.outputs)
         for one, raw in zip(asked.inputs, asked.raw, strict=False):
             one.data = values(tensor(one), raw)
         timeout_s = min(TIMEOUT_S, call.timeout_s, asked.timeout_us / 1e6 or TIMEOUT_S)
         slow = partial(self.later, run=partial(self.ask, asked, timeout_s))
         lane, drafts = self.lanes.get(asked.model), None
-        if lane is not None and not asked.version and not asked.outputs:
+        if lane is not None and not asked.version:
             crowd = self.desk.crowd(asked.model, timeout_s)
             if crowd is not None:
                 raise crowd
@@ -116,7 +117,6 @@ class Remote:
             must_answer(name, entry, number)
             if not asked.inputs:
                 raise BadRequest("The request has no inputs.")
-            must_be_outputs(asked.outputs)
             tensors = [tensor(one) for one in asked.inputs]
             rows, features = rows_of(tensors, [values(one) for one in tensors], self.desk.faces[name])
             call.reply(self.told(asked, await ask(self.desk, name, rows, features, timeout_s)))

@@ -143,6 +143,9 @@ def test_what_is_asked_at_once_is_answered_in_one_turn() -> None:
         assert found.outputs[2].contents.int64_contents == [3]
         assert [one.contents.bytes_contents for one in found.outputs[3:]] == [[b"predict.m:ask:7:0"], [b"r0"]]
         assert found.parameters["durability"].string_param == "durable"
+    asked_rows.clear()
+    found = call("ModelInfer", {"model_name": "m", "inputs": quick, "outputs": [{"name": "version"}]})
+    assert [one.name for one in found.outputs] == ["version"] and not asked_rows
 
 
 def test_the_same_columns_hold_other_numbers() -> None:
@@ -350,8 +353,12 @@ def test_a_number_is_where_it_is() -> None:
         number = struct.pack("<d", value)
         for contents in (b"\x3a\x08" + number, b"\x39" + number, b"\x3a\x08" + number + b"\x3a\x00"):
             one = inner + b"\x2a" + bytes([len(contents)]) + contents
-            (found,) = read(b"\x2a" + bytes([len(one)]) + one).inputs
+            whole = b"\x2a" + bytes([len(one)]) + one
+            (found,) = read(whole).inputs
             assert (found.name, found.shape, found.data) == ("x", [1], [value])
+            for cut in range(1, len(whole)):
+                with pytest.raises(BadRequest):
+                    read(whole[:cut])
 
 
 def test_a_message_of_nothing_but_parts_is_refused() -> None:

@@ -78,7 +78,7 @@ class Line(msgspec.Struct):
         """Send bytes."""
         self.writer.write(data)
 
-    async def heard(self, for_s: float = 0.06) -> bytes:
+    async def heard(self, for_s: float = 0.1) -> bytes:
         """All that comes until nothing does for a while."""
         got = b""
         try:
@@ -180,7 +180,7 @@ def spoken(
     return asyncio.run(run())
 
 
-def told(*sends: bytes | float, for_s: float = 0.06, **options: Any) -> tuple[bytes, Front]:
+def told(*sends: bytes | float, for_s: float = 0.1, **options: Any) -> tuple[bytes, Front]:
     """All that a server says to bytes and pauses (seconds)."""
 
     async def talk(line: Line) -> bytes:
@@ -239,7 +239,7 @@ def test_packets_tell_nothing(cuts: list[int]) -> None:
     for cut in cuts:
         parts.append(sent[at : at + cut])
         at += cut
-    got, front = told(*parts, sent[at:], for_s=0.05)
+    got, front = told(*parts, sent[at:], for_s=0.1)
     assert {id: body[5:] for id, (body, _, _) in answers(got).items()} == {
         1: b"/a|abc", 3: b"/a|de", 5: b"/a|", 7: b"/a|f",
     }  # fmt: skip
@@ -248,17 +248,19 @@ def test_packets_tell_nothing(cuts: list[int]) -> None:
 
 def test_headers_that_refer_to_others_follow_them() -> None:
     """The same references mean something else once the table behind them has changed."""
-    encoder = Encoder()
-    sent = OPENING + b"".join(
-        call(id, b"", encoder=encoder, **{":path": path})
-        for id, path in ((1, "/a"), (3, "/a"), (5, "/b"), (7, "/b"), (9, "/a"), (11, "/b"))
-    )
-    got, _ = told(sent)
+    kind = b"\x5f\x10application/grpc"  # both go into the table, and are the newest two there
+    blocks = [b"\x83\x86" + kind + b"\x44\x02/a", b"\x83\x86" + kind + b"\x44\x02/b"]
+    again = b"\x83\x86\xbf\xbe"
+    said = [blocks[0], again, again, blocks[1], again, blocks[0], again]
+    sent = [frame(HEADERS, END_HEADERS, 2 * i + 1, block) for i, block in enumerate(said)]
+    sent = [one + frame(DATA, END_STREAM, 2 * i + 1, message(b"")) for i, one in enumerate(sent)]
+    got, _ = told(OPENING + b"".join(sent))
     assert [body[5:] for body, _, _ in answers(got).values()] == [
-        b"/a|", b"/a|", b"/b|", b"/b|", b"/a|", b"/b|",
+        b"/a|", b"/a|", b"/a|", b"/b|", b"/b|", b"/a|", b"/a|",
     ]  # fmt: skip
 
 
+SAME, MANY = Encoder(), range(1, 2 * PATIENCE + 2, 2)
 ENDED: dict[str, tuple[list[bytes | float], int]] = {
     "no HTTP/2": ([b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"], PROTOCOL),
     "no settings": ([PREFACE + frame(PING, 0, 0, bytes(8))], PROTOCOL),
@@ -267,8 +269,8 @@ ENDED: dict[str, tuple[list[bytes | float], int]] = {
     "a long frame": ([OPENING + frame(DATA, 0, 1, bytes(17_000))], FRAME_SIZE),
     "headers that are no headers": ([OPENING + frame(HEADERS, END_HEADERS, 1, b"\xff" * 30)], COMPRESSION),
     "headers that unpack to too many": ([OPENING + headers(1, a="x" * 3000)], COMPRESSION),
-    "headers without end": (
-        [OPENING + frame(HEADERS, 0, 1), *[frame(CONTINUATION, 0, 1, bytes(9000))] * 2], CALM,
+    "headers that are too long": (
+        [OPENING + frame(HEADERS, 0, 1, bytes(9000)) + frame(CONTINUATION, END_HEADERS, 1, bytes(9000))], CALM,
     ),
     "headers in nothings": ([OPENING + frame(HEADERS, 0, 1), *[frame(CONTINUATION, 0, 1)] * (PATIENCE + 1)], CALM),
     "headers that stop": ([OPENING + frame(HEADERS, 0, 1), 0.4], CALM),
@@ -289,7 +291,7 @@ ENDED: dict[str, tuple[list[bytes | float], int]] = {
     "a flood of settings": ([OPENING, *[frame(SETTINGS, 0, 0)] * (PATIENCE + 1)], CALM),
     "a flood of nothings": ([OPENING + headers(1), *[frame(DATA, 0, 1)] * (PATIENCE + 1)], CALM),
     "a flood of calls taken back": (
-        [OPENING, *[headers(id) + frame(RST_STREAM, 0, id, bytes(4)) for id in range(1, 2 * PATIENCE + 4, 2)]], CALM,
+        [OPENING, *[headers(id, encoder=SAME) + frame(RST_STREAM, 0, id, bytes(4)) for id in MANY]], CALM,
     ),
 }  # fmt: skip
 
@@ -305,18 +307,14 @@ def test_what_passes_a_bound_ends_the_connection(case: str) -> None:
 
 TURNED_AWAY: dict[str, tuple[bytes, str, str]] = {
     "too long a message": (headers(1) + frame(DATA, 0, 1, b"\0" + (40_001).to_bytes(4)), "8", "too_large"),
-    "two messages": (
-        headers(1) + frame(DATA, END_STREAM, 1, message(b"a") + message(b"b")),
-        "3",
-        "malformed",
-    ),
+    "two messages": (headers(1) + frame(DATA, 0, 1, message(b"a") + message(b"b")), "3", "malformed"),
     "half a message": (headers(1) + frame(DATA, END_STREAM, 1, message(b"abc")[:-1]), "3", "malformed"),
     "half a length": (headers(1) + frame(DATA, END_STREAM, 1, b"\0\0"), "3", "malformed"),
     "no message": (headers(1, flags=END_HEADERS | END_STREAM), "3", "malformed"),
     "a message that stops": (headers(1) + frame(DATA, 0, 1, message(b"abc")[:6]), "4", "slow"),
     "no time": (call(1, b"", grpc_timeout="soon"), "3", "grpc-timeout"),
     "another type": (call(1, b"", content_type="application/json"), "415", "content_type"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", TURNED_AWAY)
@@ -365,11 +363,12 @@ def test_an_answer_waits_for_room() -> None:
     async def talk(line: Line) -> tuple[list[int], bytes]:
         line.send(PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HI", WINDOW, 10)) + headers(1))
         line.send(_sent(1, b"x" * 30_000))
-        got, sizes = await line.heard(0.05), []
-        for more in (20, 40_000):
+        got, sizes = await line.heard(0.1), []
+        first = frame(SETTINGS, 0, 0, struct.pack(">HI", WINDOW, 40_000))
+        for more in (frame(WINDOW_UPDATE, 0, 1, (20).to_bytes(4)), first):
             sizes.append(sum(len(payload) for kind, _, _, payload in frames(got) if kind == DATA))
-            line.send(frame(WINDOW_UPDATE, 0, 1, more.to_bytes(4)))
-            got += await line.heard(0.05)
+            line.send(more)
+            got += await line.heard(0.1)
         return sizes, got
 
     (sizes, got), _ = spoken(talk, limits=msgspec.structs.replace(SMALL, read_s=5.0))
@@ -381,14 +380,26 @@ def test_all_answers_together_wait_for_room() -> None:
 
     async def talk(line: Line) -> tuple[int, bytes]:
         line.send(OPENING + b"".join(headers(id) + _sent(id, b"x" * 30_000) for id in (1, 3, 5)))
-        got = await line.heard(0.05)
+        got = await line.heard(0.1)
         size = sum(len(payload) for kind, _, _, payload in frames(got) if kind == DATA)
         line.send(frame(WINDOW_UPDATE, 0, 0, (100_000).to_bytes(4)))
-        return size, got + await line.heard(0.05)
+        return size, got + await line.heard(0.1)
 
     (size, got), _ = spoken(talk, limits=msgspec.structs.replace(SMALL, read_s=5.0))
     assert size == 65_535
     assert all(answers(got)[id][:2] == (message(b"/a|" + b"x" * 30_000), "0") for id in (1, 3, 5))
+
+
+def test_room_for_what_came_is_given_back() -> None:
+    """However much comes over one connection, a message more may always be sent."""
+    encoder, ids = Encoder(), range(1, 81, 2)
+    got, _ = told(
+        OPENING + b"".join(headers(id, encoder=encoder) + _sent(id, bytes(30_000)) for id in ids), hold=True
+    )
+    given = sum(
+        int.from_bytes(payload) for kind, _, id, payload in frames(got) if (kind, id) == (WINDOW_UPDATE, 0)
+    )
+    assert 65_535 + given - len(ids) * 30_005 > SMALL.body_bytes
 
 
 def _sent(id: int, body: bytes) -> bytes:
@@ -422,7 +433,7 @@ def test_a_call_taken_back_is_not_served_on() -> None:
         await asyncio.sleep(0.05)
         assert [one.gone for one in line.asked] == [True, False] and left == ["left"]
         line.asked[0].reply(Answer(200, b"nobody"))
-        got = await line.heard(0.05)
+        got = await line.heard(0.1)
         line.writer.close()
         await asyncio.sleep(0.05)
         assert line.asked[1].gone and left == ["left", "left"]
