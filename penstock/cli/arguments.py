@@ -399,7 +399,7 @@ def _proving(verbs: Any) -> None:
 
 def _loading(verbs: Any) -> None:
     batch = _verb(
-        verbs, "score", score, "Score the rows of a file by a running server.",
+        verbs, "score", score, "Score the rows of a file or a table by a running server.",
         "penstock score fraud --id payment_id --in payments.parquet --out scores.parquet",
     )  # fmt: skip
     batch.add_argument("model", metavar="MODEL")
@@ -408,10 +408,10 @@ def _loading(verbs: Any) -> None:
         "--in",
         dest="rows",
         required=True,
-        metavar="FILE",
-        help="the request's columns: .parquet, .csv or .ndjson",
+        metavar="FILE|TABLE",
+        help="the request's columns: .parquet, .csv, .ndjson, or postgresql://HOST/DATABASE?table=NAME",
     )
-    batch.add_argument("--out", required=True, metavar="FILE", help="the answers: .parquet, .csv or .ndjson")
+    batch.add_argument("--out", required=True, metavar="FILE|TABLE", help="the answers: the same kinds")
     batch.add_argument(
         "--id", required=True, metavar="COLUMN", help="the request's id: one asked again is the same"
     )
