@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from penstock.cli import ask, run
+from penstock.cli.answers import answers
 from penstock.cli.consistency import consistency
 from penstock.cli.dataset import dataset
 from penstock.cli.dead import dead
@@ -222,6 +223,21 @@ def _asking(verbs: Any) -> None:
         )
     )
     trace.add_argument("prediction", metavar="PREDICTION", help="a prediction's id, or a request's")
+    _answering(verbs)
+
+
+def _answering(verbs: Any) -> None:
+    parser = _homed(_verb(
+        verbs, "answers", answers, "Print a model's answers as lines of JSON, in the order of the log.",
+        "penstock answers fraud --after 1234 --follow",
+    ), json=False)  # fmt: skip
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument(
+        "--after", type=int, default=0, metavar="POSITION", help="those behind the answer of this place"
+    )
+    parser.add_argument("--most", type=int, default=0, metavar="N", help="end after so many (default: all)")
+    parser.add_argument("--follow", action="store_true", help="wait for more, instead of ending")
+    parser.add_argument("--request", default="", metavar="ID", help="the answer to this request only")
 
 
 def _keeping(verbs: Any) -> None:

@@ -15,6 +15,7 @@ import msgspec
 from penstock.feature import FeatureSet, Fold, Past
 from penstock.model.fit import told
 from penstock.model.pack import Model
+from penstock.predict.queue import HOLDS, Queue
 from penstock.record.codec import pack, unpack
 from penstock.record.decisions import (
     AGAIN,
@@ -34,7 +35,7 @@ from penstock.record.decisions import (
 from penstock.record.errors import PenstockError, Refused
 from penstock.record.event import Event, Source
 from penstock.record.poison import opened
-from penstock.record.record import Draft, Position, Record, partition
+from penstock.record.record import Draft, Position, Record, Returned, partition
 from penstock.release.route import Ref, Route, follow
 from penstock.stage import Emitted, Stage, each
 
@@ -47,6 +48,8 @@ class Means(msgspec.Struct, frozen=True):
     `ready(digest)`: whether a version that answers nobody yet is here; while it is not, only the others score.
     `refill(features, stop)` folds a feature set from the log's start, for a set that is new beside a
     running one.
+    `newest(after)`: the time of the newest tick on the log beyond a position, 0 without one. `hold(code)` waits a
+    moment because whoever scores a queue is away; raises Unavailable where it cannot.
     """
 
     know: Callable[[str], None]
@@ -55,6 +58,8 @@ class Means(msgspec.Struct, frozen=True):
     refill: Callable[[FeatureSet, int], Fold]
     clock: Callable[[], float]
     ready: Callable[[str], bool] = lambda digest: True
+    newest: Callable[[int], int] = lambda after: 0
+    hold: Callable[[str], None] = lambda code: None
 
 
 class Predicting(msgspec.Struct):
@@ -91,8 +96,9 @@ def predict_stage(
     threshold: float = 0.5,
     snapshot_every: int = 20_000,
     share: tuple[int, int] = (0, 1),
+    queue: Queue | None = None,
 ) -> Stage[Predicting]:
-    """The stage `predict.MODEL`. `sets`: the feature sets in use, by digest.
+    """The stage `predict.MODEL`. `sets`: the feature sets in use, by digest. `queue`: how it serves one.
 
     `share` (k, n): it folds everything, so every share's state is the whole stage's, and answers the
     requests whose key (their id, where they have none) is of partition k of n, under the ids that the
@@ -122,8 +128,7 @@ def predict_stage(
         state.seen = record.o + 1
         return ask
 
-    def step_many(state: Predicting, records: Sequence[Record]) -> tuple[Predicting, list[Emitted]]:
-        began = means.clock()
+    def take_all(state: Predicting, records: Sequence[Record]) -> tuple[list[Ask], list[Emitted]]:
         asks: list[Ask] = []
 
         def take(record: Record) -> list[Draft]:
@@ -131,8 +136,16 @@ def predict_stage(
             asks.extend([ask] if ask else [])
             return []
 
-        dead = each(name, take, records)
-        return state, [*_answer(model, asks, means, threshold, began), *dead]
+        return asks, each(name, take, records)
+
+    def step_many(state: Predicting, records: Sequence[Record]) -> tuple[Predicting, list[Emitted]]:
+        began = means.clock()
+        asks, dead = take_all(state, records)
+        _expire(queue, asks, state, records, means)
+        return state, [*_answer(model, asks, means, threshold, began, held=queue is not None), *dead]
+
+    def refold(state: Predicting, records: Sequence[Record]) -> tuple[Predicting, list[Emitted]]:
+        return state, take_all(state, records)[1]
 
     def load(data: bytes) -> Predicting:
         saved = unpack(data, Saved)
@@ -154,6 +167,7 @@ def predict_stage(
         snapshot_every,
         sync=False,
         said_as=name,
+        refold=refold,
     )
 
 
@@ -231,6 +245,19 @@ def _ask(
     return ask
 
 
+def _expire(
+    queue: Queue | None, asks: Sequence[Ask], state: Predicting, records: Sequence[Record], means: Means
+) -> None:
+    """Requests that a tick on the log lies beyond the deadline of are not scored; one that was brought back is."""
+    if queue is None or not queue.within_ms or not asks:
+        return
+    folded_ms = max(one.now_ms for one in state.folds.values())
+    now_ms = max(folded_ms, means.newest(records[-1].position))
+    for ask in asks:
+        if ask.record.time_ms + queue.within_ms < now_ms and not isinstance(ask.record, Returned):
+            ask.error = ask.error or "expired"
+
+
 class Said(msgspec.Struct, frozen=True, gc=False):
     """One version's score of one request in a batch."""
 
@@ -240,16 +267,20 @@ class Said(msgspec.Struct, frozen=True, gc=False):
     error: str
 
 
-def _answer(model: str, asks: Sequence[Ask], means: Means, threshold: float, began: float) -> list[Emitted]:
+def _answer(
+    model: str, asks: Sequence[Ask], means: Means, threshold: float, began: float, *, held: bool
+) -> list[Emitted]:
     """Score every ask with every version on its route, one call a version, and write what they said. Whoever
-    answers comes first."""
+    answers comes first. `held`: who answers is waited for where it is away."""
     groups: dict[Ref, list[int]] = {}
+    awaited: set[Ref] = set()
     for route, some in groupby(range(len(asks)), lambda i: asks[i].route):
         mine = list(some)
-        for _, ref in _scoring(route, means):
+        for role, ref in _scoring(route, means):
             groups.setdefault(ref, []).extend(mine)
+            awaited |= {ref} if held and role in _answering(route) else set()
     said = {
-        ref: dict(zip(group, _say(ref, [asks[i] for i in group], means), strict=True))
+        ref: dict(zip(group, _say(ref, [asks[i] for i in group], means, ref in awaited), strict=True))
         for ref, group in groups.items()
     }
     latency_s = means.clock() - began if asks else 0.0
@@ -274,12 +305,16 @@ def _traced(made: Draft, record: Record) -> Draft:
 
 def _scoring(route: Route, means: Means) -> list[tuple[Role, Ref]]:
     """The versions that score: all but those that answer nobody and are still on their way here."""
-    answering = {"champion", "candidate"} if route.share else {"champion"}
+    answering = _answering(route)
     return [(role, ref) for role, ref in route.versions() if role in answering or means.ready(ref.digest)]
 
 
-def _say(ref: Ref, asks: Sequence[Ask], means: Means) -> list[Said]:
-    """One version on its requests, in one call."""
+def _answering(route: Route) -> set[Role]:
+    return {"champion", "candidate"} if route.share else {"champion"}
+
+
+def _say(ref: Ref, asks: Sequence[Ask], means: Means, awaited: bool) -> list[Said]:
+    """One version on its requests, in one call; again where it is `awaited` and was away."""
     batch = asks[0].record.o
     means.know(ref.digest)
     try:
@@ -287,10 +322,12 @@ def _say(ref: Ref, asks: Sequence[Ask], means: Means) -> list[Said]:
     except PenstockError as error:
         return [Said(batch, "", None, error.code) for _ in asks]
     able = [ask for ask in asks if not ask.error and model.features in ask.values]
-    try:
-        scores = iter(told(model, [ask.values[model.features] for ask in able]) if able else [])
-    except PenstockError as error:
-        return [Said(batch, model.features, None, error.code) for _ in asks]
+    rows = [ask.values[model.features] for ask in able]
+    found = _told(model, rows)
+    while awaited and (why := next((code for _, code in found if code in HOLDS), "")):
+        means.hold(why)
+        found = _told(model, rows)
+    scores = iter(found)
     if len(able) == len(asks):
         return [Said(batch, model.features, score, why) for score, why in scores]
     out = []
@@ -301,6 +338,13 @@ def _say(ref: Ref, asks: Sequence[Ask], means: Means) -> list[Said]:
         score, why = next(scores)
         out.append(Said(batch, model.features, score, why))
     return out
+
+
+def _told(model: Model, rows: Sequence[Sequence[Value]]) -> list[tuple[float | None, str]]:
+    try:
+        return told(model, rows) if rows else []
+    except PenstockError as error:
+        return [(None, error.code) for _ in rows]
 
 
 def _prediction(
