@@ -15,7 +15,7 @@ WAIT_S = 0.5
 
 
 def answers(given: argparse.Namespace) -> int:
-    """Print answers as lines of JSON, from a place on or to one request; 1 where there is none."""
+    """Print answers as lines of JSON: those after a place, or the one to a request."""
     home = open_home(Path(given.home))
     plan = home.file().plan(given.model)
     if given.request:
@@ -26,11 +26,11 @@ def answers(given: argparse.Namespace) -> int:
         found = replies(home.log, plan.name, after, min(MOST, left))
         for one in found.answers:
             _print(to_json(one))
-        after, left = found.next, left - len(found.answers)
+        after, left = found.after, left - len(found.answers)
         if not found.answers:
             if not given.follow:
-                return int(after == given.after)
-            home.log.wait(Position(n=after), WAIT_S)
+                break
+            home.log.wait(Position(n=after + 1), WAIT_S)
     return 0
 
 

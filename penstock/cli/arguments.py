@@ -233,7 +233,7 @@ def _answering(verbs: Any) -> None:
     ), json=False)  # fmt: skip
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument(
-        "--after", type=int, default=0, metavar="POSITION", help="those behind the answer of this place"
+        "--after", type=int, default=0, metavar="POSITION", help="those behind this answer's place"
     )
     parser.add_argument("--most", type=int, default=0, metavar="N", help="end after so many (default: all)")
     parser.add_argument("--follow", action="store_true", help="wait for more, instead of ending")

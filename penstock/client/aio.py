@@ -170,7 +170,7 @@ class AsyncClient:
         wait_s: float = 0.0,
         timeout_s: float | None = None,
     ) -> Answers:
-        """A model's answers from a place on; see `Client.answers`."""
+        """A model's answers after a place; see `Client.answers`."""
         return await self.do(calls.answers(model, after, most, wait_s), timeout_s)
 
     async def answer_to(self, model: str, id: str, *, timeout_s: float | None = None) -> Queued:

@@ -76,10 +76,10 @@ class Queued(msgspec.Struct, frozen=True):
 
 
 class Answers(msgspec.Struct, frozen=True):
-    """Answers in the log's order; the next ones are those after `next`."""
+    """Answers in the log's order; the next ones come after `after`."""
 
     answers: list[Queued]
-    next: int
+    after: int
 
 
 class Appended(msgspec.Struct, frozen=True):
@@ -220,7 +220,7 @@ def append(topic: str, events: Sequence[Mapping[str, Any]], number: tuple[str, i
 
 
 def answers(model: str, after: int, most: int, wait_s: float) -> Call[Answers]:
-    """A model's answers from a place on."""
+    """A model's answers after a place."""
     asked = f"after={after}&limit={most}&wait-ms={int(wait_s * 1000)}"
     request = Request("GET", f"/models/{_quoted(model)}/answers?{asked}", safe=True)
     return Call(request, lambda reply: _decoded(reply, Answers))

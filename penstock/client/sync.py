@@ -169,9 +169,9 @@ class Client:
         wait_s: float = 0.0,
         timeout_s: float | None = None,
     ) -> Answers:
-        """A model's answers in the log's order, from a place on (`next` of those before), at most `most`; where
-        there are none yet, wait for the first one, 10 s at most. Keep `next` with what you made of them: go on
-        there."""
+        """A model's answers in the log's order, at most `most` of those after a place; where there are none, wait for
+        the first one, 10 s at most. Keep the `position` of the last one that you are done with, or the `after` of
+        them all: go on there."""
         return self.do(calls.answers(model, after, most, wait_s), timeout_s)
 
     def answer_to(self, model: str, id: str, *, timeout_s: float | None = None) -> Queued:

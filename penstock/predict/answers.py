@@ -1,7 +1,8 @@
 """predict: a model's answers one after the other, for whoever reads them instead of waiting at a door.
 
 Every request that a champion was there for has one: its prediction, or the code of why there is none (`error`), be
-that the model's, a deadline's, or a dead letter's. Whoever keeps `next` goes on from there after a crash.
+that the model's, a deadline's, or a dead letter's. Whoever keeps the place of the last one that he is done with goes
+on behind it after a crash.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from penstock.log import Log
 from penstock.record.codec import unpack
 from penstock.record.decisions import DEAD, DeadLetter, predictions, read, vectors
 from penstock.record.errors import NotFound
-from penstock.record.record import Position, Record, output_id
+from penstock.record.record import START, Position, Record, output_id
 
 MOST = 10_000
 """Answers in one reading."""
@@ -32,10 +33,10 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class Replies(msgspec.Struct, frozen=True):
-    """Answers in the log's order, and the place to read on from."""
+    """Answers in the log's order, and the place after which the next ones come: that of the last one, or beyond."""
 
     answers: list[Reply]
-    next: int
+    after: int
 
 
 class _Said(msgspec.Struct, frozen=True, gc=False):
@@ -50,11 +51,11 @@ class _Said(msgspec.Struct, frozen=True, gc=False):
 
 
 def replies(log: Log, model: str, after: int, most: int) -> Replies:
-    """The answers from a place on, at most so many; raises what the log does where retention has passed it."""
+    """The answers after a place, at most so many; raises what the log does where retention has passed it."""
     found: list[Reply] = []
-    position = Position(n=after)
+    position = Position(n=after + 1) if after else START
     while len(found) < most:
-        records, position = log.read([predictions(model), DEAD], position, limit=most, passing=after == 0)
+        records, position = log.read([predictions(model), DEAD], position, limit=most, passing=not after)
         if not records:
             break
         for record in records:
@@ -63,7 +64,7 @@ def replies(log: Log, model: str, after: int, most: int) -> Replies:
                 found.append(one)
         if len(found) > most:
             found, position = found[:most], Position(n=found[most].position)
-    return Replies(found, position.n)
+    return Replies(found, max(after, position.n - 1))
 
 
 def reply_to(log: Log, model: str, topic: str, id: str) -> Reply:

@@ -31,7 +31,7 @@ def reading(desk: Desk) -> Endpoint:
             found = await asyncio.to_thread(partial(replies, desk.log, face.name, after, max(1, most)))
             if found.answers or asyncio.get_running_loop().time() >= until_s:
                 return json_of(found)
-            after = found.next
+            after = found.after
             await asyncio.sleep(POLL_S)
 
     return read

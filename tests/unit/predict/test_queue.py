@@ -227,15 +227,16 @@ def test_answers_are_read_in_their_order() -> None:
     drain(one)
     seen, after = list[Reply](), 0
     while (found := replies(log, "m", after, 3)).answers:
-        seen, after = [*seen, *found.answers], found.next
+        seen, after = [*seen, *found.answers], found.after
         assert len(found.answers) <= 3
     assert [one.request for one in seen] == [f"a{i}" for i in range(7)]
     assert [one.score for one in seen] == [i / 100 for i in range(7)]
     assert reply_to(log, "m", "ask", "a3") == seen[3]
+    assert replies(log, "m", seen[3].position, 9).answers == seen[4:]
     assert unpack(log.find(predictions("m"), seen[3].prediction).value, Prediction).request == "a3"  # type: ignore[union-attr]
     with pytest.raises(NotFound) as caught:
         reply_to(log, "m", "ask", "a9")
-    assert caught.value.code == "not_found" and replies(log, "m", after, 3).next == log.end().n
+    assert caught.value.code == "not_found" and replies(log, "m", after, 3).after == log.end().n - 1
     assert log.read(["m.predictions"], START)[0][3].position == seen[3].position
 
 
