@@ -72,6 +72,8 @@ def reply_to(log: Log, model: str, topic: str, id: str) -> Reply:
     asked = log.find(topic, id) or log.find(vectors(model), id)
     if asked is None:
         raise NotFound("There is no request of that id.")
+    while again := log.find(vectors(model), again_id(asked.topic, asked.position)):
+        asked = again
     said = log.find(predictions(model), output_id(f"predict.{model}", asked.topic, asked.position, 0))
     dead = log.find(DEAD, f"{DEAD}:predict.{model}:{asked.topic}:{asked.position}")
     record = said or dead
@@ -79,6 +81,11 @@ def reply_to(log: Log, model: str, topic: str, id: str) -> Reply:
     if found is None:
         raise NotFound("The request has no answer yet.", code="unanswered", hint="Ask again later.")
     return msgspec.structs.replace(found, request=id)
+
+
+def again_id(topic: str, position: int) -> str:
+    """The id of a request of which no score came, once it is scored again."""
+    return f"again:{topic}:{position}"
 
 
 def _reply(model: str, record: Record) -> Reply | None:

@@ -37,7 +37,7 @@ from penstock.record.event import Event, Source
 from penstock.record.poison import opened
 from penstock.record.record import Draft, Position, Record, Returned, partition
 from penstock.release.route import Ref, Route, follow
-from penstock.stage import Emitted, Stage, each
+from penstock.stage import Emitted, Stage, buried, each
 
 
 class Means(msgspec.Struct, frozen=True):
@@ -79,12 +79,14 @@ class Saved(msgspec.Struct, frozen=True):
 
 
 class Ask(msgspec.Struct):
-    """A request in a batch, with its values by feature set (or the code of what went wrong)."""
+    """A request in a batch, with its values by feature set (or the code of what went wrong). `request`: its id,
+    where it is not its record's: it is scored again."""
 
     record: Record
     route: Route
     values: dict[str, list[Value]]
     error: str = ""
+    request: str = ""
 
 
 def predict_stage(
@@ -121,7 +123,8 @@ def predict_stage(
                 state.route = follow(state.route, read(record, Release))
         elif record.topic == direct:
             if mine(record):
-                ask = Ask(record, state.route, dict.fromkeys(sets, opened(record, Vector).values))
+                vector = opened(record, Vector)
+                ask = Ask(record, state.route, dict.fromkeys(sets, vector.values), request=vector.request)
         else:
             answered = record.topic == request.topic and mine(record)
             ask = _take(state, record, request.topic, sets, means, answered=answered)
@@ -142,7 +145,9 @@ def predict_stage(
         began = means.clock()
         asks, dead = take_all(state, records)
         _expire(queue, asks, state, records, means)
-        return state, [*_answer(model, asks, means, threshold, began, held=queue is not None), *dead]
+        made = _answer(model, asks, means, threshold, began, held=queue is not None)
+        failed = _failed(model, request, asks, made) if queue is not None else []
+        return state, [*made, *failed, *dead]
 
     def refold(state: Predicting, records: Sequence[Record]) -> tuple[Predicting, list[Emitted]]:
         return state, take_all(state, records)[1]
@@ -178,6 +183,11 @@ def _dump(state: Predicting) -> bytes:
 SHARE = "share"
 """The header of a request that says which share answers it: the one that it came to, whatever its key. It tells
 shares of another division nothing; what was answered then has its answer on the log."""
+
+
+def scoring(model: str) -> str:
+    """In whose name a request is a dead letter that no score came of."""
+    return f"score.{model}"
 
 
 def _taking(k: int, n: int) -> Callable[[Record], bool]:
@@ -254,8 +264,26 @@ def _expire(
     folded_ms = max(one.now_ms for one in state.folds.values())
     now_ms = max(folded_ms, means.newest(records[-1].position))
     for ask in asks:
-        if ask.record.time_ms + queue.within_ms < now_ms and not isinstance(ask.record, Returned):
+        if ask.record.time_ms + queue.within_ms < now_ms and not (
+            ask.request or isinstance(ask.record, Returned)
+        ):
             ask.error = ask.error or "expired"
+
+
+def _failed(model: str, request: Source, asks: Sequence[Ask], made: Sequence[Emitted]) -> list[Emitted]:
+    """The dead letters of requests that came to no score though they had all their values: they may be scored
+    again. Of what a stage folds they say nothing: they are of another name."""
+    by_place = {(ask.record.topic, ask.record.position): ask for ask in asks}
+    letters: list[Emitted] = []
+    for record, output in made:
+        said = unpack(output.value, Prediction)
+        if said.served and said.error not in ("", "expired") and said.values:
+            asked = msgspec.structs.replace(
+                record, id=by_place[record.topic, record.position].request or record.id
+            )
+            why = request.poison(asked, said.error, "The model came to no score.")
+            letters.append((record, buried(scoring(model), asked, why)))
+    return letters
 
 
 class Said(msgspec.Struct, frozen=True, gc=False):
@@ -292,7 +320,7 @@ def _answer(
             answering = route.answers(model, ask.record.key)
             for role, ref, scores in sorted(versions, key=lambda one: one[0] != answering):
                 value = _prediction(model, ask, ref, role, role == answering, scores[i], threshold, latency_s)
-                said_of = draft(topic, value, key=ask.record.id, t_ms=ask.record.time_ms)
+                said_of = draft(topic, value, key=value.request, t_ms=ask.record.time_ms)
                 made.append((ask.record, _traced(said_of, ask.record)))
     return made
 
@@ -357,7 +385,7 @@ def _prediction(
         digest=ref.digest,
         role=role,
         served=served,
-        request=record.id,
+        request=ask.request or record.id,
         entity=record.key,
         source=record.topic,
         position=record.position,

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from penstock.app.dead import again, letters
+from penstock.app.home import open_home
 from penstock.client import Client
 from penstock.record.codec import moment
 from penstock.record.errors import NotFound
@@ -22,6 +24,7 @@ FILE = '''
 """A model with manners that depend on what it is asked."""
 import os
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 
@@ -44,7 +47,7 @@ class Odd:
         for value in x[:, 0]:
             if value == 101:
                 raise ValueError("secret")
-            if value == 103:
+            if value == 103 or (value == 104 and Path(__file__).with_name("broken").exists()):
                 os.abort()
         return 1 / (1 + np.exp(-x[:, [0, 0]]))
 
@@ -66,6 +69,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     folder = tmp_path_factory.mktemp("queue")
     path = folder / "odd.py"
     path.write_text(FILE)
+    path.with_name("broken").touch()
     home = trained(folder / "home", path, "odd", ("x",))
     one = Up(home, "--max-lag", str(MOST_LAG), file=path)
     yield one
@@ -151,6 +155,32 @@ def test_every_request_has_one_answer(up: Up, client: Client) -> None:
     assert [json.loads(line) for line in rest.stdout.splitlines()] == lines[-1:]
 
 
+def test_what_failed_is_scored_again(up: Up, client: Client) -> None:
+    """It is a dead letter by its reason, brought back under its id as often as need be; then it has its score."""
+
+    log = open_home(Path(up.home)).log
+
+    def place() -> str:
+        return next((f"{one.topic}@{one.position}" for one in letters(log) if one.id == "retried"), "")
+
+    client.append("ask", [ask("retried", 104)])
+    assert answered(client, {"retried"})["retried"].error == "model_died"
+    first = place()
+    again(log, [first], "me", 0)
+    second = until(place)
+    assert first.startswith("ask@") and second.startswith("odd.vectors@")
+    assert until(lambda: client.answer_to("odd", "retried").error == "model_died")
+    Path(up.home).with_name("broken").unlink()
+    end = client.answer_to("odd", "retried").position
+    said = penstock("dead", "--home", up.home, "--again", second)
+    assert said.returncode == 0 and "1 records brought back" in said.stdout
+    assert answered(client, {"retried"}, end)["retried"].score > 0.99
+    assert client.answer_to("odd", "retried").error == "" and place() == ""
+    with pytest.raises(NotFound):
+        again(log, [second], "me", 0)
+    log.close()
+
+
 def memory(up: Up) -> int:
     """What the server holds."""
     status = Path(f"/proc/{up.process.pid}/status").read_text()
@@ -161,7 +191,7 @@ def test_a_queue_that_does_not_get_on_holds_its_producers_back(up: Up, client: C
     """A model that falls again and again is left alone for a while: what comes meanwhile waits, up to the bound, and
     producers are told when to come back. Killed and up again, each request that was taken has its score, once."""
     client.append("ask", [ask(f"fall{i}", 103) for i in range(3)])
-    answered(client, {f"fall{i}" for i in range(3)})
+    answered(client, {f"fall{i}" for i in range(3)}, client.answer_to("odd", "retried").position)
     before, end, taken = memory(up), up.client.get("/status").json()["end"], list[str]()
     for n in range(1000):
         rows = [ask(f"waits{n}-{i}", 2.0) for i in range(20)]
@@ -174,10 +204,10 @@ def test_a_queue_that_does_not_get_on_holds_its_producers_back(up: Up, client: C
     assert MOST_LAG - 40 < len(taken) <= MOST_LAG + 20 and memory(up) - before < 50 << 20
     assert metric(up.client, "penstock_since_start_turns_held", 'code="model_rests"')
     up.kill()
-    again = Up(Path(up.home), file=Path(up.home).parent / "odd.py")
-    with Client(str(again.client.base_url)) as other:
+    after = Up(Path(up.home), file=Path(up.home).parent / "odd.py")
+    with Client(str(after.client.base_url)) as other:
         found = answered(other, set(taken), end - 1)
     assert {one.error for one in found.values()} == {""}
-    assert again.close() == 0
+    assert after.close() == 0
     verified = penstock("verify", "--home", up.home)
     assert verified.returncode == 0 and " 0 unequal" in verified.stdout
