@@ -90,8 +90,16 @@ def _connected(at: Table) -> Connection[tuple[Any, ...]]:
         raise Refused(
             "Tables of PostgreSQL need psycopg.", code="no_driver", hint="Install the extra `postgres`."
         ) from None
-    with _told():
+    try:
         return psycopg.connect(at.dsn, autocommit=True, application_name="penstock")
+    except psycopg.OperationalError:
+        raise Unavailable(
+            "The database is not there, or does not let us in.",
+            code="database",
+            hint="Does psql, with the same address?",
+        ) from None
+    except psycopg.Error:
+        raise Refused("This is no address of a database.", code="database") from None
 
 
 class Rows:

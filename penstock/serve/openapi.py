@@ -145,7 +145,9 @@ def _of_model(name: str, face: ModelFace) -> dict[str, Any]:
     }
     if not face.asked:
         read = _object({"answers": _list(_object({}), 0), "after": {"type": "integer"}})
-        tells[f"/models/{name}/answers"] = _get(f"What {name} answered: ?after=PLACE&wait-ms=5000", read, [400])
+        tells[f"/models/{name}/answers"] = _get(
+            f"What {name} answered: ?after=PLACE&wait-ms=5000", read, [400]
+        )
     return {path: {"post": one} for path, one in asks.items()} | {
         path: {"get": one} for path, one in tells.items()
     }

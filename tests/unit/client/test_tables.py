@@ -14,9 +14,10 @@ import psycopg
 import pytest
 
 from penstock.cli import main
+from penstock.client.kept import Kept
 from penstock.client.score import Job, score
 from penstock.client.sync import Client
-from penstock.client.tables import table
+from penstock.client.tables import Results, table
 from penstock.client.tries import Policy
 from penstock.record.errors import NotFound, PenstockError, Refused, Unavailable
 from tests.postgres import database
@@ -140,20 +141,23 @@ def test_a_run_that_is_killed_goes_on(front: Planted, server: str, db: psycopg.C
     assert db.execute("select count(*), count(distinct ask_id) from scores").fetchone() == (25, 25)
 
 
-def test_other_rows_begin_anew(front: Planted, server: str, db: psycopg.Connection[Any]) -> None:
-    """What was kept of rows that have changed since is taken away, and rows are those of one moment."""
+def test_other_rows_begin_anew(
+    front: Planted, server: str, db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was kept of rows that have changed since is taken away; rows are those of the moment of the check."""
     with Client(front.url, policy=Policy(tries=1)) as client:
         front.faults[:] = ["", "", (503, {})]
         with pytest.raises(Unavailable):
             score(client, job(server))
         db.execute("update asks set x = x + 1 where ask_id = 'a3'")
+        begin = Results.begin
 
-        def meanwhile(done: int, total: int) -> None:
-            db.execute(
-                "delete from asks where ask_id in (select ask_id from asks order by ask_id desc limit 3)"
-            )
+        def meanwhile(results: Results, kept: Kept) -> int:
+            db.execute("delete from asks where n > 20")
+            return begin(results, kept)
 
-        done = score(client, job(server), meanwhile)
+        monkeypatch.setattr(Results, "begin", meanwhile)
+        done = score(client, job(server))
     assert (done.rows, done.before) == (25, 0)
     assert db.execute("select count(*) from scores").fetchone() == (25,)
 
