@@ -12,7 +12,7 @@ import msgspec
 from penstock.log import Log
 from penstock.record.codec import unpack
 from penstock.record.decisions import DEAD, DeadLetter, predictions, read, vectors
-from penstock.record.errors import NotFound
+from penstock.record.errors import NotFound, Refused
 from penstock.record.record import START, Position, Record, output_id
 
 MOST = 10_000
@@ -51,7 +51,12 @@ class _Said(msgspec.Struct, frozen=True, gc=False):
 
 
 def replies(log: Log, model: str, after: int, most: int) -> Replies:
-    """The answers after a place, at most so many; raises what the log does where retention has passed it."""
+    """The answers after a place, at most so many. Raises Refused where the log does not reach it, and what the log
+    does where retention has passed it."""
+    if after and after >= log.end().n:
+        raise Refused(
+            "The log does not reach this place: it is another one, or went backwards.", code="no_place"
+        )
     found: list[Reply] = []
     position = Position(n=after + 1) if after else START
     while len(found) < most:

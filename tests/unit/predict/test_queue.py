@@ -208,7 +208,8 @@ def test_a_stop_while_it_waits_loses_nothing() -> None:
 
 def test_a_resumption_asks_no_model() -> None:
     """What was answered is not scored again, be it ever so slow; the state is the same."""
-    log = log_of(*(asked(f"a{i}", i) for i in range(20)), tick(3))
+    poison = msgspec.structs.replace(asked("odd"), value=pack({"ask_id": "odd"}))
+    log = log_of(*(asked(f"a{i}", i) for i in range(19)), poison, tick(3))
     before = running(log, None)
     drain(before)
     never = Away("model_died", 0)
