@@ -131,6 +131,7 @@ class Parts:
             self.clock,
             self.models.ready,
             newest_tick(self.log),
+            partial(standing, self.log, plan.name),
             self._hold,
         )
         pipeline = plan.pipeline
@@ -355,6 +356,13 @@ def newest_tick(log: Log) -> Callable[[int], int]:
             newest_ms = max(newest_ms, read(ticks[-1], Tick).t_ms)
 
     return newest
+
+
+def standing(log: Log, model: str, request: Record) -> str | None:
+    """The error of the answer to a request that stands on the log, None without one."""
+    id = output_id(f"predict.{model}", request.topic, request.position, 0)
+    found = log.find(predictions(model), id)
+    return None if found is None else read(found, Prediction).error
 
 
 def batch_of(one: AnyStage, file: File) -> int:

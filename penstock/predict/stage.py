@@ -48,8 +48,10 @@ class Means(msgspec.Struct, frozen=True):
     `ready(digest)`: whether a version that answers nobody yet is here; while it is not, only the others score.
     `refill(features, stop)` folds a feature set from the log's start, for a set that is new beside a
     running one.
-    `newest(after)`: the time of the newest tick on the log beyond a position, 0 without one. `hold(code)` waits a
-    moment because whoever scores a queue is away; raises Unavailable where it cannot.
+    `newest(after)`: the time of the newest tick on the log beyond a position, 0 without one; `stands(request)`: the
+    error of the answer that stands there, None without one: what expired when its turn came has expired for ever,
+    and nothing else has. `hold(code)` waits a moment because whoever scores a queue is away; raises Unavailable
+    where it cannot.
     """
 
     know: Callable[[str], None]
@@ -59,6 +61,7 @@ class Means(msgspec.Struct, frozen=True):
     clock: Callable[[], float]
     ready: Callable[[str], bool] = lambda digest: True
     newest: Callable[[int], int] = lambda after: 0
+    stands: Callable[[Record], str | None] = lambda request: None
     hold: Callable[[str], None] = lambda code: None
 
 
@@ -264,9 +267,9 @@ def _expire(
     folded_ms = max(one.now_ms for one in state.folds.values())
     now_ms = max(folded_ms, means.newest(records[-1].position))
     for ask in asks:
-        if ask.record.time_ms + queue.within_ms < now_ms and not (
-            ask.request or isinstance(ask.record, Returned)
-        ):
+        if ask.record.time_ms + queue.within_ms >= now_ms or ask.request or isinstance(ask.record, Returned):
+            continue
+        if means.stands(ask.record) in (None, "expired"):
             ask.error = ask.error or "expired"
 
 

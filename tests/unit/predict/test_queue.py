@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
 import pytest
 
 from penstock.app.dead import again, letters
-from penstock.app.system import clock_draft, newest_tick
+from penstock.app.system import clock_draft, newest_tick, standing
 from penstock.feature import Fold, compile, count, source
 from penstock.log.memory import MemoryLog
 from penstock.model.pack import Model
@@ -67,7 +68,7 @@ def running(
     model = Model(features.digest, "binary", ["number"] * 2, Plain(), None, apart=apart)
     means = Means(
         lambda digest: None, lambda digest: model, lambda features, record: [], lambda features, stop: Fold(features),
-        lambda: 0.0, newest=newest_tick(log),
+        lambda: 0.0, newest=newest_tick(log), stands=partial(standing, log, "m"),
     )  # fmt: skip
     means = msgspec.structs.replace(means, **more)
     stage = predict_stage(
@@ -112,6 +113,12 @@ def test_a_deadline_is_told_by_the_log() -> None:
     assert drain(one)["c"] == (0.02, "")
     assert drain(running(log_of(asked("a"), tick(9e9)), queue()))["a"] == (0.0, "")
     assert drain(running(log_of(asked("a"), tick(9e9)), None))["a"] == (0.0, "")
+    records, _ = log.read(one.stage.inputs, START)
+    _, emitted = one.stage.step_many(one.stage.empty(), records)
+    again = [unpack(output.value, Prediction) for _, output in emitted]
+    assert {said.request: (said.score, said.error) for said in again} == drain(one), (
+        "in one go, and much later"
+    )
     before = one.stage.dump(one.state)
     assert one.stage.dump(replay(one.stage, log)) == before
     model = Model(FEATURES.digest, "binary", ["number"] * 2, Plain(), None)
