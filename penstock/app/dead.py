@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from penstock.log import Log
 from penstock.predict.answers import again_id
+from penstock.predict.stage import SCORING
 from penstock.record.codec import pack
 from penstock.record.decisions import (
     AGAIN,
@@ -63,14 +64,14 @@ def again(log: Log, places: Sequence[str], who: str, now_ms: int) -> list[Again]
         words.append(word)
         id = f"{AGAIN}:{place}:{max(one.o for one in mine)}:{','.join(word.stages)}"
         drafts.append(draft(AGAIN, word, key=topic, t_ms=now_ms, id=id))
-        drafts += [_scored_again(log, one, place) for one in mine if one.stage.startswith("score.")]
+        drafts += [_scored_again(log, one, place) for one in mine if one.stage.startswith(SCORING)]
     log.append(drafts)
     return words
 
 
 def _scored_again(log: Log, letter: DeadLetter, place: str) -> Draft:
     """The request that no score came of, once more: with the values that it had, for features it changes nothing."""
-    model = letter.stage.partition(".")[2]
+    model = letter.stage.removeprefix(SCORING)
     (asked, *_), _ = log.read([letter.topic], Position(n=letter.position), limit=1)
     found = log.find(predictions(model), output_id(f"predict.{model}", letter.topic, letter.position, 0))
     assert found is not None  # it stands on the log by the same commit as the letter

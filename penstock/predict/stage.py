@@ -149,7 +149,7 @@ def predict_stage(
         asks, dead = take_all(state, records)
         _expire(queue, asks, state, records, means)
         made = _answer(model, asks, means, threshold, began, held=queue is not None)
-        failed = _failed(model, request, asks, made) if queue is not None else []
+        failed = _failed(model, request, made) if queue is not None else []
         return state, [*made, *failed, *dead]
 
     def refold(state: Predicting, records: Sequence[Record]) -> tuple[Predicting, list[Emitted]]:
@@ -188,9 +188,8 @@ SHARE = "share"
 shares of another division nothing; what was answered then has its answer on the log."""
 
 
-def scoring(model: str) -> str:
-    """In whose name a request is a dead letter that no score came of."""
-    return f"score.{model}"
+SCORING = "score."
+"""In whose name, with the model's behind it, a request is a dead letter that no score came of."""
 
 
 def _taking(k: int, n: int) -> Callable[[Record], bool]:
@@ -273,19 +272,16 @@ def _expire(
             ask.error = ask.error or "expired"
 
 
-def _failed(model: str, request: Source, asks: Sequence[Ask], made: Sequence[Emitted]) -> list[Emitted]:
+def _failed(model: str, request: Source, made: Sequence[Emitted]) -> list[Emitted]:
     """The dead letters of requests that came to no score though they had all their values: they may be scored
     again. Of what a stage folds they say nothing: they are of another name."""
-    by_place = {(ask.record.topic, ask.record.position): ask for ask in asks}
     letters: list[Emitted] = []
     for record, output in made:
         said = unpack(output.value, Prediction)
         if said.served and said.error not in ("", "expired") and said.values:
-            asked = msgspec.structs.replace(
-                record, id=by_place[record.topic, record.position].request or record.id
-            )
+            asked = msgspec.structs.replace(record, id=said.request)
             why = request.poison(asked, said.error, "The model came to no score.")
-            letters.append((record, buried(scoring(model), asked, why)))
+            letters.append((record, buried(f"{SCORING}{model}", asked, why)))
     return letters
 
 
