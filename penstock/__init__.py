@@ -30,6 +30,7 @@ from penstock.model.fit import Data
 from penstock.model.outside import Endpoint, Program
 from penstock.model.schedule import every
 from penstock.monitor.rules import dead, drift, errors, loss, missing
+from penstock.predict.queue import queue
 from penstock.record.event import Event, key, pii
 from penstock.release.stage import steps
 
@@ -65,6 +66,7 @@ __all__ = [
     "not_worse",
     "pii",
     "predictions",
+    "queue",
     "rate",
     "row",
     "since",

@@ -5,8 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from penstock.log import Log
-from penstock.record.decisions import AGAIN, DEAD, Again, DeadLetter, draft, read
+from penstock.predict.answers import again_id
+from penstock.predict.stage import SCORING
+from penstock.record.codec import pack
+from penstock.record.decisions import (
+    AGAIN,
+    DEAD,
+    Again,
+    DeadLetter,
+    Prediction,
+    Vector,
+    draft,
+    predictions,
+    read,
+    vectors,
+)
 from penstock.record.errors import NotFound, Refused
+from penstock.record.record import Draft, Position, output_id
+from penstock.release.registry import registry
 from penstock.stage import every
 
 
@@ -48,5 +64,24 @@ def again(log: Log, places: Sequence[str], who: str, now_ms: int) -> list[Again]
         words.append(word)
         id = f"{AGAIN}:{place}:{max(one.o for one in mine)}:{','.join(word.stages)}"
         drafts.append(draft(AGAIN, word, key=topic, t_ms=now_ms, id=id))
+        drafts += [_scored_again(log, one, place) for one in mine if one.stage.startswith(SCORING)]
     log.append(drafts)
     return words
+
+
+def _scored_again(log: Log, letter: DeadLetter, place: str) -> Draft:
+    """The request that no score came of, once more: with the values that it had, for features it changes nothing."""
+    model = letter.stage.removeprefix(SCORING)
+    (asked, *_), _ = log.read([letter.topic], Position(n=letter.position), limit=1)
+    found = log.find(predictions(model), output_id(f"predict.{model}", letter.topic, letter.position, 0))
+    assert found is not None  # it stands on the log by the same commit as the letter
+    said = read(found, Prediction)
+    entry = registry(log).models[model]
+    champion = entry.route.champion
+    if champion is None or entry.versions[champion.version].features != said.features:
+        raise Refused(
+            "The champion sees other features than this request had.", where=place, code="features",
+            hint="Append it again, under another id.",
+        )  # fmt: skip
+    value, id = pack(Vector(said.values, said.request)), again_id(letter.topic, letter.position)
+    return Draft(vectors(model), asked.key, asked.time_ms, value, id, asked.headers)

@@ -36,6 +36,9 @@ FOLD_PAUSE_S = 0.05
 HURRIED_S, HURRY_PAUSE_S = 1.0, 0.05
 """For so long after a request that was answered at once, the answering thread only looks in every so often."""
 
+HOLD_S = 0.2
+"""So long a queue waits before it asks a model again that is away."""
+
 BEHIND = 10
 """The niceness of stages whose system answers in other processes."""
 Admit = Callable[[int, Sequence[str]], AbstractContextManager[None]]
@@ -71,6 +74,7 @@ class Live:
         self.system, self.now_ms, self.tick_s, self.admit = system, now_ms, tick_s, admit
         self.answers, self.tally, self.sizes = Answers(most_waiting), Tally(), Sizes()
         system.told = self._tell
+        system.parts.patience = self._hold
         system.parts.models.noted = lambda model, code: self.tally.add(
             "models_fell", {"model": model, "code": code}
         )
@@ -156,8 +160,23 @@ class Live:
         if not self.stopping.wait(self.tick_s):
             self.system.log.append([clock_draft(self.now_ms())], sync=False)
 
+    def _hold(self, code: str) -> None:
+        self.tally.add("turns_held", {"code": code})
+        if self.stopping.wait(HOLD_S):
+            raise Unavailable("Whoever scores this queue is away.", code=code)
+
+    def _asks(self, model: str) -> None:
+        """Raise Refused for a model that is not asked at the door."""
+        pipeline = self.system.file.plan(model).pipeline
+        if pipeline.serves is not None:
+            raise Refused(
+                f"{model} serves a queue and answers nobody at the door.", code="queue_only",
+                hint=f"Send requests as events to {pipeline.request.topic}, and read GET /models/{model}/answers.",
+            )  # fmt: skip
+
     def requests(self, model: str, rows: Sequence[Mapping[str, Any]]) -> list[Draft]:
-        """The records of requests; raises Refused where a row does not fit."""
+        """The records of requests; raises Refused where a row does not fit, or none is asked for."""
+        self._asks(model)
         source = self.system.file.source(self.system.file.plan(model).pipeline.request.topic)
         made: dict[str, Any] = {source.time: moment(self.now_ms())} if source.time else {}
         id = self._new_id()
@@ -166,6 +185,7 @@ class Live:
 
     def vectors(self, model: str, rows: Sequence[Sequence[Any]]) -> list[Draft]:
         """The same of rows that bring every feature value."""
+        self._asks(model)
         width = len(self.system.file.plan(model).features.names)
         if any(len(row) != width for row in rows):
             raise Refused(f"{model} takes {width} features a row.", code="shape")

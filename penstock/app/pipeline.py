@@ -24,6 +24,7 @@ from penstock.model.pack import Predict
 from penstock.model.schedule import Every
 from penstock.monitor.rules import Rule, check_rules
 from penstock.monitor.rules import rate as watched_rate
+from penstock.predict.queue import Queue
 from penstock.record.codec import digest, span
 from penstock.record.decisions import SHARED, outcomes, predictions, profiles, vectors
 from penstock.record.errors import DefinitionError, NotFound, PenstockError
@@ -61,7 +62,8 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     `label` is a source (an event is a true label, silence a false one after `wait`), a column of a
     source, or a `@label` function. `fit(data)` returns the model; `predict(model, x)` replaces its
     `predict_proba`. `threshold` makes a score positive. Of the share `consistency` of the keys all that is
-    served is folded again and compared; 0 does without. Everything else has a default or says when.
+    served is folded again and compared; 0 does without. `serves=queue()`: requests come as events only, and their
+    answers are read when they are there. Everything else has a default or says when.
     """
 
     request: Source
@@ -78,6 +80,7 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     seed: int = 0
     threshold: float = 0.5
     consistency: float = 1.0
+    serves: Queue | None = None
     name: str = ""
 
 

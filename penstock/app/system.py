@@ -29,6 +29,7 @@ from penstock.log import Blob, Checkpoint, Commit, Joint, Log
 from penstock.log.crash import Point, point
 from penstock.model.schedule import train_stage
 from penstock.monitor.stage import monitor_stage
+from penstock.predict.queue import BATCH
 from penstock.predict.stage import SHARE, Means, predict_stage
 from penstock.record.decisions import (
     DECISIONS,
@@ -52,7 +53,7 @@ from penstock.record.decisions import (
 )
 from penstock.record.errors import NotFound, PenstockError, Refused, Unavailable
 from penstock.record.event import unknown
-from penstock.record.record import NO_HEADERS, Draft, Position, Record, output_id
+from penstock.record.record import NO_HEADERS, START, Draft, Position, Record, output_id
 from penstock.release.registry import registry
 from penstock.release.route import Ref
 from penstock.release.stage import release_stage
@@ -106,6 +107,7 @@ class Parts:
         self.sets = {name: {plan.features.digest: plan.features} for name, plan in file.plans.items()}
         self._older_plans()
         self.models = Models(file, log, blobs, apart)
+        self.patience: Callable[[str], None] = _impatient
 
     def _older_plans(self) -> None:
         """A champion of an older text of the file keeps its own features until it is replaced."""
@@ -128,6 +130,9 @@ class Parts:
             partial(refill, self.log, name),
             self.clock,
             self.models.ready,
+            newest_tick(self.log),
+            partial(standing, self.log, plan.name),
+            self._hold,
         )
         pipeline = plan.pipeline
         return predict_stage(
@@ -137,7 +142,11 @@ class Parts:
             means,
             threshold=pipeline.threshold,
             share=share,
+            queue=pipeline.serves,
         )
+
+    def _hold(self, code: str) -> None:
+        self.patience(code)
 
     def posts(self, shares: int, *, sync: bool = True) -> dict[str, list[AnyStage]]:
         """Every stage of the file by name, in the order of the loop, as its shares."""
@@ -191,7 +200,7 @@ class System:
             for one in stages:
                 if serving.mine(one.name):
                     kept = msgspec.structs.replace(one, sync=True) if answers and serving.sync else one
-                    (self.predicting if answers else self.folding).append(own(kept, log))
+                    (self.predicting if answers else self.folding).append(own(kept, log, batch_of(one, file)))
         self.turns = {one.stage.name: threading.Lock() for one in self.predicting}
         self.joint = isinstance(log, Joint) and log.alone
         self.open = View(OPEN, log)
@@ -329,7 +338,40 @@ class System:
             running.save()
 
 
-def own(one: AnyStage, log: Log) -> Running[Any]:
+def _impatient(code: str) -> None:
+    raise Unavailable("Whoever scores this queue is away.", code=code)
+
+
+def newest_tick(log: Log) -> Callable[[int], int]:
+    """The time of the newest tick beyond a position, as far as the log reaches when it is asked."""
+    seen, newest_ms = START, 0
+
+    def newest(after: int) -> int:
+        nonlocal seen, newest_ms
+        seen = max(seen, Position(n=after), key=lambda one: one.n)
+        while True:
+            ticks, seen = log.read([TICKS], seen)
+            if not ticks:
+                return newest_ms
+            newest_ms = max(newest_ms, read(ticks[-1], Tick).t_ms)
+
+    return newest
+
+
+def standing(log: Log, model: str, request: Record) -> str | None:
+    """The error of the answer to a request that stands on the log, None without one."""
+    id = output_id(f"predict.{model}", request.topic, request.position, 0)
+    found = log.find(predictions(model), id)
+    return None if found is None else read(found, Prediction).error
+
+
+def batch_of(one: AnyStage, file: File) -> int:
+    """How many records a stage takes at once."""
+    plan = file.plans.get(one.label.removeprefix("predict."))
+    return BATCH if plan is not None and plan.pipeline.serves is not None else 1024
+
+
+def own(one: AnyStage, log: Log, batch: int = 1024) -> Running[Any]:
     """Take a stage over. A share begins where its own checkpoint is, or where all shares of another
     division have come, whichever is further: every request below is answered."""
     known = log.stages()
@@ -346,7 +388,7 @@ def own(one: AnyStage, log: Log) -> Running[Any]:
         log.commit(Commit(one.name, epoch, state.position, [], one.dump(restore(one, log, state))))
     if one.name.startswith(f"{KIND}.") and passed_by(one, log):
         begin_again(one, log)
-    return Running(one, log)
+    return Running(one, log, batch=batch)
 
 
 def deploy(file: File, log: Log, t_ms: int, shares: int = 1) -> None:

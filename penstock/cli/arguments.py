@@ -208,6 +208,21 @@ def _asking(verbs: Any) -> None:
         )
     )
     trace.add_argument("prediction", metavar="PREDICTION", help="a prediction's id, or a request's")
+    _answering(verbs)
+
+
+def _answering(verbs: Any) -> None:
+    parser = _homed(_verb(
+        verbs, "answers", "answers.answers", "Print a model's answers as lines of JSON, in the order of the log.",
+        "penstock answers fraud --after 1234 --follow",
+    ), json=False)  # fmt: skip
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument(
+        "--after", type=int, default=0, metavar="POSITION", help="those behind this answer's place"
+    )
+    parser.add_argument("--most", type=int, default=0, metavar="N", help="end after so many (default: all)")
+    parser.add_argument("--follow", action="store_true", help="wait for more, instead of ending")
+    parser.add_argument("--request", default="", metavar="ID", help="the answer to this request only")
 
 
 def _keeping(verbs: Any) -> None:
@@ -389,7 +404,7 @@ def _proving(verbs: Any) -> None:
 
 def _loading(verbs: Any) -> None:
     batch = _verb(
-        verbs, "score", "score.score", "Score the rows of a file by a running server.",
+        verbs, "score", "score.score", "Score the rows of a file or a table by a running server.",
         "penstock score fraud --id payment_id --in payments.parquet --out scores.parquet",
     )  # fmt: skip
     batch.add_argument("model", metavar="MODEL")
@@ -398,10 +413,10 @@ def _loading(verbs: Any) -> None:
         "--in",
         dest="rows",
         required=True,
-        metavar="FILE",
-        help="the request's columns: .parquet, .csv or .ndjson",
+        metavar="FILE|TABLE",
+        help="the request's columns: .parquet, .csv, .ndjson, or postgresql://HOST/DATABASE?table=NAME",
     )
-    batch.add_argument("--out", required=True, metavar="FILE", help="the answers: .parquet, .csv or .ndjson")
+    batch.add_argument("--out", required=True, metavar="FILE|TABLE", help="the answers: the same kinds")
     batch.add_argument(
         "--id", required=True, metavar="COLUMN", help="the request's id: one asked again is the same"
     )

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from penstock.client import calls
-from penstock.client.calls import Answer, Appended, Call, Health, Inference, Looked, Tensor
+from penstock.client.calls import Answer, Answers, Appended, Call, Health, Inference, Looked, Queued, Tensor
 from penstock.client.numbering import Numbering, with_ids
 from penstock.client.tries import Budget, Outcome, Policy, Send, tries
 from penstock.client.wire import Address, Exchange, Lost, Reply, Request, address
@@ -160,6 +160,22 @@ class AsyncClient:
                 raise
             self._numbering.taken(topic)
             return done
+
+    async def answers(
+        self,
+        model: str,
+        after: int = 0,
+        *,
+        most: int = 1000,
+        wait_s: float = 0.0,
+        timeout_s: float | None = None,
+    ) -> Answers:
+        """A model's answers after a place; see `Client.answers`."""
+        return await self.do(calls.answers(model, after, most, wait_s), timeout_s)
+
+    async def answer_to(self, model: str, id: str, *, timeout_s: float | None = None) -> Queued:
+        """The answer to a request by its id; see `Client.answer_to`."""
+        return await self.do(calls.answer_to(model, id), timeout_s)
 
     async def look(
         self,

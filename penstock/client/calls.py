@@ -62,6 +62,26 @@ class Answer(msgspec.Struct, frozen=True):
     error: str = ""
 
 
+class Queued(msgspec.Struct, frozen=True):
+    """An answer that was read, at its place on the log. `prediction` is "" where a dead letter says why there is
+    none."""
+
+    position: int
+    request: str
+    score: float | None
+    positive: bool | None
+    version: int
+    prediction: str
+    error: str = ""
+
+
+class Answers(msgspec.Struct, frozen=True):
+    """Answers in the log's order; the next ones come after `after`."""
+
+    answers: list[Queued]
+    after: int
+
+
 class Appended(msgspec.Struct, frozen=True):
     """What became of events: how many are new, repeats, refused by code; and why, for the first of them."""
 
@@ -197,6 +217,19 @@ def append(topic: str, events: Sequence[Mapping[str, Any]], number: tuple[str, i
         return _decoded(reply, Appended)
 
     return Call(request, read)
+
+
+def answers(model: str, after: int, most: int, wait_s: float) -> Call[Answers]:
+    """A model's answers after a place."""
+    asked = f"after={after}&limit={most}&wait-ms={int(wait_s * 1000)}"
+    request = Request("GET", f"/models/{_quoted(model)}/answers?{asked}", safe=True)
+    return Call(request, lambda reply: _decoded(reply, Answers))
+
+
+def answer_to(model: str, id: str) -> Call[Queued]:
+    """The answer to a request by its id."""
+    request = Request("GET", f"/models/{_quoted(model)}/answers/{_quoted(id)}", safe=True)
+    return Call(request, lambda reply: _decoded(reply, Queued))
 
 
 def look(

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from penstock.client import calls
-from penstock.client.calls import Answer, Appended, Call, Health, Inference, Looked, Tensor
+from penstock.client.calls import Answer, Answers, Appended, Call, Health, Inference, Looked, Queued, Tensor
 from penstock.client.numbering import Numbering, with_ids
 from penstock.client.tries import Budget, Outcome, Policy, Send, tries
 from penstock.client.wire import Address, Exchange, Lost, Reply, Request, address
@@ -159,6 +159,24 @@ class Client:
                 raise
             self._numbering.taken(topic)
             return done
+
+    def answers(
+        self,
+        model: str,
+        after: int = 0,
+        *,
+        most: int = 1000,
+        wait_s: float = 0.0,
+        timeout_s: float | None = None,
+    ) -> Answers:
+        """A model's answers in the log's order, at most `most` of those after a place; where there are none, wait for
+        the first one, 10 s at most. Keep the `position` of the last one that you are done with, or the `after` of
+        them all: go on there."""
+        return self.do(calls.answers(model, after, most, wait_s), timeout_s)
+
+    def answer_to(self, model: str, id: str, *, timeout_s: float | None = None) -> Queued:
+        """The answer to a request by its id; raises NotFound (`unanswered`) while there is none."""
+        return self.do(calls.answer_to(model, id), timeout_s)
 
     def look(
         self,

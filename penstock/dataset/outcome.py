@@ -89,8 +89,8 @@ def outcome_stage(model: str, request: Source, label: Label) -> Stage[Joining]:
             request.event(record)
             return _ask(state, record, label)
         if record.topic == direct:
-            opened(record, Vector)
-            return _ask(state, record, label)
+            again = opened(record, Vector).request
+            return [] if again else _ask(state, record, label)
         if record.topic == spoken:
             return _speak(model, state, read(record, Prediction))
         if record.topic == label.source.topic:
@@ -128,6 +128,8 @@ def _speak(model: str, state: Joining, said: Prediction) -> list[Draft]:
     row = state.waiting.get(said.request)
     if row is None:
         return []
+    mine = said.version, said.role
+    row.said = [one for one in row.said if (one.version, one.role) != mine]  # it was scored again
     row.said.append(Said(said.version, said.role, said.served, said.score, said.positive, said.error))
     if row.state in ("observed", "expired"):  # answered late, after its outcome: say it again, whole
         return [_outcome(model, said.request, row, amends=True)]

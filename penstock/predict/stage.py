@@ -15,6 +15,7 @@ import msgspec
 from penstock.feature import FeatureSet, Fold, Past
 from penstock.model.fit import told
 from penstock.model.pack import Model
+from penstock.predict.queue import HOLDS, Queue
 from penstock.record.codec import pack, unpack
 from penstock.record.decisions import (
     AGAIN,
@@ -34,9 +35,9 @@ from penstock.record.decisions import (
 from penstock.record.errors import PenstockError, Refused
 from penstock.record.event import Event, Source
 from penstock.record.poison import opened
-from penstock.record.record import Draft, Position, Record, partition
+from penstock.record.record import Draft, Position, Record, Returned, partition
 from penstock.release.route import Ref, Route, follow
-from penstock.stage import Emitted, Stage, each
+from penstock.stage import Emitted, Stage, buried, each
 
 
 class Means(msgspec.Struct, frozen=True):
@@ -47,6 +48,10 @@ class Means(msgspec.Struct, frozen=True):
     `ready(digest)`: whether a version that answers nobody yet is here; while it is not, only the others score.
     `refill(features, stop)` folds a feature set from the log's start, for a set that is new beside a
     running one.
+    `newest(after)`: the time of the newest tick on the log beyond a position, 0 without one; `stands(request)`: the
+    error of the answer that stands there, None without one: what expired when its turn came has expired for ever,
+    and nothing else has. `hold(code)` waits a moment because whoever scores a queue is away; raises Unavailable
+    where it cannot.
     """
 
     know: Callable[[str], None]
@@ -55,6 +60,9 @@ class Means(msgspec.Struct, frozen=True):
     refill: Callable[[FeatureSet, int], Fold]
     clock: Callable[[], float]
     ready: Callable[[str], bool] = lambda digest: True
+    newest: Callable[[int], int] = lambda after: 0
+    stands: Callable[[Record], str | None] = lambda request: None
+    hold: Callable[[str], None] = lambda code: None
 
 
 class Predicting(msgspec.Struct):
@@ -74,12 +82,14 @@ class Saved(msgspec.Struct, frozen=True):
 
 
 class Ask(msgspec.Struct):
-    """A request in a batch, with its values by feature set (or the code of what went wrong)."""
+    """A request in a batch, with its values by feature set (or the code of what went wrong). `request`: its id,
+    where it is not its record's: it is scored again."""
 
     record: Record
     route: Route
     values: dict[str, list[Value]]
     error: str = ""
+    request: str = ""
 
 
 def predict_stage(
@@ -91,8 +101,9 @@ def predict_stage(
     threshold: float = 0.5,
     snapshot_every: int = 20_000,
     share: tuple[int, int] = (0, 1),
+    queue: Queue | None = None,
 ) -> Stage[Predicting]:
-    """The stage `predict.MODEL`. `sets`: the feature sets in use, by digest.
+    """The stage `predict.MODEL`. `sets`: the feature sets in use, by digest. `queue`: how it serves one.
 
     `share` (k, n): it folds everything, so every share's state is the whole stage's, and answers the
     requests whose key (their id, where they have none) is of partition k of n, under the ids that the
@@ -115,15 +126,15 @@ def predict_stage(
                 state.route = follow(state.route, read(record, Release))
         elif record.topic == direct:
             if mine(record):
-                ask = Ask(record, state.route, dict.fromkeys(sets, opened(record, Vector).values))
+                vector = opened(record, Vector)
+                ask = Ask(record, state.route, dict.fromkeys(sets, vector.values), request=vector.request)
         else:
             answered = record.topic == request.topic and mine(record)
             ask = _take(state, record, request.topic, sets, means, answered=answered)
         state.seen = record.o + 1
         return ask
 
-    def step_many(state: Predicting, records: Sequence[Record]) -> tuple[Predicting, list[Emitted]]:
-        began = means.clock()
+    def take_all(state: Predicting, records: Sequence[Record]) -> tuple[list[Ask], list[Emitted]]:
         asks: list[Ask] = []
 
         def take(record: Record) -> list[Draft]:
@@ -131,8 +142,18 @@ def predict_stage(
             asks.extend([ask] if ask else [])
             return []
 
-        dead = each(name, take, records)
-        return state, [*_answer(model, asks, means, threshold, began), *dead]
+        return asks, each(name, take, records)
+
+    def step_many(state: Predicting, records: Sequence[Record]) -> tuple[Predicting, list[Emitted]]:
+        began = means.clock()
+        asks, dead = take_all(state, records)
+        _expire(queue, asks, state, records, means)
+        made = _answer(model, asks, means, threshold, began, held=queue is not None)
+        failed = _failed(model, request, made) if queue is not None else []
+        return state, [*made, *failed, *dead]
+
+    def refold(state: Predicting, records: Sequence[Record]) -> tuple[Predicting, list[Emitted]]:
+        return state, take_all(state, records)[1]
 
     def load(data: bytes) -> Predicting:
         saved = unpack(data, Saved)
@@ -154,6 +175,7 @@ def predict_stage(
         snapshot_every,
         sync=False,
         said_as=name,
+        refold=refold,
     )
 
 
@@ -164,6 +186,10 @@ def _dump(state: Predicting) -> bytes:
 SHARE = "share"
 """The header of a request that says which share answers it: the one that it came to, whatever its key. It tells
 shares of another division nothing; what was answered then has its answer on the log."""
+
+
+SCORING = "score."
+"""In whose name, with the model's behind it, a request is a dead letter that no score came of."""
 
 
 def _taking(k: int, n: int) -> Callable[[Record], bool]:
@@ -231,6 +257,34 @@ def _ask(
     return ask
 
 
+def _expire(
+    queue: Queue | None, asks: Sequence[Ask], state: Predicting, records: Sequence[Record], means: Means
+) -> None:
+    """Requests that a tick on the log lies beyond the deadline of are not scored; one that was brought back is."""
+    if queue is None or not queue.within_ms or not asks:
+        return
+    folded_ms = max(one.now_ms for one in state.folds.values())
+    now_ms = max(folded_ms, means.newest(records[-1].position))
+    for ask in asks:
+        if ask.record.time_ms + queue.within_ms >= now_ms or ask.request or isinstance(ask.record, Returned):
+            continue
+        if means.stands(ask.record) in (None, "expired"):
+            ask.error = ask.error or "expired"
+
+
+def _failed(model: str, request: Source, made: Sequence[Emitted]) -> list[Emitted]:
+    """The dead letters of requests that came to no score though they had all their values: they may be scored
+    again. Of what a stage folds they say nothing: they are of another name."""
+    letters: list[Emitted] = []
+    for record, output in made:
+        said = unpack(output.value, Prediction)
+        if said.served and said.error not in ("", "expired") and said.values:
+            asked = msgspec.structs.replace(record, id=said.request)
+            why = request.poison(asked, said.error, "The model came to no score.")
+            letters.append((record, buried(f"{SCORING}{model}", asked, why)))
+    return letters
+
+
 class Said(msgspec.Struct, frozen=True, gc=False):
     """One version's score of one request in a batch."""
 
@@ -240,16 +294,20 @@ class Said(msgspec.Struct, frozen=True, gc=False):
     error: str
 
 
-def _answer(model: str, asks: Sequence[Ask], means: Means, threshold: float, began: float) -> list[Emitted]:
+def _answer(
+    model: str, asks: Sequence[Ask], means: Means, threshold: float, began: float, *, held: bool
+) -> list[Emitted]:
     """Score every ask with every version on its route, one call a version, and write what they said. Whoever
-    answers comes first."""
+    answers comes first. `held`: who answers is waited for where it is away."""
     groups: dict[Ref, list[int]] = {}
+    awaited: set[Ref] = set()
     for route, some in groupby(range(len(asks)), lambda i: asks[i].route):
         mine = list(some)
-        for _, ref in _scoring(route, means):
+        for role, ref in _scoring(route, means):
             groups.setdefault(ref, []).extend(mine)
+            awaited |= {ref} if held and role in _answering(route) else set()
     said = {
-        ref: dict(zip(group, _say(ref, [asks[i] for i in group], means), strict=True))
+        ref: dict(zip(group, _say(ref, [asks[i] for i in group], means, ref in awaited), strict=True))
         for ref, group in groups.items()
     }
     latency_s = means.clock() - began if asks else 0.0
@@ -261,7 +319,7 @@ def _answer(model: str, asks: Sequence[Ask], means: Means, threshold: float, beg
             answering = route.answers(model, ask.record.key)
             for role, ref, scores in sorted(versions, key=lambda one: one[0] != answering):
                 value = _prediction(model, ask, ref, role, role == answering, scores[i], threshold, latency_s)
-                said_of = draft(topic, value, key=ask.record.id, t_ms=ask.record.time_ms)
+                said_of = draft(topic, value, key=value.request, t_ms=ask.record.time_ms)
                 made.append((ask.record, _traced(said_of, ask.record)))
     return made
 
@@ -274,12 +332,16 @@ def _traced(made: Draft, record: Record) -> Draft:
 
 def _scoring(route: Route, means: Means) -> list[tuple[Role, Ref]]:
     """The versions that score: all but those that answer nobody and are still on their way here."""
-    answering = {"champion", "candidate"} if route.share else {"champion"}
+    answering = _answering(route)
     return [(role, ref) for role, ref in route.versions() if role in answering or means.ready(ref.digest)]
 
 
-def _say(ref: Ref, asks: Sequence[Ask], means: Means) -> list[Said]:
-    """One version on its requests, in one call."""
+def _answering(route: Route) -> set[Role]:
+    return {"champion", "candidate"} if route.share else {"champion"}
+
+
+def _say(ref: Ref, asks: Sequence[Ask], means: Means, awaited: bool) -> list[Said]:
+    """One version on its requests, in one call; again where it is `awaited` and was away."""
     batch = asks[0].record.o
     means.know(ref.digest)
     try:
@@ -287,10 +349,12 @@ def _say(ref: Ref, asks: Sequence[Ask], means: Means) -> list[Said]:
     except PenstockError as error:
         return [Said(batch, "", None, error.code) for _ in asks]
     able = [ask for ask in asks if not ask.error and model.features in ask.values]
-    try:
-        scores = iter(told(model, [ask.values[model.features] for ask in able]) if able else [])
-    except PenstockError as error:
-        return [Said(batch, model.features, None, error.code) for _ in asks]
+    rows = [ask.values[model.features] for ask in able]
+    found = _told(model, rows)
+    while awaited and (why := next((code for _, code in found if code in HOLDS), "")):
+        means.hold(why)
+        found = _told(model, rows)
+    scores = iter(found)
     if len(able) == len(asks):
         return [Said(batch, model.features, score, why) for score, why in scores]
     out = []
@@ -303,6 +367,13 @@ def _say(ref: Ref, asks: Sequence[Ask], means: Means) -> list[Said]:
     return out
 
 
+def _told(model: Model, rows: Sequence[Sequence[Value]]) -> list[tuple[float | None, str]]:
+    try:
+        return told(model, rows) if rows else []
+    except PenstockError as error:
+        return [(None, error.code) for _ in rows]
+
+
 def _prediction(
     model: str, ask: Ask, ref: Ref, role: Role, served: bool, said: Said, threshold: float, latency_s: float
 ) -> Prediction:
@@ -313,7 +384,7 @@ def _prediction(
         digest=ref.digest,
         role=role,
         served=served,
-        request=record.id,
+        request=ask.request or record.id,
         entity=record.key,
         source=record.topic,
         position=record.position,

@@ -70,6 +70,8 @@ class _Sweep:
             values = self.long_ago(said) if said.features in self.again.sets else []
         if not same(values, said.values):
             self.unequal.append(Unequal(record.id, record.position, _which(self.again.sets, said, values)))
+        if said.error == "expired" and said.t_ms >= max(one.now_ms for one in self.at.folds.values()):
+            self.unequal.append(Unequal(record.id, record.position, "expired before its time"))
         self.queue(record, said)
 
     def long_ago(self, said: Prediction) -> list[Value]:

@@ -73,9 +73,11 @@ class Tick(msgspec.Struct, frozen=True, gc=False):
 
 
 class Vector(msgspec.Struct, frozen=True):
-    """A request that brings every feature value itself, in the order of the feature set."""
+    """A request that brings every feature value itself, in the order of the feature set. `request`: the id of the
+    one that is scored again by it, with the values that it had then."""
 
     values: list[Value]
+    request: str = ""
 
 
 class Prediction(msgspec.Struct, frozen=True):

@@ -19,11 +19,13 @@ from penstock.release.registry import Registry
 
 
 class ModelFace(msgspec.Struct, frozen=True):
-    """What a client may know of a model: its request's columns and its features, in order."""
+    """What a client may know of a model: its request's columns and its features, in order. Not `asked`: it serves a
+    queue, and answers nobody at the door."""
 
     name: str
     request: Source
     features: Sequence[str]
+    asked: bool = True
 
 
 class Spoken(msgspec.Struct, frozen=True, gc=False):

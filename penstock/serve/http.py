@@ -33,6 +33,7 @@ from penstock.serve.events import appending, retracting
 from penstock.serve.features import listing, looking
 from penstock.serve.infer import EXTENSIONS, answer, metadata, parse, rows_of
 from penstock.serve.metrics import exposition
+from penstock.serve.replies import finding, reading
 
 JSON_BYTES = "inference-header-content-length"
 Note = Callable[[BaseException], None]
@@ -69,6 +70,8 @@ def of_the_home() -> Routes:
     return [
         ("/v2/features", listing, "GET"),
         ("/v2/features/{name}", looking, "POST"),
+        ("/models/{name}/answers", reading, "GET"),
+        ("/models/{name}/answers/{id:path}", finding, "GET"),
         ("/events/{topic}", appending, "POST"),
         ("/events/{topic}/{id:path}", retracting, "DELETE"),
         ("/status", _status, "GET"),

@@ -141,6 +141,10 @@ def _of_model(name: str, face: ModelFace) -> dict[str, Any]:
         f"/v2/models/{name}": _get(f"What {name} takes and says", _object({}), []),
         f"/v2/models/{name}/ready": _get(f"Whether {name} answers", _object({}), [503]),
     }
+    if not face.asked:
+        read = _object({"answers": _list(_object({}), 0), "after": {"type": "integer"}})
+        what = f"What {name} answered: ?after=PLACE&wait-ms=5000"
+        asks, tells = {}, tells | {f"/models/{name}/answers": _get(what, read, [400, 422])}
     return {path: {"post": one} for path, one in asks.items()} | {
         path: {"get": one} for path, one in tells.items()
     }

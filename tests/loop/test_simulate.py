@@ -66,6 +66,20 @@ def test_no_schedule_of_the_flights_breaks_a_law(flights: Ground) -> None:
     assert sum(one.seen.get("predictions_verified", 0) for one in runs) > 1000
 
 
+def test_no_schedule_of_a_queue_breaks_a_law(tmp_path: Path) -> None:
+    """Requests expire by when their turn comes, and a replay says of each what stands."""
+    text = (ROOT / "tests" / "crash" / "pipeline.py").read_text()
+    file = tmp_path / "queued.py"
+    file.write_text(
+        text.replace("source, steps", "queue, source, steps").replace(
+            "request=ask,", 'request=ask, serves=queue("2h"),'
+        )
+    )
+    made = ground(str(file))
+    assert made.file.plan("agree").pipeline.serves is not None
+    assert broken([run(made, seed) for seed in range(5, 12)]) == []
+
+
 def test_no_schedule_of_the_shop_breaks_a_law() -> None:
     """Two models in one file, with texts, and labels that are silences."""
     shop = ground(str(SHOP))

@@ -19,7 +19,7 @@ from penstock.app.home import DEPLOYED, Home, open_home, wall_ms
 from penstock.app.pipeline import File, load
 from penstock.app.processes.seats import LockSeats, Seat, Seats
 from penstock.app.processes.turn import WAIT_S, Turn
-from penstock.app.system import OPEN, Parts, clock_draft, deploy, finish, one_thread, order, own
+from penstock.app.system import OPEN, Parts, batch_of, clock_draft, deploy, finish, one_thread, order, own
 from penstock.app.upkeep import Caretaker
 from penstock.app.worker import Stopped, in_process
 from penstock.log.sqlite import SqliteLog
@@ -59,7 +59,9 @@ class Crew:
     def __init__(self, file: File, home: Home, settings: Settings, shares: int) -> None:
         self.file, self.home, self.log, self.settings = file, home, home.log, settings
         self.shares = shares
-        self.posts = Parts(file, home.log, home.blobs, time.perf_counter).posts(shares)
+        parts = Parts(file, home.log, home.blobs, time.perf_counter)
+        parts.patience = self._hold
+        self.posts = parts.posts(shares)
         works = {f"work.{model}": f"train.{model}" for model in file.plans}
         wanted = chosen(settings.stages, self.posts)
         self.mine = {name: stages for name, stages in self.posts.items() if name in wanted}
@@ -149,6 +151,10 @@ class Crew:
                 traceback.print_exception(error)
                 self.stopping.set()
 
+    def _hold(self, code: str) -> None:
+        if self.stopping.wait(0.2):
+            raise Unavailable("Whoever scores this queue is away.", code=code)
+
     def _look(self) -> None:
         self.seats.look()
         newest = self.deployed.read().newest
@@ -190,7 +196,7 @@ class Crew:
                 return False
             try:
                 if one.name not in self.running:
-                    self.running[one.name] = own(one, self.log)
+                    self.running[one.name] = own(one, self.log, batch_of(one, self.file))
                 return self.running[one.name].advance() is not None
             except PenstockError as error:
                 self.running.pop(one.name, None)  # its state may be ahead of the log: begin again from there

@@ -138,7 +138,10 @@ def _repeated(system: System) -> list[Count]:
 
 
 def _faces(file: File) -> dict[str, ModelFace]:
-    return {n: ModelFace(n, raw(p.pipeline.request), p.features.names) for n, p in file.plans.items()}
+    return {
+        n: ModelFace(n, raw(p.pipeline.request), p.features.names, p.pipeline.serves is None)
+        for n, p in file.plans.items()
+    }
 
 
 def _durability(system: System) -> str:

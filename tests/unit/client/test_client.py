@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from penstock.client import Answer, AsyncClient, Client, Failed, Policy, Tensor
+from penstock.client import Answer, Answers, AsyncClient, Client, Failed, Policy, Tensor
 from penstock.client.aio import AsyncClient as Aio
 from penstock.log.memory import MemoryLog
 from penstock.record.errors import NotFound, PenstockError, Refused, Unavailable
@@ -128,6 +128,12 @@ def test_look(client: Both) -> None:
     assert found.values[0][6] == "NaN"
 
 
+def test_answers(client: Both, front: Planted) -> None:
+    """Where there are none, whoever waits is told so in time."""
+    assert client.answers("m", 0, wait_s=0.2) == Answers([], 0)
+    assert front.heads[-1][":path"] == "/models/m/answers?after=0&limit=1000&wait-ms=200"
+
+
 def test_health(client: Both, front: Planted) -> None:
     """A server that is not well has answered; one that is not there has not."""
     assert client.health().live
@@ -138,6 +144,7 @@ def test_health(client: Both, front: Planted) -> None:
 
 ERRORS: dict[str, tuple[type[PenstockError], str, Callable[[Both], Any]]] = {
     "no model": (NotFound, "not_found", lambda c: c.predict("nobody", ROW)),
+    "no answer": (NotFound, "not_found", lambda c: c.answer_to("m", "a/b?c")),
     "no set": (NotFound, "not_found", lambda c: c.look("mm", ["a"])),
     "no topic": (NotFound, "unknown_topic", lambda c: c.append("nothing", EVENTS)),
     "unknown column": (Refused, "unknown_column", lambda c: c.predict("m", {"hwo": "a"})),

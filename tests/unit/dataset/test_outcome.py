@@ -17,6 +17,7 @@ from penstock.record.decisions import (
     Prediction,
     Refusal,
     Tick,
+    Vector,
     predictions,
 )
 from penstock.record.event import Event, key
@@ -196,3 +197,18 @@ def test_batches_and_restarts_change_nothing() -> None:
     rest, second = join.stage.step_many(join.stage.load(join.stage.dump(half)), join.records[60:])
     assert [draft for _, draft in [*first, *second]] == join.made
     assert join.stage.dump(rest) == join.stage.dump(join.state)
+
+
+def test_what_was_scored_again_is_said_once() -> None:
+    """Its score takes the place of the answer without one; the vector that asked again is no request of its own."""
+    join = Join(silence=0.0)
+    join.ask("a", 0)
+    join.feed("m.vectors", "w", 0, Vector([1.0], "a"), "again:ask:0")
+    said = Prediction(
+        "m", 1, "d", "champion", True, "a", "w", "m.vectors", 2, 0, START, "f", [], 2, 0.9, True
+    )
+    join.feed(predictions("m"), "a", 0, said)
+    join.ticks(*range(1, 30))
+    assert [one[:2] for one in join.told] == [("a", "expired")]
+    (outcome,) = (unpack(made.value, Outcome) for made in join.made)
+    assert [one.score for one in outcome.said] == [0.9]
