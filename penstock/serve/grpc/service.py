@@ -141,12 +141,7 @@ def tensor(one: Input) -> Tensor:
 
 
 def server_live(desk: Desk, body: bytes) -> bytes:
-    """Whether it lives."""
-    return flag(not desk.health()["broken"])
-
-
-def server_ready(desk: Desk, body: bytes) -> bytes:
-    """Whether it can be asked: as soon as it lives."""
+    """Whether it lives; and whether it can be asked, which it can as soon as it lives."""
     return flag(not desk.health()["broken"])
 
 
@@ -200,7 +195,7 @@ def repository_model_unload(desk: Desk, body: bytes) -> bytes:
 _INFER = f"{SERVICE}/ModelInfer".encode()
 METHODS: Mapping[bytes, Callable[[Desk, bytes], bytes]] = {HEALTH.encode(): check} | {
     f"{SERVICE}/{name}".encode(): method for name, method in [
-        ("ServerLive", server_live), ("ServerReady", server_ready), ("ModelReady", model_ready),
+        ("ServerLive", server_live), ("ServerReady", server_live), ("ModelReady", model_ready),
         ("ServerMetadata", server_metadata), ("ModelMetadata", model_metadata), ("RepositoryIndex", repository_index),
         ("RepositoryModelLoad", repository_model_load), ("RepositoryModelUnload", repository_model_unload),
     ]
