@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -103,8 +102,10 @@ class Remote:
             crowd = self.desk.crowd(asked.model, timeout_s)
             if crowd is not None:
                 raise crowd
-            with contextlib.suppress(Refused):  # the other way finds it again, and has the words
+            try:
                 drafts = lane.drafts(asked.inputs)
+            except Refused:
+                drafts = None  # the other way finds it again, and has the words
         if lane is not None and drafts:
             return lane.put(Waiting(call, drafts, partial(self.told, asked), slow))
         return slow(call)
