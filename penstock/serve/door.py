@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 from starlette.types import ASGIApp
 
@@ -16,7 +15,6 @@ from penstock.serve.front.call import Call, Headers, status_of
 from penstock.serve.front.http2 import Calls
 from penstock.serve.front.wire import LIMITS, Front, Guard, Limits
 from penstock.serve.grpc import service
-from penstock.serve.grpc.service import Remote
 from penstock.serve.hot import lanes
 from penstock.serve.identity import Keys, Unauthorised, is_loopback
 from penstock.serve.times import Times
@@ -26,9 +24,6 @@ UNBEGUN = 64
 """So many calls may wait to be begun before no other is taken: what each takes adds up to what the last one waits."""
 _PLAIN = {b"content-encoding", b"traceparent", b"origin", b"inference-header-content-length"}
 """A call with one of these, or a time that is none, or another type of content, takes the other way."""
-
-
-Run = Callable[[Call], Coroutine[Any, Any, None]]
 
 
 class WrongHost(Refused):
@@ -111,7 +106,9 @@ class Door:
         self.desk = desk
         took = _untimed if inner else self.times.took
         self.front = Front(self.take, guard(keys, hosts), count, limits, took)
-        self.remote = Front(Remote(desk, known, self.slow, note), with_key(keys), count, limits, took, Calls)
+        self.remote = Front(
+            service.Remote(desk, known, self.slow, note), with_key(keys), count, limits, took, Calls
+        )
 
     def turn(self) -> None:
         """What is to be done every so often: end what takes too long, hand over what was counted."""
@@ -141,7 +138,7 @@ class Door:
         self.desk.count("answers_refused", {"status": str(status_of(error)), "code": error.code}, 1)
         call.refuse(error)
 
-    def slow(self, call: Call, run: Run | None = None) -> None:
+    def slow(self, call: Call, run: service.Run | None = None) -> None:
         """Let the application serve it, or what else is named; where many wait even to be begun, say no at once."""
         if self.unbegun >= UNBEGUN and call.path not in OPEN:
             return self.refuse(
@@ -151,7 +148,7 @@ class Door:
         self.unbegun += 1
         self.loop.call_soon(self._begin, call, run or self._run)
 
-    def _begin(self, call: Call, run: Run) -> None:
+    def _begin(self, call: Call, run: service.Run) -> None:
         self.unbegun -= 1
         if call.gone:
             return

@@ -15,47 +15,15 @@ import msgspec
 from hpack import Decoder, HPACKError
 
 from penstock.record.errors import PenstockError, Refused, Unavailable
+from penstock.serve.front import frames
 from penstock.serve.front.call import Answer, Call, Headers, status_of
-from penstock.serve.front.wire import (
-    HEAD,
-    IDLE,
-    LINGER,
-    Client,
-    Front,
-    Slow,
-    TooLarge,
-)
+from penstock.serve.front.wire import HEAD, IDLE, LINGER, Client, Front, Slow, TooLarge
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = (
-    range(10)
-)
-END_STREAM, ACK, END_HEADERS, PADDED, PRIORITISED = 1, 1, 4, 8, 32
-NO_ERROR, PROTOCOL, FLOW, FRAME_SIZE, REFUSED, CANCEL, COMPRESSION, CALM = 0, 1, 3, 6, 7, 8, 9, 11
-STREAMS, WINDOW, FRAME, HEADER_LIST = 3, 4, 5, 6
-"""The numbers of settings."""
-
-FRAME_BYTES = 16 << 10
-"""The longest frame that we take; we send none that is longer, either."""
-HEAD_BYTES = 16 << 10
-"""What the headers of a call may take, packed and unpacked."""
 PATIENCE = 1000
 """Frames that bring nothing (pings, settings, calls taken back), beyond two for each call that was answered, before a
 client is taken for one that floods. Half of them are forgotten each second."""
-_START = 65_535
-"""The window that both sides begin with."""
-_MOST_WINDOW = 2**31 - 1
 _KNOWN = 64
 """Blocks of headers that are remembered of a connection."""
-_FRAME = struct.Struct(">BHBBI")
-_DATA = struct.Struct(">BHBBIBI")
-_STATUSES = {
-    400: 3, 401: 16, 403: 7, 404: 5, 408: 4, 409: 9, 413: 8, 415: 3, 422: 3, 429: 8, 431: 8, 501: 12, 503: 14, 504: 4,
-    507: 8,
-}  # fmt: skip
-"""gRPC's statuses for ours; what is not here is 13, an error of the server's."""
-_ODD = re.compile(rb"[^ -$&-~]")
-"""What does not stand in a message as it is."""
 _TIME = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _USUAL = frozenset([b"te", b"content-type", b"user-agent"])
 _UNITS_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
@@ -73,14 +41,6 @@ class BadCall(Refused):
 
     code = "malformed"
     status = 400
-
-
-class Ended(Exception):
-    """What came ends the connection, for this reason of HTTP/2's."""
-
-    def __init__(self, reason: int) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -125,51 +85,14 @@ class Asked(Call):
         self.reply(Answer(status_of(error), str(error).encode()))
 
 
-def frame(kind: int, flags: int, stream: int, payload: bytes | memoryview = b"") -> bytes:
-    """A frame."""
-    size = len(payload)
-    return _FRAME.pack(size >> 16, size & 0xFFFF, kind, flags, stream) + payload
-
-
-def literal(name: bytes, value: bytes) -> bytes:
-    """A header that no table knows. Both are short, or the value is cut."""
-    return b"\x00" + bytes([len(name)]) + name + _length(value[:16_000]) + value[:16_000]
-
-
-def _length(value: bytes) -> bytes:
-    n = len(value)
-    if n < 127:
-        return bytes([n])
-    n, made = n - 127, [127]
-    while n > 127:
-        made.append(n & 127 | 128)
-        n >>= 7
-    return bytes([*made, n])
-
-
-_BEGIN = b"\x88" + literal(b"content-type", b"application/grpc")
-_END = literal(b"grpc-status", b"0")
-_BEGINS = _FRAME.pack(0, len(_BEGIN), HEADERS, END_HEADERS, 0)[:5]
-_ENDS = _FRAME.pack(0, len(_END), HEADERS, END_HEADERS | END_STREAM, 0)[:5]
-
-
-def refusal(status: int, text: bytes) -> bytes:
-    """The headers of an answer that is nothing but an error."""
-    begin = literal(b":status", b"415") + _BEGIN[1:] if status == 415 else _BEGIN
-    code = b"%d" % _STATUSES.get(status, 13)
-    message = _ODD.sub(lambda one: b"%%%02X" % ord(one[0]), text[:2000])
-    return begin + literal(b"grpc-status", code) + literal(b"grpc-message", message)
-
-
 def head_of(headers: Headers, front: Front) -> Head:
     """What headers say, and whether such a call may come in."""
     found = dict(reversed(headers))  # the first of several
     path = found.get(b":path", b"").partition(b"?")[0]
     error: PenstockError | None = None
     timeout_s, text = float("inf"), found.get(b"grpc-timeout", b"")
-    if found.get(b":method") != b"POST" or not found.get(b"content-type", b"").startswith(
-        b"application/grpc"
-    ):
+    kind = found.get(b"content-type", b"")
+    if found.get(b":method") != b"POST" or not kind.startswith(b"application/grpc"):
         error = NotGrpc()
     elif text:
         said = _TIME.fullmatch(text)
@@ -188,7 +111,7 @@ class Calls(Client):
     def __init__(self, front: Front) -> None:
         super().__init__(front)
         limits = front.limits
-        self.decoder = Decoder(min(HEAD_BYTES, limits.head_bytes))
+        self.decoder = Decoder(min(frames.HEAD_BYTES, limits.head_bytes))
         self.known: dict[bytes, Head] = {}  # by their block, as long as it means the same
         self.streams: dict[int, Stream] = {}
         self.rest, self.begun, self.saying_goodbye = b"", False, False
@@ -196,7 +119,8 @@ class Calls(Client):
         self.block: tuple[int, int, list[bytes]] | None = None  # headers whose end is not here
         self.window = limits.body_bytes + (1 << 20)  # so much may come: one message always fits
         self.owed = 0
-        self.room, self.first_room, self.unsent = _START, _START, 0  # so much may be sent, and is not
+        self.room = self.first_room = frames.START  # so much may be sent of all calls, and of each at first
+        self.unsent = 0  # so much is not
         self.idle_frames, self.counted_s = 0, 0.0
         self.phase = HEAD
 
@@ -211,9 +135,13 @@ class Calls(Client):
 
     def bounds(self) -> bytes:
         """What we say first."""
-        settings = ((STREAMS, self.front.limits.ahead), (WINDOW, self.window), (HEADER_LIST, HEAD_BYTES))
-        said = frame(SETTINGS, 0, 0, b"".join(struct.pack(">HI", *one) for one in settings))
-        return said + frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", self.window - _START))
+        settings = (
+            (frames.STREAMS, self.front.limits.ahead),
+            (frames.WINDOW, self.window),
+            (frames.HEADER_LIST, frames.HEAD_BYTES),
+        )
+        said = frames.frame(frames.SETTINGS, 0, 0, b"".join(struct.pack(">HI", *one) for one in settings))
+        return said + frames.frame(frames.WINDOW_UPDATE, 0, 0, struct.pack(">I", self.window - frames.START))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client left, or was sent away."""
@@ -228,22 +156,22 @@ class Calls(Client):
         at, end = 0, len(data)
         try:
             if not self.begun:
-                if data[:24] != PREFACE[:end]:
-                    raise Ended(PROTOCOL)
+                if data[:24] != frames.PREFACE[:end]:
+                    raise frames.Ended(frames.PROTOCOL)
                 if end < 24:
                     self.rest = data
                     return
                 at, self.begun = 24, True
             while end - at >= 9:
-                high, low, kind, flags, id = _FRAME.unpack_from(data, at)
+                high, low, kind, flags, id = frames.FRAME_HEAD.unpack_from(data, at)
                 size = high << 16 | low
-                if size > FRAME_BYTES:
-                    raise Ended(FRAME_SIZE)
+                if size > frames.FRAME_BYTES:
+                    raise frames.Ended(frames.FRAME_SIZE)
                 if end - at < 9 + size:
                     break
                 at += 9 + size
-                self.take(kind, flags, id & _MOST_WINDOW, data[at - size : at])
-        except Ended as ended:
+                self.take(kind, flags, id & frames.MOST_WINDOW, data[at - size : at])
+        except frames.Ended as ended:
             self.front.count("400", "http2")
             self.goodbye(ended.reason)
         self.rest = data[at:] if self.phase != LINGER else b""
@@ -254,47 +182,49 @@ class Calls(Client):
         """One frame."""
         if self.phase == LINGER:
             return
-        if (self.phase == HEAD and kind != SETTINGS) or (self.block is not None) != (kind == CONTINUATION):
-            raise Ended(PROTOCOL)
-        if kind == DATA:
+        if self.phase == HEAD and kind != frames.SETTINGS:
+            raise frames.Ended(frames.PROTOCOL)
+        if (self.block is not None) != (kind == frames.CONTINUATION):
+            raise frames.Ended(frames.PROTOCOL)
+        if kind == frames.DATA:
             self.data(flags, id, payload)
-        elif kind == HEADERS:
+        elif kind == frames.HEADERS:
             self.headers(flags, id, payload)
-        elif kind == CONTINUATION:
+        elif kind == frames.CONTINUATION:
             self.more_headers(flags, id, payload)
-        elif kind == WINDOW_UPDATE:
+        elif kind == frames.WINDOW_UPDATE:
             self.widen(id, payload)
         else:
             self.idle()
-            if kind == SETTINGS:
+            if kind == frames.SETTINGS:
                 self.settle(flags, id, payload)
-            elif kind == PING:
+            elif kind == frames.PING:
                 if len(payload) != 8 or id:
-                    raise Ended(FRAME_SIZE if not id else PROTOCOL)
-                if not flags & ACK:
-                    self.transport.write(frame(PING, ACK, 0, payload))
-            elif kind == RST_STREAM:
+                    raise frames.Ended(frames.FRAME_SIZE if not id else frames.PROTOCOL)
+                if not flags & frames.ACK:
+                    self.transport.write(frames.frame(frames.PING, frames.ACK, 0, payload))
+            elif kind == frames.RST_STREAM:
                 self.taken_back(id, payload)
-            elif kind == PUSH_PROMISE:
-                raise Ended(PROTOCOL)
+            elif kind == frames.PUSH_PROMISE:
+                raise frames.Ended(frames.PROTOCOL)
 
     def idle(self) -> None:
         """A frame came that brings no call on."""
         self.idle_frames += 1
         if self.idle_frames > PATIENCE:
-            raise Ended(CALM)
+            raise frames.Ended(frames.CALM)
 
     def headers(self, flags: int, id: int, payload: bytes) -> None:
         """The headers of a call, or what stands behind its message."""
         if not id & 1:
-            raise Ended(PROTOCOL)
-        if flags & PADDED:
-            payload = unpadded(payload)
-        if flags & PRIORITISED:
+            raise frames.Ended(frames.PROTOCOL)
+        if flags & frames.PADDED:
+            payload = frames.unpadded(payload)
+        if flags & frames.PRIORITISED:
             if len(payload) < 5:
-                raise Ended(FRAME_SIZE)
+                raise frames.Ended(frames.FRAME_SIZE)
             payload = payload[5:]
-        if flags & END_HEADERS:
+        if flags & frames.END_HEADERS:
             return self.open(flags, id, payload)
         self.block, self.since_s = (flags, id, [payload]), self.clock()
 
@@ -305,10 +235,10 @@ class Calls(Client):
         first, begun, parts = self.block
         parts.append(payload)
         if id != begun:
-            raise Ended(PROTOCOL)
-        if sum(map(len, parts)) > HEAD_BYTES:
-            raise Ended(CALM)
-        if flags & END_HEADERS:
+            raise frames.Ended(frames.PROTOCOL)
+        if sum(map(len, parts)) > frames.HEAD_BYTES:
+            raise frames.Ended(frames.CALM)
+        if flags & frames.END_HEADERS:
             self.block = None
             self.open(first, id, b"".join(parts))
 
@@ -323,7 +253,7 @@ class Calls(Client):
                 (bytes(name), bytes(value)) for name, value in self.decoder.decode(block, raw=True)
             )
         except HPACKError:
-            raise Ended(COMPRESSION) from None
+            raise frames.Ended(frames.COMPRESSION) from None
         found = head_of(headers, self.front)
         if (block and min(block) < 128) or len(self.known) >= _KNOWN:
             self.known.clear()
@@ -335,8 +265,8 @@ class Calls(Client):
         """The headers are here: whoever may not come in is told before a message is read."""
         head, stream = self.head(block), self.streams.get(id)
         if stream is not None:  # what stands behind a message says nothing to us
-            if stream.asked is not None or not flags & END_STREAM:
-                raise Ended(PROTOCOL)
+            if stream.asked is not None or not flags & frames.END_STREAM:
+                raise frames.Ended(frames.PROTOCOL)
             return self.complete(stream)
         if id <= self.last:
             return self.idle()  # of a call that was refused, or taken back
@@ -345,12 +275,12 @@ class Calls(Client):
         self.last = id
         if len(self.streams) >= self.front.limits.ahead:
             self.idle()
-            self.transport.write(frame(RST_STREAM, 0, id, struct.pack(">I", REFUSED)))
+            self.transport.write(frames.frame(frames.RST_STREAM, 0, id, struct.pack(">I", frames.REFUSED)))
             return None
         stream = self.streams[id] = Stream(id, head, self.clock())
         if head.refusal is not None:
             self.turn_away(stream, head.refusal)
-        elif flags & END_STREAM:
+        elif flags & frames.END_STREAM:
             self.turn_away(stream, BadCall("The call has no message."))
         return None
 
@@ -358,14 +288,14 @@ class Calls(Client):
         """A part of a message."""
         self.owed += len(payload)
         if self.owed > self.window >> 1:
-            self.transport.write(frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", self.owed)))
+            self.transport.write(frames.frame(frames.WINDOW_UPDATE, 0, 0, struct.pack(">I", self.owed)))
             self.owed = 0
-        if flags & PADDED:
-            payload = unpadded(payload)
+        if flags & frames.PADDED:
+            payload = frames.unpadded(payload)
         stream = self.streams.get(id)
         if stream is None or stream.asked is not None:
             if stream is not None:
-                raise Ended(PROTOCOL)
+                raise frames.Ended(frames.PROTOCOL)
             return self.must_be_over(id)
         if payload:
             if len(payload) > self.front.room:
@@ -387,9 +317,9 @@ class Calls(Client):
                 return self.turn_away(stream, TooLarge())
             if stream.wanted and len(stream.came) > stream.wanted:
                 return self.turn_away(stream, BadCall("A call has one message."))
-        elif not flags & END_STREAM:
+        elif not flags & frames.END_STREAM:
             self.idle()
-        if flags & END_STREAM:
+        if flags & frames.END_STREAM:
             self.complete(stream)
 
     def complete(self, stream: Stream) -> None:
@@ -405,7 +335,7 @@ class Calls(Client):
     def taken_back(self, id: int, payload: bytes) -> None:
         """The client wants no answer any more."""
         if len(payload) != 4:
-            raise Ended(FRAME_SIZE)
+            raise frames.Ended(frames.FRAME_SIZE)
         stream = self.streams.get(id)
         if stream is not None:
             self.drop(stream, left=True)
@@ -415,38 +345,38 @@ class Calls(Client):
     def must_be_over(self, id: int) -> None:
         """A call that is not known was refused, or taken back, or came after our goodbye; else it was never begun."""
         if not id & 1 or (id > self.last and not self.saying_goodbye):
-            raise Ended(PROTOCOL)
+            raise frames.Ended(frames.PROTOCOL)
 
     def settle(self, flags: int, id: int, payload: bytes) -> None:
         """What the client says of itself."""
         if id:
-            raise Ended(PROTOCOL)
-        if len(payload) % 6 or (flags & ACK and payload):
-            raise Ended(FRAME_SIZE)
+            raise frames.Ended(frames.PROTOCOL)
+        if len(payload) % 6 or (flags & frames.ACK and payload):
+            raise frames.Ended(frames.FRAME_SIZE)
         if self.phase == HEAD:
             self.phase, self.since_s = IDLE, self.clock()
-        if flags & ACK:
+        if flags & frames.ACK:
             return
         for number, value in struct.iter_unpack(">HI", payload):
-            if number == WINDOW:
-                if value > _MOST_WINDOW:
-                    raise Ended(FLOW)
+            if number == frames.WINDOW:
+                if value > frames.MOST_WINDOW:
+                    raise frames.Ended(frames.FLOW)
                 self.first_room = value
-            elif number == FRAME and not FRAME_BYTES <= value < 1 << 24:
-                raise Ended(PROTOCOL)
-        self.transport.write(frame(SETTINGS, ACK, 0))
+            elif number == frames.FRAME and not frames.FRAME_BYTES <= value < 1 << 24:
+                raise frames.Ended(frames.PROTOCOL)
+        self.transport.write(frames.frame(frames.SETTINGS, frames.ACK, 0))
         self.go_on()
 
     def widen(self, id: int, payload: bytes) -> None:
         """More may be sent."""
         self.idle()
         if len(payload) != 4:
-            raise Ended(FRAME_SIZE)
-        more = int.from_bytes(payload) & _MOST_WINDOW
+            raise frames.Ended(frames.FRAME_SIZE)
+        more = int.from_bytes(payload) & frames.MOST_WINDOW
         stream = self.streams.get(id)
         had = self.room if not id else self.first_room + (stream.credit if stream else 0)
-        if not more or had + more > _MOST_WINDOW:
-            raise Ended(FLOW if more else PROTOCOL)
+        if not more or had + more > frames.MOST_WINDOW:
+            raise frames.Ended(frames.FLOW if more else frames.PROTOCOL)
         if not id:
             self.room += more
             self.go_on()
@@ -469,26 +399,18 @@ class Calls(Client):
         if answer.status != 200:
             return self.turn_down(stream, answer.status, answer.body)
         self.idle_frames, self.since_s = max(0, self.idle_frames - 2), now_s
-        body, id = answer.body, stream.id.to_bytes(4)
+        body = answer.body
         size = 5 + len(body)
-        if (
-            size <= FRAME_BYTES
-            and size <= self.room
-            and size <= self.first_room + stream.credit
-            and not self.unsent
-        ):
+        room = min(frames.FRAME_BYTES, self.room, self.first_room + stream.credit)
+        if size <= room and not self.unsent:
             self.room -= size
-            self.transport.write(
-                b"".join((
-                    _BEGINS, id, _BEGIN, _DATA.pack(0, size, DATA, 0, stream.id, 0, len(body)), body, _ENDS, id, _END
-                ))
-            )  # fmt: skip
+            self.transport.write(frames.answered(stream.id, body))
             return self.drop(stream)
         if self.unsent + size > self.front.limits.body_bytes:
             return self.turn_away(
                 stream, Unavailable("Too many answers are not read.", code="busy", hint="Read them.")
             )
-        self.transport.write(_BEGINS + id + _BEGIN)
+        self.transport.write(frames.begins(stream.id))
         stream.rest, stream.since_s = memoryview(b"\0" + len(body).to_bytes(4) + body), now_s
         self.unsent += size
         return self.send(stream)
@@ -502,20 +424,20 @@ class Calls(Client):
         """As much of an answer as may be sent."""
         at, rest = 0, stream.rest
         while at < len(rest):
-            size = min(len(rest) - at, FRAME_BYTES, self.room, self.first_room + stream.credit)
+            size = min(len(rest) - at, frames.FRAME_BYTES, self.room, self.first_room + stream.credit)
             if size <= 0:
                 break
             self.room -= size
             stream.credit -= size
-            if size == FRAME_BYTES:
+            if size == frames.FRAME_BYTES:
                 self.idle_frames = max(0, self.idle_frames - 2)
-            self.transport.write(frame(DATA, 0, stream.id, rest[at : at + size]))
+            self.transport.write(frames.frame(frames.DATA, 0, stream.id, rest[at : at + size]))
             at += size
         if at:
             self.unsent -= at
             stream.rest = rest[at:]
             if not stream.rest:
-                self.transport.write(_ENDS + stream.id.to_bytes(4) + _END)
+                self.transport.write(frames.ends(stream.id))
                 self.drop(stream)
 
     def turn_away(self, stream: Stream, error: PenstockError) -> None:
@@ -525,10 +447,10 @@ class Calls(Client):
 
     def turn_down(self, stream: Stream, status: int, text: bytes) -> None:
         """End a call with an error."""
-        block = refusal(status, text)
-        said = frame(HEADERS, END_HEADERS | END_STREAM, stream.id, block)
+        block = frames.refusal(status, text)
+        said = frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, stream.id, block)
         if stream.asked is None:  # what else of its message comes is not read
-            said += frame(RST_STREAM, 0, stream.id, struct.pack(">I", NO_ERROR))
+            said += frames.frame(frames.RST_STREAM, 0, stream.id, struct.pack(">I", frames.NO_ERROR))
         self.transport.write(said)
         self.since_s = self.clock()
         self.drop(stream)
@@ -551,12 +473,12 @@ class Calls(Client):
     def refuse(self, error: PenstockError) -> None:
         """Say that there is no more to be had here, and end."""
         self.front.count(str(status_of(error)), error.code)
-        self.goodbye(CALM)
+        self.goodbye(frames.CALM)
 
     def goodbye(self, reason: int) -> None:
         """Say that no other call is taken. Where that is for a reason, nothing else is read, either."""
         if not self.saying_goodbye or reason:
-            self.transport.write(frame(GOAWAY, 0, 0, struct.pack(">II", self.last, reason)))
+            self.transport.write(frames.frame(frames.GOAWAY, 0, 0, struct.pack(">II", self.last, reason)))
         self.saying_goodbye, self.since_s = True, self.clock()
         if reason or not self.streams:
             self.phase = LINGER
@@ -581,15 +503,10 @@ class Calls(Client):
             if stream.asked is None and late_s > limits.body_s:
                 self.turn_away(stream, Slow())
             elif stream.rest and late_s > limits.read_s:
-                self.transport.write(frame(RST_STREAM, 0, stream.id, struct.pack(">I", CANCEL)))
+                self.transport.write(
+                    frames.frame(frames.RST_STREAM, 0, stream.id, struct.pack(">I", frames.CANCEL))
+                )
                 self.drop(stream, left=True)
         if self.front.closing or (not self.streams and waited_s > self.front.patience_s):
-            self.goodbye(NO_ERROR)
+            self.goodbye(frames.NO_ERROR)
         return None
-
-
-def unpadded(payload: bytes) -> bytes:
-    """A payload without what only makes it longer."""
-    if not payload or payload[0] >= len(payload):
-        raise Ended(PROTOCOL)
-    return payload[1 : len(payload) - payload[0]]

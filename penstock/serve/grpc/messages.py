@@ -317,7 +317,8 @@ def _contents(datatype: str, data: Sequence[Any]) -> bytes:
     if datatype == "BYTES":
         return b"".join([field(8, one) for one in data])
     if datatype == "FP64":
-        return field(7, struct.pack(f"<{len(data)}d", *(math.nan if one is None else one for one in data)))
+        known = data if None not in data else [math.nan if one is None else one for one in data]
+        return field(7, struct.pack(f"<{len(data)}d", *known))
     return field(_FIELDS[datatype], b"".join([number(one or 0) for one in data]))
 
 

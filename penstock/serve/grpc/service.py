@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -103,8 +102,10 @@ class Remote:
             crowd = self.desk.crowd(asked.model, timeout_s)
             if crowd is not None:
                 raise crowd
-            with contextlib.suppress(Refused):  # the other way finds it again, and has the words
+            try:
                 drafts = lane.drafts(asked.inputs)
+            except Refused:
+                drafts = None  # the other way finds it again, and has the words
         if lane is not None and drafts:
             return lane.put(Waiting(call, drafts, partial(self.told, asked), slow, timeout_s))
         return slow(call)
@@ -141,12 +142,7 @@ def tensor(one: Input) -> Tensor:
 
 
 def server_live(desk: Desk, body: bytes) -> bytes:
-    """Whether it lives."""
-    return flag(not desk.health()["broken"])
-
-
-def server_ready(desk: Desk, body: bytes) -> bytes:
-    """Whether it can be asked: as soon as it lives."""
+    """Whether it lives; and whether it can be asked, which it can as soon as it lives."""
     return flag(not desk.health()["broken"])
 
 
@@ -200,7 +196,7 @@ def repository_model_unload(desk: Desk, body: bytes) -> bytes:
 _INFER = f"{SERVICE}/ModelInfer".encode()
 METHODS: Mapping[bytes, Callable[[Desk, bytes], bytes]] = {HEALTH.encode(): check} | {
     f"{SERVICE}/{name}".encode(): method for name, method in [
-        ("ServerLive", server_live), ("ServerReady", server_ready), ("ModelReady", model_ready),
+        ("ServerLive", server_live), ("ServerReady", server_live), ("ModelReady", model_ready),
         ("ServerMetadata", server_metadata), ("ModelMetadata", model_metadata), ("RepositoryIndex", repository_index),
         ("RepositoryModelLoad", repository_model_load), ("RepositoryModelUnload", repository_model_unload),
     ]

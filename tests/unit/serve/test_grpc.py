@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import struct
 import warnings
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -33,18 +35,23 @@ asked_rows: list[dict[str, Any]] = []
 posted_rows: list[dict[str, Any]] = []
 carried_by: list[Mapping[str, str]] = []
 given_up: list[str] = []
+waits: list[float] = []
 
 
 async def ask(model: str, rows: Any, timeout_s: float) -> Any:
     """As over HTTP, and somebody is never answered."""
     carried_by.append(CARRIED.get())
+    waits.append(timeout_s)
     asked_rows.extend(row for row in rows if isinstance(row, dict))
     if isinstance(rows[0], dict) and rows[0]["who"] == "stuck":
         try:
             await asyncio.sleep(30)
         finally:
             given_up.append("stuck")
-    return await http.ask(model, rows, timeout_s)
+    said = await http.ask(model, rows, timeout_s)
+    if isinstance(rows[0], dict) and rows[0]["who"] == "failed":
+        said[0] = msgspec.structs.replace(said[0], score=None, positive=None, error="model_late")
+    return said
 
 
 def requests(model: str, rows: Any) -> list[Draft]:
@@ -274,6 +281,45 @@ def test_who_traces_a_call_finds_it_on_the_records() -> None:
 
     asked(talk)
     assert carried_by and all(one == {"traceparent": trace, "ce-source": "/here"} for one in carried_by)
+
+
+def test_calls_of_one_turn_carry_their_own() -> None:
+    """Whichever of them comes first."""
+    carried_by.clear()
+    traces = [f"00-0af7651916cd43dd8448eb211c80319c-{n:016x}-01" for n in range(1, 6)]
+
+    async def talk(stub: Any) -> None:
+        request = pb.ModelInferRequest(model_name="m", inputs=ROW[:2])
+        await asyncio.gather(*(stub.ModelInfer(request, metadata=[("traceparent", one)]) for one in traces))
+
+    asked(talk)
+    assert Counter(one["traceparent"] for one in carried_by) == dict.fromkeys(
+        traces, 3
+    )  # for the lane, and twice after
+
+
+def test_how_long_a_caller_waits() -> None:
+    """As long as its deadline and its parameter say, and ten seconds at most."""
+    waits.clear()
+    fields = {"model_name": "m", "inputs": ROW}
+    for timeout_s, parameters in ((2.0, {}), (60.0, {}), (60.0, {"timeout": {"int64_param": 500_000}})):
+        call("ModelInfer", {**fields, "parameters": parameters}, timeout=timeout_s)
+    assert 1 < waits[0] <= 2 and waits[1:] == [10.0, 0.5]
+
+
+def test_rows_without_a_score_say_why() -> None:
+    """One alone is a status; among others it is a column."""
+    assert call("ModelInfer", {"model_name": "m", "inputs": who("failed")})[0] == "DEADLINE_EXCEEDED"
+    two = [
+        tensor("who", "BYTES", [2], bytes_contents=[b"failed", b"a"]),
+        tensor("x", "FP64", [2], fp64_contents=[1, 2]),
+    ]
+    found = {one.name: one.contents for one in call("ModelInfer", {"model_name": "m", "inputs": two}).outputs}
+    assert found["error"].bytes_contents == [b"model_late", b""] and found["positive"].bool_contents == [
+        False,
+        False,
+    ]
+    assert math.isnan(found["score"].fp64_contents[0]) and found["score"].fp64_contents[1] == 0.25
 
 
 _TEXT = st.text(max_size=8)

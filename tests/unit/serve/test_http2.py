@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from penstock.record.errors import PenstockError
 from penstock.serve.front.call import Answer, Call
-from penstock.serve.front.http2 import (
+from penstock.serve.front.frames import (
     ACK,
     CALM,
     COMPRESSION,
@@ -29,7 +29,6 @@ from penstock.serve.front.http2 import (
     HEADERS,
     NO_ERROR,
     PADDED,
-    PATIENCE,
     PING,
     PREFACE,
     PRIORITISED,
@@ -41,10 +40,9 @@ from penstock.serve.front.http2 import (
     SETTINGS,
     WINDOW,
     WINDOW_UPDATE,
-    Asked,
-    Calls,
     frame,
-)
+)  # fmt: skip
+from penstock.serve.front.http2 import PATIENCE, Asked, Calls
 from penstock.serve.front.wire import Front, Limits
 from penstock.serve.identity import Unauthorised
 
