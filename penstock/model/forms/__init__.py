@@ -8,7 +8,7 @@ only: nothing of it is unpickled, and nothing of it can hang.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -45,10 +45,13 @@ KINDS = {
 """The quickest first, as `make bench-forms` shows."""
 
 
-def make(fitted: Any, task: str, width: int) -> Sequence[bytes]:
-    """Every form that a fitted model of `width` columns has here, the quickest first."""
-    found = ((name, kind.make(fitted, task, width)) for name, kind in KINDS.items())
-    return [pack(Form(name, data)) for name, data in found if data is not None]
+def make(fitted: Any, task: str, width: int) -> Iterator[bytes]:
+    """Every form that a fitted model of `width` columns has here, the quickest first, each made when it is asked
+    for."""
+    for name, kind in KINDS.items():
+        data = kind.make(fitted, task, width)
+        if data is not None:
+            yield pack(Form(name, data))
 
 
 def kind_of(data: bytes) -> str:
