@@ -16,6 +16,8 @@ import xgboost
 import yaml
 from skl2onnx import to_onnx
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from penstock.app.mlmodel import read, reading
 from penstock.model.brought import Brought, brought
@@ -25,6 +27,12 @@ NAMES = ["a", "b", "c"]
 X = np.random.default_rng(1).normal(size=(120, 3))
 Y = (X[:, 0] > 0).astype(int)
 PLAIN = LogisticRegression().fit(X, Y)
+STEPS = make_pipeline(StandardScaler(), xgboost.XGBClassifier(n_estimators=5, n_jobs=1)).fit(X, Y)
+LIGHTS = lightgbm.LGBMClassifier(n_estimators=5, n_jobs=1, verbose=-1).fit(X, Y)
+TRUSTED = [
+    "collections.OrderedDict", "lightgbm.basic.Booster", "lightgbm.sklearn.LGBMClassifier", "xgboost.core.Booster",
+    "xgboost.sklearn.XGBClassifier",
+]  # fmt: skip
 LIGHT: dict[str, Any] = {"objective": "binary", "verbose": -1, "num_threads": 1}
 
 
@@ -73,6 +81,15 @@ CASES: dict[str, Callable[[Path], tuple[Path, Any]]] = {
     "lightgbm": lambda at: (
         saved(at, "lightgbm", "model.lgb", light().save_model, model_class="lightgbm.basic.Booster"),
         light().predict(X),
+    ),
+    "lightgbm, class": lambda at: (
+        saved(at, "lightgbm", "model.skops", lambda file: skops.io.dump(LIGHTS, file), skops_trusted_types=TRUSTED,
+            model_class="lightgbm.sklearn.LGBMClassifier"),
+        LIGHTS.predict_proba(X)[:, 1],
+    ),
+    "sklearn, skops, with steps before XGBoost": lambda at: (
+        saved(at, "sklearn", "model.skops", lambda file: skops.io.dump(STEPS, file), skops_trusted_types=TRUSTED),
+        STEPS.predict_proba(X)[:, 1],
     ),
     "onnx": lambda at: (
         saved(at, "onnx", "model.onnx", lambda file: file.write_bytes(
