@@ -44,11 +44,10 @@ def make(fitted: Any, task: str, width: int) -> bytes | None:
 def trees(fitted: Any, task: str, width: int) -> Trees | None:
     """The trees of a model of `width` columns, alone or behind steps; None as above."""
     found = parted(fitted, width)
-    if found is None or (hasattr(found[1], "predict_proba") and task != "binary"):
+    if found is None or (hasattr(found.last, "predict_proba") and task != "binary"):
         return None
-    seen, last = found
-    grown = _read(last, len(seen))
-    return None if grown is None else folded(grown, seen)
+    grown = _read(found.last, len(found.seen))
+    return None if grown is None else folded(grown, found.seen)
 
 
 def _read(fitted: Any, width: int) -> Trees | None:

@@ -39,7 +39,7 @@ def make(fitted: Any, task: str, width: int) -> bytes | None:
     found = parted(fitted, width)
     if found is None:
         return None
-    seen, last = found
+    seen, last = found.seen, found.last
     logistic = task == "binary" and (
         is_sklearn(last, *PROBABLE) or (is_sklearn(last, "SGDClassifier") and last.loss == "log_loss")
     )
@@ -48,7 +48,7 @@ def make(fitted: Any, task: str, width: int) -> bytes | None:
     each, bias = np.ravel(last.coef_).astype(float), np.ravel(last.intercept_).astype(float)
     if each.shape != (len(seen),) or bias.shape != (1,):
         return None
-    weights, offsets, missing = np.zeros(width), np.zeros(width), np.zeros(width)
+    weights, offsets, missing = (np.zeros(found.width) for _ in range(3))
     for weight, column in zip(each.tolist(), seen, strict=True):
         line = column.line()
         if line is None:

@@ -26,13 +26,13 @@ def make(fitted: Any, task: str, width: int) -> bytes | None:
         if isinstance(fitted, Brought) and fitted.format == "onnx":
             return fitted.data if tame(fitted.data) else None
         found = boosted.trees(fitted, task, width)
-        return _converted(fitted, task, width) if found is None else drawn(found, width)
+        return _converted(fitted, task, width) if found is None else drawn(found)
     except ImportError:
         return None
 
 
-def drawn(trees: Trees, width: int) -> bytes:
-    """The graph of trees over rows of `width` columns."""
+def drawn(trees: Trees) -> bytes:
+    """The graph of trees."""
     from onnx import TensorProto, helper, numpy_helper
 
     kind = np.float32 if trees.precision == "single" else np.float64
@@ -70,7 +70,7 @@ def drawn(trees: Trees, width: int) -> bytes:
     if trees.link != "plain":
         steps.append(helper.make_node("Exp" if trees.link == "exp" else "Sigmoid", ["sum"], ["score"]))
     drawing = helper.make_graph(
-        steps, "penstock", [helper.make_tensor_value_info(INPUT, taken, [None, width])],
+        steps, "penstock", [helper.make_tensor_value_info(INPUT, taken, [None, None])],
         [helper.make_tensor_value_info(steps[-1].output[0], TensorProto.FLOAT, [None, 1])], numbers,
     )  # fmt: skip
     versions = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]

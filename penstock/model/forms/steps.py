@@ -1,12 +1,15 @@
-"""model: the steps of scikit-learn before a model that keep columns apart: filling in, scaling, choosing.
+"""model: the steps of scikit-learn before a model that keep columns apart: filling in, scaling, choosing, coding texts.
 
 A column that the model sees is then one column of the rows, moved by numbers that keep the order of its values. So a
-line takes the steps into its weights and trees take them into their limits: a form has nothing to do before it scores.
+line takes the steps into its weights and trees take them into their limits: a form has nothing to do before it scores,
+but for texts, which are looked up.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import msgspec
@@ -27,11 +30,13 @@ SCALERS: dict[str, tuple[tuple[np.ufunc, str], ...]] = {
 
 
 class Column(NamedTuple):
-    """What a model sees in a column: what the rows have in `source`, after `moves`; `missing` where that is missing."""
+    """What a model sees in a column: what the rows have in `source`, or the number that `coded` has for the text there,
+    after `moves`; `missing` where that is missing (a text, before texts are coded)."""
 
     source: int
     moves: tuple[Move, ...] = ()
-    missing: float = math.nan
+    missing: Any = math.nan
+    coded: Coded | None = None
 
     def line(self) -> tuple[float, float] | None:
         """Its slope and offset; None where the moves are no line."""
@@ -39,6 +44,75 @@ class Column(NamedTuple):
             return None
         factors = [one for one in self.moves if one[0] in (np.multiply, np.divide)]
         return float(moved(1.0, factors)), float(moved(0.0, self.moves))
+
+
+class Coded(msgspec.Struct, frozen=True):
+    """A column of texts as a column of numbers: `other` for those that it does not know; none of both, and no score,
+    for those that are not `known`, where that is told."""
+
+    source: int
+    numbers: list[tuple[str | None, float]]
+    other: float
+    known: list[str | None] | None = None
+
+
+class Texts(msgspec.Struct, frozen=True):
+    """How rows with texts become rows of numbers: `numbers` of their columns stay where they are, and what is `coded`
+    stands behind all `width`."""
+
+    width: int
+    numbers: list[int]
+    coded: list[Coded]
+
+    def spread(self) -> Callable[[Any], tuple[Any, Any]]:
+        """The function of rows that does so, and tells which of them have a text that is not to be scored."""
+        tables = [_table(list(same)) for _, same in groupby(self.coded, lambda one: one.source)]
+
+        def rows(x: Any) -> tuple[Any, Any]:
+            out, strange = np.zeros((len(x), self.width + len(self.coded))), np.zeros(len(x), np.bool_)
+            out[:, self.numbers] = x[:, self.numbers]
+            at = self.width
+            for table in tables:
+                codes = [table.codes.get(text, -1) for text in x[:, table.source].tolist()]
+                found = table.numbers[codes]
+                out[:, at : at + found.shape[1]] = found
+                at += found.shape[1]
+                if table.known is not None:
+                    strange |= ~table.known[codes]
+            return out, strange
+
+        return rows
+
+
+class _Table(NamedTuple):
+    """All that is coded of one column: a row of numbers a text, the last one for any other."""
+
+    source: int
+    codes: dict[str | None, int]
+    numbers: NDArray[np.float64]
+    known: NDArray[np.bool_] | None
+
+
+def _table(coded: list[Coded]) -> _Table:
+    known = coded[0].known
+    each = [dict(one.numbers) for one in coded]
+    texts = list(dict.fromkeys([*(known or []), *(text for numbers in each for text in numbers)]))
+    rows = [
+        [numbers.get(text, one.other) for numbers, one in zip(each, coded, strict=True)] for text in texts
+    ]
+    told = None if known is None else np.array([*(text in known for text in texts), False])
+    numbers = np.array([*rows, [one.other for one in coded]])
+    return _Table(coded[0].source, {text: i for i, text in enumerate(texts)}, numbers, told)
+
+
+class Parted(NamedTuple):
+    """What a model at the end of steps sees of rows of `width` columns of numbers, and that model. `texts`: how rows
+    become such, where there are texts among them."""
+
+    seen: list[Column]
+    last: Any
+    width: int
+    texts: Texts | None
 
 
 def moved(x: Any, moves: Any) -> Any:
@@ -54,9 +128,8 @@ def is_sklearn(fitted: Any, *names: str) -> bool:
     return kind.__name__ in names and kind.__module__.partition(".")[0] == "sklearn"
 
 
-def parted(fitted: Any, width: int) -> tuple[list[Column], Any] | None:
-    """What the model at the end of all steps sees of `width` columns, and that model; None where a step is not known
-    here."""
+def parted(fitted: Any, width: int) -> Parted | None:
+    """A model of `width` columns, alone or behind steps, in its parts; None where a step is not known here."""
     *before, last = [one for _, one in fitted.steps] if is_sklearn(fitted, "Pipeline") else [fitted]
     seen = [Column(i) for i in range(width)]
     try:
@@ -64,7 +137,13 @@ def parted(fitted: Any, width: int) -> tuple[list[Column], Any] | None:
             seen = _after(step, seen)
     except _Unknown:
         return None
-    return seen, last
+    coded = sorted((one.coded for one in seen if one.coded is not None), key=lambda one: one.source)
+    if not coded:
+        return Parted(seen, last, width, None)
+    places = {id(one): width + i for i, one in enumerate(coded)}
+    numbers = sorted({one.source for one in seen if one.coded is None})
+    seen = [one if one.coded is None else one._replace(source=places[id(one.coded)]) for one in seen]
+    return Parted(seen, last, width + len(coded), Texts(width, numbers, coded))
 
 
 class _Unknown(Exception):
@@ -87,6 +166,8 @@ def _after(step: Any, seen: list[Column]) -> list[Column]:
         return _filled(step, seen)
     if is_sklearn(step, *SCALERS):
         return _scaled(step, seen)
+    if is_sklearn(step, "OneHotEncoder", "OrdinalEncoder"):
+        return [new for i, one in enumerate(seen) for new in _encoded(step, i, one)]
     if type(step).__module__.startswith("sklearn.feature_selection."):
         return [seen[i] for i in step.get_support(indices=True)]
     raise _Unknown
@@ -94,17 +175,45 @@ def _after(step: Any, seen: list[Column]) -> list[Column]:
 
 def _filled(step: Any, seen: list[Column]) -> list[Column]:
     """Behind a SimpleImputer: the columns that had any value, then those that tell where one is missing."""
+    fills = step.statistics_.tolist()
+    if all(isinstance(one, str) for one in fills) and step.indicator_ is None and step.missing_values is None:
+        return [
+            one if isinstance(one.missing, str) else one._replace(missing=fill)
+            for one, fill in zip(seen, fills, strict=True)
+        ]
     if not isinstance(step.missing_values, float) or not math.isnan(step.missing_values):
         raise _Unknown
-    fills = [float(one) for one in step.statistics_]
+    if any(isinstance(one, str) for one in fills):
+        raise _Unknown
     filled = [
-        one._replace(missing=fill) if math.isnan(one.missing) else one
+        one._replace(missing=float(fill)) if math.isnan(one.missing) else one
         for one, fill in zip(seen, fills, strict=True) if not math.isnan(fill)
     ]  # fmt: skip
     told = [seen[i] for i in step.indicator_.features_] if step.indicator_ is not None else []
     return filled + [
-        Column(one.source, ((np.multiply, 0.0),), float(math.isnan(one.missing))) for one in told
+        one._replace(moves=((np.multiply, 0.0),), missing=float(math.isnan(one.missing))) for one in told
     ]
+
+
+def _encoded(step: Any, i: int, one: Column) -> list[Column]:
+    """Behind an encoder of texts: a column for each text, or one of their numbers."""
+    known = step.categories_[i].tolist()
+    rare = step.min_frequency is not None or step.max_categories is not None
+    if rare or one.moves or one.coded or not all(text is None or isinstance(text, str) for text in known):
+        raise _Unknown
+    each: list[tuple[dict[str | None, float], float]]
+    if is_sklearn(step, "OneHotEncoder"):
+        dropped = None if step.drop_idx_ is None else step.drop_idx_[i]
+        each = [({text: 1.0}, 0.0) for at, text in enumerate(known) if at != dropped]
+    else:
+        rest = math.nan if step.unknown_value is None else float(step.unknown_value)
+        each = [({text: float(at) for at, text in enumerate(known)}, rest)]
+    fill = one.missing if isinstance(one.missing, str) else None
+    for numbers, other in each:
+        numbers[None] = numbers.get(fill, other)
+    strict = None if step.handle_unknown != "error" else [*known, None] if fill in known else known
+    coded = [Coded(one.source, list(numbers.items()), other, strict) for numbers, other in each]
+    return [Column(one.source, coded=found) for found in coded]
 
 
 def _scaled(step: Any, seen: list[Column]) -> list[Column]:
@@ -119,7 +228,7 @@ def _scaled(step: Any, seen: list[Column]) -> list[Column]:
         low, high = step.feature_range
         each = [[*moves, (np.maximum, low), (np.minimum, high)] for moves in each]
     return [
-        Column(one.source, (*one.moves, *moves), float(moved(one.missing, moves)))
+        one._replace(moves=(*one.moves, *moves), missing=float(moved(one.missing, moves)))
         for one, moves in zip(seen, each, strict=True)
     ]
 

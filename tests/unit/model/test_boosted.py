@@ -125,7 +125,7 @@ def test_the_limits_themselves_fall_on_the_same_side(name: str, picks: list[list
         fitted = trained(BINARY[name], "binary")
         trees = boosted.trees(fitted.fitted, "binary", WIDTH)
         assert trees is not None
-        _CACHED[name] = fitted, trees, forms.KINDS["onnx"].load(onnx.drawn(trees, WIDTH))
+        _CACHED[name] = fitted, trees, forms.KINDS["onnx"].load(onnx.drawn(trees))
     fitted, trees, drawn = _CACHED[name]
     arrays = trees.arrays()
     inner = arrays.limit[arrays.left != np.arange(len(arrays.left))]

@@ -29,6 +29,8 @@ from sklearn.preprocessing import (
     FunctionTransformer,
     MaxAbsScaler,
     MinMaxScaler,
+    OneHotEncoder,
+    OrdinalEncoder,
     PolynomialFeatures,
     RobustScaler,
     StandardScaler,
@@ -38,7 +40,7 @@ from penstock.model import forms
 from penstock.model.fit import BOUND, answers, formed
 from penstock.model.forms import boosted
 from penstock.model.forms.steps import parted
-from penstock.model.pack import Model, score
+from penstock.model.pack import Model, dump, load, matrix, score
 from tests.unit.model.rows import WIDTH, sampled, trained
 
 X: dict[str, Any] = {"n_estimators": 30, "nthread": 1}
@@ -159,3 +161,69 @@ def test_a_tree_that_splits_by_missing_values_alone_holds_nobody() -> None:
     assert any(np.isinf(one.tree_.threshold).any() for one in forest.estimators_)
     fitted = VotingClassifier([("forest", forest)], voting="soft").fit(x, y)
     assert list(forms.make(fitted, "binary", WIDTH)) == []
+
+
+KINDS = ["number", "category", "number", "category"]
+HOT: dict[str, Any] = {"sparse_output": False}
+NUMBERS = (make_pipeline(SimpleImputer(), StandardScaler()), [0, 2])
+ENCODED: dict[str, Callable[[], Any]] = {
+    "one each": lambda: columns((OneHotEncoder(handle_unknown="ignore", **HOT), [1, 3]), NUMBERS),
+    "one each but the first": lambda: columns(NUMBERS, (OneHotEncoder(drop="first", **HOT), [3, 1])),
+    "filled in": lambda: columns(NUMBERS, (make_pipeline(
+        SimpleImputer(strategy="constant", fill_value="gone", missing_values=None),
+        OneHotEncoder(handle_unknown="ignore", **HOT),
+    ), [1, 3])),
+    "filled in with the usual": lambda: columns(NUMBERS, (make_pipeline(
+        SimpleImputer(strategy="most_frequent", missing_values=None), OneHotEncoder(**HOT)
+    ), [1]), (OrdinalEncoder(), [3])),
+    "numbered": lambda: make_pipeline(columns((make_pipeline(
+        OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=math.nan), SimpleImputer()
+    ), [1, 3]), remainder=NUMBERS[0]), StandardScaler()),
+    "a text left out": lambda: columns((OneHotEncoder(handle_unknown="ignore", **HOT), [1]), (SimpleImputer(), [2])),
+}  # fmt: skip
+
+
+def told(n: int, seed: int, texts: str = "xyz") -> list[list[Any]]:
+    """Rows of numbers and texts, a tenth of them missing."""
+    chance = np.random.default_rng(seed)
+    rows = zip(
+        chance.normal(size=n), chance.choice(list(texts), n), chance.normal(size=n) * 100,
+        chance.choice(list("abcdefgh"), n), strict=True,
+    )  # fmt: skip
+    return [
+        [None if chance.random() < 0.1 else str(one) if isinstance(one, str) else float(one) for one in row]
+        for row in rows
+    ]
+
+
+@pytest.mark.parametrize("last", ["linear", "boosting", "xgboost"])
+@pytest.mark.parametrize("encoder", ENCODED)
+def test_texts_are_looked_up(encoder: str, last: str) -> None:
+    """Those that were met, those that were not, and missing ones: a score where the model has one, and else none."""
+    rows = told(500, 1)
+    y = [
+        (row[1] == "x") + (row[0] or 0) + (row[2] or 0) / 100 + (row[3] in ("a", "b", None)) > 0.8
+        for row in rows
+    ]
+    fitted = make_pipeline(ENCODED[encoder](), LAST[last][0]()).fit(matrix(rows, KINDS), np.array(y))
+    one = Model("f" * 64, "binary", KINDS, fitted, None)
+    found = formed(one, told(200, 2))
+    assert found is not None and found.kind == ("linear" if last == "linear" else "onnx")
+    fresh = told(80, 3, "xyzq")
+    said, quick = answers(one, fresh), answers(load(dump(one), None, found.data), fresh)
+    strict = encoder in ("one each but the first", "filled in with the usual")
+    assert said.count(None) == (sum(row[1] == "q" for row in fresh) if strict else 0)
+    assert all(a == b or abs(a - b) <= BOUND for a, b in zip(said, quick, strict=True))  # type: ignore[operator]
+    assert [answers(found.model, [row])[0] for row in fresh[:40]] == quick[:40]
+
+
+def test_texts_that_are_not_read() -> None:
+    """Rare ones that count as one, numbers that are encoded like texts, and a model that takes texts as they are."""
+    rows = told(300, 1)
+    x, y = matrix(rows, KINDS), np.arange(300) % 2
+    for step in (OneHotEncoder(min_frequency=5, **HOT), OneHotEncoder(max_categories=3, **HOT)):
+        assert parted(make_pipeline(columns((step, [1, 3])), Ridge(solver="svd")).fit(x, y), 4) is None
+    whole = np.arange(300).reshape(-1, 1) % 7 * 1.0
+    assert parted(make_pipeline(OneHotEncoder(**HOT), Ridge(solver="svd")).fit(whole, y), 1) is None
+    taking = type("Own", (), {"predict": lambda self, x: [float(row[1] == "x") for row in x]})()
+    assert formed(Model("f" * 64, "number", KINDS, taking, None), rows) is None
