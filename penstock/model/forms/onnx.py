@@ -1,6 +1,6 @@
 """model: the ONNX form: trees and pipelines, scored by onnxruntime on one thread.
 
-Source: ONNX and its operators for machine learning. Boosted trees are drawn here, node by node, in the precision of
+Source: ONNX and its operators for machine learning. Trees are drawn here, node by node, in the precision of
 their library; what else is of scikit-learn is converted by skl2onnx, in double precision where its operators have it,
 in single precision else. A graph that `fit` returned is its own form, where nothing in it can go on for ever.
 """

@@ -94,7 +94,7 @@ class _Table(NamedTuple):
 
 
 def _table(coded: list[Coded]) -> _Table:
-    known = coded[0].known
+    known = next((one.known for one in coded if one.known is not None), None)
     each = [dict(one.numbers) for one in coded]
     texts = list(dict.fromkeys([*(known or []), *(text for numbers in each for text in numbers)]))
     rows = [
