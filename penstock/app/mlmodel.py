@@ -48,7 +48,7 @@ def read(folder: Path, names: Sequence[str]) -> Any:
     if name == "onnx":
         return file.read_bytes()
     if file.suffix == ".skops":
-        return _unskopsed(file, flavor.get("skops_trusted_types") or [])
+        return _by_number(_unskopsed(file, flavor.get("skops_trusted_types") or []))
     kind = str(flavor.get("model_class") or "").rpartition(".")[2]
     if name == "xgboost" and kind.isidentifier():
         found = getattr(_imported("xgboost"), kind)()
@@ -58,7 +58,21 @@ def read(folder: Path, names: Sequence[str]) -> Any:
         return _imported("lightgbm").Booster(model_file=file)
     if file.suffix != ".pkl":
         raise _refused(f"Its {name} model is of a kind that is not read.", "Load it in `fit`.")
-    return pickle.loads(file.read_bytes())
+    return _by_number(pickle.loads(file.read_bytes()))
+
+
+def _by_number(found: Any) -> Any:
+    """A model that was fitted to a data frame, as if to a matrix: a ColumnTransformer takes its columns by number."""
+    at = getattr(found, "_transformer_to_input_indices", None)
+    if at is not None:
+        for name in ("transformers", "transformers_"):
+            setattr(found, name, [(one, step, at[one]) for one, step, _ in getattr(found, name)])
+        found._columns = [at[one] for one, _, _ in found.transformers]
+    for _, step, *_ in getattr(found, "steps", getattr(found, "transformers_", ())):
+        _by_number(step)
+    if "feature_names_in_" in getattr(found, "__dict__", ()):
+        del found.feature_names_in_
+    return found
 
 
 def _about(folder: Path) -> Mapping[str, Any]:

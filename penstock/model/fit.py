@@ -13,6 +13,7 @@ from penstock.dataset.rows import Row
 from penstock.feature import FeatureSet
 from penstock.model import forms
 from penstock.model.brought import brought
+from penstock.model.forms.steps import is_sklearn
 from penstock.model.outside import Outside, named
 from penstock.model.pack import Matrix, Model, Predict, Task, kinds_of, matrix, score, where
 from penstock.record.decisions import Evaluation
@@ -149,8 +150,10 @@ def formed(model: Model, values: Sequence[Sequence[Any]]) -> Formed | None:
     """The quickest form that answers as the model does on all rows, up to BOUND, and on some of them with values
     taken out; None where none does."""
     values = values[:TRIED]
-    if not values or model.predict is not None or where(model) or "category" in model.kinds:
+    if not values or model.predict is not None or where(model):
         return None
+    if "category" in model.kinds and not is_sklearn(model.fitted, "Pipeline"):
+        return None  # whoever takes texts as they are
     said = answers(model, values)
     known = [row for row, one in zip(values, said, strict=True) if one is not None]
     holes = _holed(known[:HOLED])

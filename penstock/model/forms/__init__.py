@@ -8,26 +8,29 @@ only: nothing of it is unpickled, and nothing of it can hang.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from penstock.model.forms import boosted, linear, onnx, trees
+from penstock.model.forms.steps import Texts, parted
 from penstock.record.codec import pack, unpack
 from penstock.record.errors import Broken
 
 Scores = Callable[[Any], Any]
-"""Rows (n, columns) of float64 to n numbers."""
+"""Rows (n, columns), of float64, or of objects where there are texts among them, to n numbers."""
 
 
 class Form(msgspec.Struct, frozen=True):
-    """The content of a form's blob. There is no score where a column that it `needs` is missing."""
+    """The content of a form's blob. There is no score where a column that it `needs` is missing. `texts`: how rows
+    become those of numbers that it takes."""
 
     kind: str
     data: bytes
     needs: list[int] = []
+    texts: Texts | None = None
 
 
 class Kind(NamedTuple):
@@ -45,10 +48,14 @@ KINDS = {
 """The quickest first, as `make bench-forms` shows."""
 
 
-def make(fitted: Any, task: str, width: int) -> Sequence[bytes]:
-    """Every form that a fitted model of `width` columns has here, the quickest first."""
-    found = ((name, kind.make(fitted, task, width)) for name, kind in KINDS.items())
-    return [pack(Form(name, data)) for name, data in found if data is not None]
+def make(fitted: Any, task: str, width: int) -> Iterator[bytes]:
+    """Every form that a fitted model of `width` columns has here, the quickest first, each made when it is asked
+    for."""
+    found = parted(fitted, width)
+    for name, kind in KINDS.items():
+        data = kind.make(fitted, task, width)
+        if data is not None:
+            yield pack(Form(name, data, texts=found and found.texts))
 
 
 def kind_of(data: bytes) -> str:
@@ -67,7 +74,19 @@ def load(data: bytes) -> Scores:
     if form.kind not in KINDS:
         raise Broken("This form is of no known kind.", code="form", hint="Was it written by a newer release?")
     scores = KINDS[form.kind].load(form.data)
-    return _without(scores, form.needs) if form.needs else scores
+    scores = _without(scores, form.needs) if form.needs else scores
+    return _spread(scores, form.texts) if form.texts else scores
+
+
+def _spread(scores: Scores, texts: Texts) -> Scores:
+    """A function of rows with texts, which says nothing (NaN) of those that are strange to its model."""
+    spread = texts.spread()
+
+    def some(x: Any) -> Any:
+        rows, strange = spread(x)
+        return np.where(strange, math.nan, scores(rows)) if strange.any() else scores(rows)
+
+    return some
 
 
 def _without(scores: Scores, needs: Sequence[int]) -> Scores:

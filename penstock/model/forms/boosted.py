@@ -12,16 +12,17 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from penstock.model.brought import Brought, lightgbm_opened, xgboost_opened
-from penstock.model.forms.linear import is_sklearn
+from penstock.model.brought import Brought, brought, lightgbm_opened, xgboost_opened
+from penstock.model.forms.steps import folded, is_sklearn, parted
 from penstock.model.forms.trees import Grown, Link, Trees, joined
 from penstock.record.codec import pack
 
 FOREST = ("RandomForestClassifier", "RandomForestRegressor", "ExtraTreesClassifier", "ExtraTreesRegressor")
 TREE = ("DecisionTreeClassifier", "DecisionTreeRegressor", "ExtraTreeClassifier", "ExtraTreeRegressor")
+BOOSTING = ("GradientBoostingClassifier", "GradientBoostingRegressor")
 HIST = ("HistGradientBoostingClassifier", "HistGradientBoostingRegressor")
 LINKS: dict[str, Link] = {"HalfBinomialLoss": "logistic", "HalfPoissonLoss": "exp", "HalfGammaLoss": "exp"}
-LINKS |= dict.fromkeys(("HalfSquaredError", "AbsoluteError", "PinballLoss"), "plain")
+LINKS |= dict.fromkeys(("HalfSquaredError", "AbsoluteError", "PinballLoss", "HuberLoss"), "plain")
 
 XGBOOST: dict[str, Link] = {"binary:logistic": "logistic", "reg:logistic": "logistic"}
 XGBOOST |= dict.fromkeys(("count:poisson", "reg:gamma", "reg:tweedie"), "exp")
@@ -36,36 +37,59 @@ LIGHTGBM |= dict.fromkeys(("regression", "regression_l1", "huber", "fair", "quan
 
 def make(fitted: Any, task: str, width: int) -> bytes | None:
     """The trees form of a model; None where it is of no library that is read here, or says that it is more."""
-    found = trees(fitted, task)
+    found = trees(fitted, task, width)
     return None if found is None else pack(found)
 
 
-def trees(fitted: Any, task: str) -> Trees | None:
-    """The trees of a model; None as above."""
-    if isinstance(fitted, Brought):
-        if fitted.format == "xgboost":
-            return xgboost(bytes(xgboost_opened(fitted.data).save_raw("json")))
-        return lightgbm(lightgbm_opened(fitted.data).dump_model()) if fitted.format == "lightgbm" else None
-    if hasattr(fitted, "predict_proba") and task != "binary":
+def trees(fitted: Any, task: str, width: int) -> Trees | None:
+    """The trees of a model of `width` columns, alone or behind steps; None as above."""
+    found = parted(fitted, width)
+    if found is None or (hasattr(found.last, "predict_proba") and task != "binary"):
         return None
+    grown = _read(found.last, len(found.seen))
+    return None if grown is None else folded(grown, found.seen)
+
+
+def _read(fitted: Any, width: int) -> Trees | None:
     if is_sklearn(fitted, *HIST):
         return hist(fitted)
-    return forest(fitted) if is_sklearn(fitted, *FOREST, *TREE) else None
+    if is_sklearn(fitted, *BOOSTING):
+        return boosting(fitted, width)
+    if is_sklearn(fitted, *FOREST, *TREE):
+        return forest(fitted)
+    found = fitted if isinstance(fitted, Brought) else brought(fitted, width)
+    if found is None or found.format == "onnx":
+        return None
+    if found.format == "xgboost":
+        return xgboost(bytes(xgboost_opened(found.data).save_raw("json")))
+    return lightgbm(lightgbm_opened(found.data).dump_model())
 
 
 def forest(fitted: Any) -> Trees | None:
     """Of a tree, or of the mean of many: a probability of the second of two classes, or a number."""
     if fitted.n_outputs_ != 1 or len(getattr(fitted, "classes_", "01")) != 2:
         return None
-    each = getattr(fitted, "estimators_", [fitted])
-    grown = []
-    for tree in (one.tree_ for one in each):
-        strays = tree.__getstate__()["nodes"]["missing_go_to_left"]
-        value = tree.value[:, 0, -1] / len(each)
-        grown.append(
-            Grown(tree.feature, tree.threshold, strays, tree.children_left, tree.children_right, value)
-        )
+    each = [one.tree_ for one in getattr(fitted, "estimators_", [fitted])]
+    grown = [_grown(tree, tree.value[:, 0, -1] / len(each)) for tree in each]
     return joined(grown, 0.0, "plain", precision="rounded")
+
+
+def boosting(fitted: Any, width: int) -> Trees | None:
+    """Of a GradientBoostingClassifier of two classes or a GradientBoostingRegressor, begun at one number."""
+    link = LINKS.get(type(fitted._loss).__name__)
+    begins = fitted.init_ == "zero" or is_sklearn(fitted.init_, "DummyClassifier", "DummyRegressor")
+    if link is None or not begins or fitted.estimators_.shape[1] != 1:
+        return None
+    base = float(np.ravel(fitted._raw_predict_init(np.zeros((1, width))))[0])
+    each = [one.tree_ for (one,) in fitted.estimators_]
+    grown = [_grown(tree, tree.value[:, 0, 0] * fitted.learning_rate) for tree in each]
+    return joined(grown, base, link, precision="rounded")
+
+
+def _grown(tree: Any, value: Any) -> Grown:
+    """A tree of scikit-learn, with what its leaves say."""
+    strays = tree.__getstate__()["nodes"]["missing_go_to_left"]
+    return Grown(tree.feature, tree.threshold, strays, tree.children_left, tree.children_right, value)
 
 
 NOTHING = float(np.float32(1e-35))

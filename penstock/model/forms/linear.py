@@ -1,4 +1,4 @@
-"""model: the linear form: one weight a column. Scaling and filling in are worked into it."""
+"""model: the linear form: one weight a column. Steps before it are worked into it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from penstock.model.forms.steps import is_sklearn, parted
 from penstock.record.codec import pack, unpack
 
 PROBABLE = {"LogisticRegression", "LogisticRegressionCV"}
@@ -34,39 +35,33 @@ class Linear(msgspec.Struct, frozen=True):
 
 
 def make(fitted: Any, task: str, width: int) -> bytes | None:
-    """The linear form of a model of scikit-learn, alone or behind steps that fill in and scale."""
-    steps = [one for _, one in fitted.steps] if is_sklearn(fitted, "Pipeline") else [fitted]
-    *before, last = steps
+    """The linear form of a model of scikit-learn, alone or behind steps."""
+    found = parted(fitted, width)
+    if found is None:
+        return None
+    seen, last = found.seen, found.last
     logistic = task == "binary" and (
         is_sklearn(last, *PROBABLE) or (is_sklearn(last, "SGDClassifier") and last.loss == "log_loss")
     )
     if not logistic and not (is_sklearn(last, *PLAIN) and not hasattr(last, "predict_proba")):
         return None
-    weights, bias = np.ravel(last.coef_).astype(float), np.ravel(last.intercept_).astype(float)
-    if weights.shape != (width,) or bias.shape != (1,):
+    each, bias = np.ravel(last.coef_).astype(float), np.ravel(last.intercept_).astype(float)
+    if each.shape != (len(seen),) or bias.shape != (1,):
         return None
-    offset, fill = float(bias[0]), np.full(width, math.nan)
-    for step in reversed(before):
-        if is_sklearn(step, "SimpleImputer") and step.statistics_.dtype == float and step.indicator_ is None:
-            fill = step.statistics_
-            if step is not before[0] or not math.isnan(step.missing_values):
-                return None
-        elif is_sklearn(step, "StandardScaler"):
-            weights = weights / step.scale_ if step.with_std else weights
-            offset -= float((weights * step.mean_).sum()) if step.with_mean else 0.0
-        elif is_sklearn(step, "MinMaxScaler") and not step.clip:
-            offset += float((weights * step.min_).sum())
-            weights = weights * step.scale_
-        else:
+    weights, offsets, missing = (np.zeros(found.width) for _ in range(3))
+    for weight, column in zip(each.tolist(), seen, strict=True):
+        line = column.line()
+        if line is None:
             return None
-    filled = [None if math.isnan(one) else float(one) for one in fill]
-    return pack(Linear(weights.tolist(), offset, filled, logistic))
-
-
-def is_sklearn(fitted: Any, *names: str) -> bool:
-    """Whether a model is of such a class of scikit-learn: nothing is imported to find out."""
-    kind = type(fitted)
-    return kind.__name__ in names and kind.__module__.partition(".")[0] == "sklearn"
+        weights[column.source] += weight * line[0]
+        offsets[column.source] += weight * line[1]
+        missing[column.source] += weight * column.missing
+    odd = (weights == 0.0) & (missing != offsets)
+    if (odd & ~np.isnan(missing)).any():  # no value stands for a missing one where all count the same
+        return None
+    fill = np.where(odd, math.nan, (missing - offsets) / np.where(weights == 0.0, 1.0, weights))
+    filled = [None if math.isnan(one) else one for one in fill.tolist()]
+    return pack(Linear(weights.tolist(), float(bias[0] + offsets.sum()), filled, logistic))
 
 
 def load(data: bytes) -> Any:

@@ -16,7 +16,7 @@ from penstock.record.codec import unpack
 
 Array = NDArray[Any]
 Link = Literal["plain", "logistic", "exp"]
-Precision = Literal["single", "rounded", "double"]
+Precision = Literal["single", "rounded", "summed", "double"]
 
 
 class Grown(NamedTuple):
@@ -36,7 +36,8 @@ class Trees(msgspec.Struct, frozen=True):
 
     All trees lie end to end, as little-endian arrays: int32 `roots` (trees), `column`, `left`, `right` (nodes; a
     leaf leads to itself); float64 `limit`, `value`; `strays` a byte a node. `depth`: steps from a root to its
-    furthest leaf. `precision`: "single" rounds rows, and sums in it; "rounded" rounds rows only.
+    furthest leaf. `precision`: what is in single precision: rows and sums ("single"), rows only ("rounded"), sums
+    only ("summed"), or nothing ("double").
     """
 
     roots: bytes
@@ -109,8 +110,8 @@ def load(data: bytes) -> Any:
     form = unpack(data, Trees)
     trees = form.arrays()
     sides = np.stack([trees.right, trees.left], axis=1).ravel()
-    kind = np.float64 if form.precision == "double" else np.float32
-    value = trees.value.astype(np.float32 if form.precision == "single" else np.float64)
+    kind = np.float32 if form.precision in ("single", "rounded") else np.float64
+    value = trees.value.astype(np.float32 if form.precision in ("single", "summed") else np.float64)
 
     def scores(x: Any) -> Any:
         flat, starts = x.astype(kind).ravel(), np.arange(len(x))[:, None] * x.shape[1]

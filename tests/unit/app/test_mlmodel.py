@@ -10,21 +10,33 @@ from typing import Any
 
 import lightgbm
 import numpy as np
+import polars as pl
 import pytest
 import skops.io
 import xgboost
 import yaml
 from skl2onnx import to_onnx
+from sklearn.compose import make_column_transformer
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from penstock.app.mlmodel import read, reading
 from penstock.model.brought import Brought, brought
+from penstock.model.fit import formed
+from penstock.model.pack import Model, score
 from penstock.record.errors import Refused
 
 NAMES = ["a", "b", "c"]
 X = np.random.default_rng(1).normal(size=(120, 3))
 Y = (X[:, 0] > 0).astype(int)
 PLAIN = LogisticRegression().fit(X, Y)
+STEPS = make_pipeline(StandardScaler(), xgboost.XGBClassifier(n_estimators=5, n_jobs=1)).fit(X, Y)
+LIGHTS = lightgbm.LGBMClassifier(n_estimators=5, n_jobs=1, verbose=-1).fit(X, Y)
+TRUSTED = [
+    "collections.OrderedDict", "lightgbm.basic.Booster", "lightgbm.sklearn.LGBMClassifier", "xgboost.core.Booster",
+    "xgboost.sklearn.XGBClassifier",
+]  # fmt: skip
 LIGHT: dict[str, Any] = {"objective": "binary", "verbose": -1, "num_threads": 1}
 
 
@@ -74,6 +86,15 @@ CASES: dict[str, Callable[[Path], tuple[Path, Any]]] = {
         saved(at, "lightgbm", "model.lgb", light().save_model, model_class="lightgbm.basic.Booster"),
         light().predict(X),
     ),
+    "lightgbm, class": lambda at: (
+        saved(at, "lightgbm", "model.skops", lambda file: skops.io.dump(LIGHTS, file), skops_trusted_types=TRUSTED,
+            model_class="lightgbm.sklearn.LGBMClassifier"),
+        LIGHTS.predict_proba(X)[:, 1],
+    ),
+    "sklearn, skops, with steps before XGBoost": lambda at: (
+        saved(at, "sklearn", "model.skops", lambda file: skops.io.dump(STEPS, file), skops_trusted_types=TRUSTED),
+        STEPS.predict_proba(X)[:, 1],
+    ),
     "onnx": lambda at: (
         saved(at, "onnx", "model.onnx", lambda file: file.write_bytes(
             to_onnx(PLAIN, X[:1].astype(np.float32)).SerializeToString()
@@ -96,6 +117,31 @@ def test_it_scores_as_what_was_saved(case: str, tmp_path: Path) -> None:
         one = brought(found, 3)
         again = one.predict(X) if isinstance(one, Brought) else found.predict_proba(X)
         assert np.abs(np.reshape(again, (len(X), -1))[:, -1] - said).max() < 1e-6
+
+
+@pytest.mark.parametrize("saves", [pickle.dumps, skops.io.dumps])
+def test_what_was_fitted_to_a_data_frame_takes_a_matrix(
+    saves: Callable[[Any], bytes], tmp_path: Path
+) -> None:
+    """Columns that it named are taken by number, texts among them; it has a form, and nothing warns."""
+    table = pl.DataFrame({"a": X[:, 0], "b": np.where(X[:, 1] > 0, "x", "y"), "c": X[:, 2]})
+    fitted = make_pipeline(
+        make_column_transformer(
+            (OneHotEncoder(handle_unknown="ignore"), ["b"]),
+            (make_pipeline(StandardScaler()), ["c"]),
+            remainder="passthrough",
+        ),
+        LogisticRegression(),
+    ).fit(table, Y)
+    said = fitted.predict_proba(table)[:, 1]
+    suffix = "pkl" if saves is pickle.dumps else "skops"
+    folder = saved(tmp_path / "m", "sklearn", f"model.{suffix}", lambda file: file.write_bytes(saves(fitted)))
+    one = Model("f" * 64, "binary", ["number", "category", "number"], read(folder, NAMES), None)
+    rows = [list(row) for row in table.rows()]
+    found = formed(one, rows)
+    assert found is not None and found.kind == "linear"
+    for model in (one, found.model):
+        assert score(model, rows) == pytest.approx(said.tolist(), abs=1e-12)
 
 
 def test_what_is_no_path_is_left_alone() -> None:

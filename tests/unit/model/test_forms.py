@@ -87,7 +87,7 @@ def test_a_form_answers_as_its_model(name: str) -> None:
 @settings(deadline=None, max_examples=50)
 def test_what_stands_beside_a_row_does_not_matter(some: list[list[float]], size: int) -> None:
     """Any batches of any rows give the same bits."""
-    data = forms.make(model("scaled").fitted, "binary", WIDTH)[0]
+    data = next(forms.make(model("scaled").fitted, "binary", WIDTH))
     score = forms.load(data)
     whole = score(np.array(some))
     parts = np.concatenate([score(np.array(some[i : i + size])) for i in range(0, len(some), size)])
@@ -128,7 +128,7 @@ def test_what_has_no_form() -> None:
     assert formed(msgspec.structs.replace(one, predict=lambda fitted, x: x[:, 0]), rows(9)) is None
     assert formed(msgspec.structs.replace(one, kinds=["category"] * WIDTH), rows(9)) is None
     assert formed(msgspec.structs.replace(one, fitted=object()), rows(9)) is None
-    assert forms.make(LogisticRegression(max_iter=5000).fit(X, np.arange(400) % 3), "number", WIDTH) == []
+    assert not list(forms.make(LogisticRegression(max_iter=5000).fit(X, np.arange(400) % 3), "number", WIDTH))
 
 
 def test_a_linear_form_needs_no_library(tmp_path: Path) -> None:
