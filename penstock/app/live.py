@@ -21,6 +21,7 @@ from penstock.app.pressure import PRESSED
 from penstock.app.sizes import Sizes
 from penstock.app.system import System, clock_draft, one_thread, served
 from penstock.app.waiting import CROWDED, MOST_WAITING, Answers, crowded
+from penstock.feature import Answer, asked, requests
 from penstock.log import Appended
 from penstock.record.codec import moment, pack, unpack
 from penstock.record.decisions import DEAD, DeadLetter, Prediction, Vector, predictions, vectors
@@ -157,7 +158,7 @@ class Live:
 
     def requests(self, model: str, rows: Sequence[Mapping[str, Any]]) -> list[Draft]:
         """The records of requests; raises Refused where a row does not fit."""
-        source = self.system.file.source(self.system.file.plan(model).pipeline.request.topic)
+        source = self.system.file.source(asked(self.system.file.plan(model).pipeline.request).topic)
         made: dict[str, Any] = {source.time: moment(self.now_ms())} if source.time else {}
         id = self._new_id()
         filled = ({**made, source.id: f"{id}{i}", **row} for i, row in enumerate(rows))
@@ -188,12 +189,12 @@ class Live:
         requests' ids, without those that were asked before. None where that cannot be: for a model that may take
         its time, or on a log that others write to from other machines. Raises Unavailable as `ask` does."""
         self._champion(model)
-        with self.admit(len(drafts), [f"predict.{model}"]):
+        stages = [f"predict.{name}" for name in self.system.order[model]]
+        with self.admit(len(drafts) * len(stages), stages):
             outputs = self.system.answer(model, drafts)
         if outputs is None:
             return None
-        self._hurried_s[f"predict.{model}"] = time.monotonic()
-        self._tell(outputs)
+        self._hurried_s |= dict.fromkeys(stages, time.monotonic())
         topic = predictions(model)
         said = (unpack(one.value, Spoken) for one in outputs if one.topic == topic)
         return {one.request: one for one in said if one.served}
@@ -202,10 +203,11 @@ class Live:
         """What a request is refused with that would not be answered within its time; None where it would."""
         return crowded() if self.answers.oldest_s(model) > CROWDED * timeout_s else None
 
-    def _champion(self, model: str) -> None:
+    def _champion(self, model: str, child: str = "") -> None:
         if self.system.champion(model) is None:
+            whose = f", whose answer {child} is given," if child not in ("", model) else ""
             raise Unavailable(
-                f"{model} has no champion yet; requests are answered after the first release.",
+                f"{model}{whose} has no champion yet; requests are answered after the first release.",
                 code="no_champion",
             )
 
@@ -223,11 +225,28 @@ class Live:
         log's table of ids."""
         return f"{self.now_ms():012x}-{self._mark}-{next(self._numbers):x}-"
 
-    async def _asked(self, model: str, drafts: list[Draft], timeout_s: float) -> list[Prediction]:
-        self._champion(model)
+    async def _asked(self, model: str, drafts: Sequence[Draft], timeout_s: float) -> list[Prediction]:
+        """Ask a model, and before it each of those whose answers it is given."""
+        system, until_s = self.system, time.monotonic() + timeout_s
+        direct = all(one.topic == vectors(model) for one in drafts)
+        names = [model] if direct else system.order[model]
+        for name in names:
+            self._champion(name, model)
+            self.answers.room(name, len(drafts), timeout_s)
         if len({draft.id for draft in drafts}) < len(drafts):
             raise Refused("Two rows of the request have one id.", code="duplicate")
-        self.answers.room(model, len(drafts), timeout_s)
+        said: dict[str, dict[str, Answer]] = {}
+        for name in names[:-1]:
+            mine = requests(system.file.plan(name).pipeline.request, drafts, said)
+            found = await self._answered(name, mine, until_s - time.monotonic())
+            said[name] = {one.request: Answer.of(one) for one in found}
+            if name == names[0]:
+                drafts = await asyncio.to_thread(system.lying, drafts, range(len(drafts)))
+        if said:
+            drafts = requests(system.file.plan(model).pipeline.request, drafts, said)
+        return await self._answered(model, drafts, until_s - time.monotonic())
+
+    async def _answered(self, model: str, drafts: Sequence[Draft], timeout_s: float) -> list[Prediction]:
         futures = [self.answers.expect(model, draft.id) for draft in drafts]
         try:
             done = await asyncio.to_thread(self._append, model, self.system.owned(model, drafts))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,17 @@ import threadpoolctl
 from penstock.app.consistency import KIND, begin_again, checked, checking, long_ago, passed_by, refill
 from penstock.app.lookup import Lookup
 from penstock.app.models import Models, Slow
-from penstock.app.pipeline import File, Plan, in_transit, load_text
+from penstock.app.pipeline import File, Plan, load_text, within
 from penstock.app.train import Order
 from penstock.dataset.outcome import outcome_stage
-from penstock.feature import derive_stage
+from penstock.feature import Answer, Derived, Scored, derive_stage, join_stage, requests
 from penstock.gate.stage import gate_stage
-from penstock.log import Blob, Checkpoint, Commit, Joint, Log
+from penstock.log import Appended, Blob, Checkpoint, Commit, Joint, Log
 from penstock.log.crash import Point, point
 from penstock.model.schedule import train_stage
 from penstock.monitor.stage import monitor_stage
 from penstock.predict.stage import SHARE, Means, predict_stage
+from penstock.record.codec import unpack
 from penstock.record.decisions import (
     DECISIONS,
     DEPLOYMENTS,
@@ -49,9 +50,10 @@ from penstock.record.decisions import (
     draft,
     predictions,
     read,
+    vectors,
 )
 from penstock.record.errors import NotFound, PenstockError, Refused, Unavailable
-from penstock.record.event import unknown
+from penstock.record.event import Source, unknown
 from penstock.record.record import NO_HEADERS, Draft, Position, Record, output_id
 from penstock.release.registry import registry
 from penstock.release.route import Ref
@@ -147,9 +149,13 @@ class Parts:
         }
         rest = [msgspec.structs.replace(one, sync=sync) for one in folds(self.file, self.blobs)]
         used = [one for sets in self.sets.values() for f in sets.values() for one in f.sources.values()]
-        older = [one for topic, one in in_transit(used).items() if topic not in self.file.derived]
+        made = within(used) | self.file.scored
+        older = [
+            one for one in made.values() if isinstance(one, Derived) and one.topic not in self.file.derived
+        ]
+        joins = [join_stage(one, self.log.find) for one in made.values() if isinstance(one, Scored)]
         again = [checking(self.log, plan, self.sets[plan.name]) for plan in checked(self.file)]
-        return answering | {one.name: [one] for one in [*map(derive_stage, older), *rest, *again]}
+        return answering | {one.name: [one] for one in [*joins, *map(derive_stage, older), *rest, *again]}
 
 
 class Serving(msgspec.Struct, frozen=True):
@@ -194,6 +200,7 @@ class System:
                     (self.predicting if answers else self.folding).append(own(kept, log))
         self.turns = {one.stage.name: threading.Lock() for one in self.predicting}
         self.joint = isinstance(log, Joint) and log.alone
+        self.order = {name: file.order(name) for name in file.plans}
         self.open = View(OPEN, log)
         self._lookups: dict[str, Lookup] = {}
         works = [name for name in file.plans if serving.mine(f"train.{name}")]
@@ -243,18 +250,65 @@ class System:
             return running.advance()
 
     def answer(self, model: str, drafts: Sequence[Draft]) -> list[Draft] | None:
-        """Append requests and answer them in one write; what the stage said. None where that cannot be."""
+        """Append requests and answer them in one write, and before that in one each by the models whose answers
+        they are given; what the stage said. None where that cannot be."""
+        direct: list[Draft] = []
+        if len(self.order[model]) > 1:
+            direct = [one for one in drafts if one.topic == vectors(model)]
+            drafts = [one for one in drafts if one.topic != vectors(model)]
+        names = self.order[model] if drafts else [model]
+        if not all(self._quick(name) for name in names):
+            return None
+        said: dict[str, dict[str, Answer]] = {}
+        for name in names[:-1]:
+            done = self._put(name, requests(self._request(name), drafts, said))
+            if done is None:
+                return None
+            said[name] = self._heard(name, *done)
+            if name == names[0]:
+                drafts = self.lying(drafts, done[0].repeats)
+        mine = requests(self._request(model), drafts, said) if drafts else ()
+        done = self._put(model, [*mine, *direct])
+        return done[1] if done is not None else None
+
+    def _request(self, model: str) -> Source:
+        return self.file.plan(model).pipeline.request
+
+    def _quick(self, model: str) -> bool:
+        """Whether a model answers here, at once."""
         found = self._answering(model)
-        if len(found) > 1 or not self.joint:
-            return None
-        (running,), models = found, self.parts.models
-        if not all(models.is_quick(ref.digest) for _, ref in running.state.route.versions()):
-            return None
-        with self.turns[running.stage.name], models.in_a_hurry():
+        route = found[0].state.route
+        ready = all(self.parts.models.is_quick(ref.digest) for _, ref in route.versions())
+        return len(found) == 1 and self.joint and route.champion is not None and ready
+
+    def _put(self, model: str, drafts: Sequence[Draft]) -> tuple[Appended, list[Draft]] | None:
+        (running,) = self._answering(model)
+        with self.turns[running.stage.name], self.parts.models.in_a_hurry():
             try:
-                return running.put(self._owned(running, drafts))[1]
+                done = running.put(self._owned(running, drafts))
             except Slow:  # a release came that names another: nothing of it is on the log
                 return None
+        self.told(done[1])
+        return done
+
+    def _heard(self, model: str, done: Appended, outputs: Sequence[Draft]) -> dict[str, Answer]:
+        """What a model answered, by request; to those that were asked before, as it did then."""
+        topic, plan = predictions(model), self.file.plan(model)
+        earlier = (served(self.log, plan, done.places[i]) for i in done.repeats)
+        found = [
+            *(Answer.of(one) for one in earlier if one is not None),
+            *(unpack(one.value, Answer) for one in outputs if one.topic == topic),
+        ]
+        return {one.request: one for one in found if one.served}
+
+    def lying(self, drafts: Sequence[Draft], repeats: Collection[int]) -> list[Draft]:
+        """Requests as they stand on the log: those that were asked before as they were then."""
+        found = list(drafts)
+        for i in repeats:
+            one = self.log.find(drafts[i].topic, drafts[i].id)
+            if one is not None:
+                found[i] = Draft(one.topic, one.key, one.time_ms, one.value, one.id, one.headers)
+        return found
 
     def _owned(self, running: Running[Any], drafts: Sequence[Draft]) -> Sequence[Draft]:
         """Requests that this share answers, whoever's they were by their key: they say so."""

@@ -19,7 +19,7 @@ from penstock.app.looks import Looks
 from penstock.app.pipeline import File
 from penstock.app.retract import Retracted, retract
 from penstock.app.system import Numbered, Report, System, append
-from penstock.feature import raw
+from penstock.feature import asked, raw
 from penstock.record.errors import Broken, NotFound, Unavailable
 from penstock.release.registry import REGISTRY
 from penstock.serve.carried import CARRIED
@@ -137,7 +137,7 @@ def _repeated(system: System) -> list[Count]:
 
 
 def _faces(file: File) -> dict[str, ModelFace]:
-    return {n: ModelFace(n, raw(p.pipeline.request), p.features.names) for n, p in file.plans.items()}
+    return {n: ModelFace(n, raw(asked(p.pipeline.request)), p.features.names) for n, p in file.plans.items()}
 
 
 def _durability(system: System) -> str:
