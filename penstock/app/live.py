@@ -238,21 +238,22 @@ class Live:
         said: dict[str, dict[str, Answer]] = {}
         for name in names[:-1]:
             mine = requests(system.file.plan(name).pipeline.request, drafts, said)
-            found = await self._answered(name, mine, until_s - time.monotonic())
+            found = await self._answered(name, mine, until_s)
             said[name] = {one.request: Answer.of(one) for one in found}
             if name == names[0]:
                 drafts = await asyncio.to_thread(system.lying, drafts, range(len(drafts)))
         if said:
             drafts = requests(system.file.plan(model).pipeline.request, drafts, said)
-        return await self._answered(model, drafts, until_s - time.monotonic())
+        return await self._answered(model, drafts, until_s)
 
-    async def _answered(self, model: str, drafts: Sequence[Draft], timeout_s: float) -> list[Prediction]:
+    async def _answered(self, model: str, drafts: Sequence[Draft], until_s: float) -> list[Prediction]:
         futures = [self.answers.expect(model, draft.id) for draft in drafts]
         try:
             done = await asyncio.to_thread(self._append, model, self.system.owned(model, drafts))
             for i in done.repeats:
-                self._again(model, done.places[i])
-            return list(await asyncio.wait_for(asyncio.gather(*futures), timeout_s))
+                await self._again(model, done.places[i], until_s)
+            left_s = until_s - time.monotonic()
+            return list(await asyncio.wait_for(asyncio.gather(*futures), left_s))
         except TimeoutError:
             raise Unavailable(
                 "The prediction was not ready in time; the request is on the log.", code="deadline"
@@ -261,21 +262,29 @@ class Live:
             for draft, future in zip(drafts, futures, strict=True):
                 self.answers.forget(model, draft.id, future)
 
-    def _again(self, model: str, place: int) -> None:
-        """Answer a request that is on the log already, as it was answered then."""
-        passed = self.system.passed(model, place)
-        earlier = served(self.system.log, self.system.file.plan(model), place)
-        if earlier is not None:
-            self.answers.give(earlier)
-        elif passed:
-            topic = self.system.file.plan(model).pipeline.request.topic
-            dead = self.system.log.find(DEAD, f"{DEAD}:predict.{model}:{topic}:{place}")
+    async def _again(self, model: str, place: int, until_s: float) -> None:
+        """Answer a request that is on the log already, as it was answered then; where another process has yet to
+        answer it, once that has."""
+        log, plan = self.system.log, self.system.file.plan(model)
+        elsewhere = self.system.elsewhere(model, place)
+        while True:
+            end, passed = log.end(), self.system.passed(model, place)
+            earlier = served(log, plan, place)
+            if earlier is not None:
+                return self.answers.give(earlier)
+            if not (passed or elsewhere):
+                return None
+            dead = log.find(DEAD, f"{DEAD}:predict.{model}:{plan.pipeline.request.topic}:{place}")
             if dead is not None:
                 raise _why(unpack(dead.value, DeadLetter))
-            raise Refused(
-                "This id was asked before there was a champion to answer it.",
-                code="unanswered", hint="Ask again under another id.",
-            )  # fmt: skip
+            if not elsewhere:
+                raise Refused(
+                    "This id was asked before there was a champion to answer it.",
+                    code="unanswered", hint="Ask again under another id.",
+                )  # fmt: skip
+            if (left_s := until_s - time.monotonic()) <= 0:
+                raise TimeoutError
+            await asyncio.to_thread(log.wait, end, left_s)
 
     def _append(self, model: str, drafts: Sequence[Draft]) -> Appended:
         """Put requests on the log. Under pressure those that are there already are answered all the same."""

@@ -29,7 +29,7 @@ from penstock.log import Appended, Blob, Checkpoint, Commit, Joint, Log
 from penstock.log.crash import Point, point
 from penstock.model.schedule import train_stage
 from penstock.monitor.stage import monitor_stage
-from penstock.predict.stage import SHARE, Means, predict_stage
+from penstock.predict.stage import SHARE, Means, predict_stage, share_name, share_takes
 from penstock.record.codec import unpack
 from penstock.record.decisions import (
     DECISIONS,
@@ -348,6 +348,14 @@ class System:
     def passed(self, model: str, place: int) -> bool:
         """Whether a model's answering stage has been beyond a position: what it had to say there is said."""
         return all(running.position.n > place for running in self._answering(model))
+
+    def elsewhere(self, model: str, place: int) -> bool:
+        """Whether the request at a position is answered by another process."""
+        topics, n = [self._request(model).topic, vectors(model)], self.shares
+        found = self.log.read(topics, Position(n=place), stop=Position(n=place + 1))[0]
+        ours = {one.stage.name for one in self._answering(model)}
+        takes = [share_takes(k, n) for k in range(n) if share_name(f"predict.{model}", k, n) in ours]
+        return bool(found) and not any(take(record) for record in found for take in takes)
 
     def _answering(self, model: str) -> list[Running[Any]]:
         found = [one for one in self.predicting if one.stage.said_as == f"predict.{model}"]

@@ -21,7 +21,16 @@ from penstock.feature.definition.language import (
 )
 from penstock.feature.definition.plan import About, FeatureSet
 from penstock.feature.definition.said import Answers, predictions
-from penstock.feature.definition.scored import JOIN, Answer, asked, join_inputs, join_stage, requests, scored
+from penstock.feature.definition.scored import (
+    JOIN,
+    Answer,
+    answers,
+    asked,
+    join_inputs,
+    join_stage,
+    requests,
+    scored,
+)
 from penstock.feature.definition.source import Declared, Derived, Scored, descent, lineage, raw, source, wider
 from penstock.feature.definition.text import tokens
 from penstock.feature.fold import Fold, Past, Seen
@@ -40,6 +49,7 @@ __all__ = [
     "Past",
     "Scored",
     "Seen",
+    "answers",
     "asked",
     "case",
     "compile",

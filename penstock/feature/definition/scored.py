@@ -48,7 +48,7 @@ def scored(source: Source, model: str) -> Scored:
         raise DefinitionError(
             f'"{topic}" cannot be a topic, or is too long for one.', code="topic", where=where
         )
-    names = columns(model)
+    names = answer_columns(model)
     taken = next((name for name in names if name in source.columns), "")
     if taken:
         raise DefinitionError(
@@ -68,7 +68,7 @@ def _in_transit(one: Source) -> bool:
     return isinstance(one, Derived) and one.derivation.at == "transit"
 
 
-def columns(model: str) -> list[str]:
+def answer_columns(model: str) -> list[str]:
     """The columns that a model's answer becomes."""
     return [f"{re.sub(r'[^a-z0-9_]', '_', model)}_{name}" for name in SAID]
 
@@ -99,7 +99,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
 def joined(source: Scored, event: Event, said: Answer, headers: dict[str, str]) -> Draft:
     """A request with its answer. It keeps its id, for labels and for whoever asks again, and what it carries."""
-    told = zip(columns(source.model), (said.score, said.positive, said.version), strict=True)
+    told = zip(answer_columns(source.model), (said.score, said.positive, said.version), strict=True)
     made = source.draft(source.schema(**msgspec.structs.asdict(event), **dict(told)))
     return msgspec.structs.replace(made, headers=headers)
 
@@ -123,6 +123,16 @@ Find = Callable[[str, str], Record | None]
 """The record with an id on a topic."""
 
 
+def answers(source: Scored, request: str, find: Find) -> Iterator[Record]:
+    """The served answer that is given with a request: its model was asked by one of what that was scored from."""
+    for topic in dict.fromkeys(one.topic for one in descent(source.base)):
+        asked = find(topic, request)
+        id = output_id(f"predict.{source.model}", topic, asked.position, 0) if asked else ""
+        found = find(predictions(source.model), id) if id else None
+        if found is not None:
+            yield found
+
+
 def join_inputs(source: Scored) -> tuple[str, ...]:
     """The topics that the stage reads."""
     return source.base.topic, predictions(source.model), AGAIN
@@ -134,27 +144,23 @@ def join_stage(source: Scored, find: Find) -> Stage[Nothing]:
     The later of the two makes it, and looks the other up: so nothing waits here for an answer that never comes, of a
     model without a champion or to a request that was buried.
     """
-    base, model = source.base, source.model
-    spoken, topics = predictions(model), list(dict.fromkeys(one.topic for one in descent(base)))
+    base, spoken = source.base, predictions(source.model)
+    topics = {one.topic for one in descent(base)}
 
-    def answered(request: Record) -> Iterator[Record | None]:
-        """What the model said of it, where it was asked with what this request was scored from."""
-        for topic in topics[1:]:
-            first = find(topic, request.id)
-            yield first and find(spoken, output_id(f"predict.{model}", topic, first.position, 0))
-
-    def step(state: Nothing, record: Record) -> tuple[Nothing, list[Draft]]:
-        pairs: list[tuple[Record | None, Record | None]]
+    def pairs(record: Record) -> list[tuple[Record | None, Record]]:
+        """A request with its answer, one of which this is."""
         if record.topic == spoken:
             said = read(record, Answer)
-            known = said.served and said.source in topics
-            pairs = [(find(base.topic, said.request), record)] if known else []
-        else:
-            pairs = [(record, one) for one in answered(record)]
+            return [(find(base.topic, said.request), record)] if said.served and said.source in topics else []
+        if len(topics) == 1:
+            return []  # the answer is to this very record, so it lies above
+        return [(record, answer) for answer in answers(source, record.id, find)]
+
+    def step(state: Nothing, record: Record) -> tuple[Nothing, list[Draft]]:
         return state, [
             joined(source, base.event(request), read(answer, Answer), request.headers)
-            for request, answer in pairs
-            if request is not None and answer is not None and min(request.o, answer.o) < record.o
+            for request, answer in pairs(record)
+            if request is not None and min(request.o, answer.o) < record.o
         ]
 
     return stage(
