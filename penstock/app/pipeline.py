@@ -120,7 +120,7 @@ class File(msgspec.Struct, frozen=True, eq=False):
     def order(self, model: str) -> list[str]:
         """The models that answer a request of a model, each after those whose answers it is given; itself last."""
         given = [one.model for one in descent(self.plan(model).pipeline.request) if isinstance(one, Scored)]
-        before = [name for one in given for name in self.order(one)]
+        before = [name for one in reversed(given) for name in self.order(one)]
         return list(dict.fromkeys([*before, model]))
 
     def plan(self, model: str) -> Plan:
