@@ -17,8 +17,8 @@ from penstock.record.decisions import Decision, Prediction, predictions, read
 from penstock.stage import every
 
 PIPELINE = Path(__file__).parent / "judged_pipeline.py"
-MODELS = ("fraud", "other", "review", "final")
-GENERATIONS = (("fraud", "other"), ("review",), ("final",))
+MODELS = ("fraud", "other", "review", "slow", "final")
+GENERATIONS = (("fraud", "other"), ("review", "slow"), ("final",))
 HOUR_MS = 3_600_000
 ROWS = 130
 

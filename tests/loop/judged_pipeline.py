@@ -1,4 +1,4 @@
-"""loop: four models, two of them given what others answered: two on one event, one on both, one after another."""
+"""loop: models that are given what others answered: to one of them, to one that takes its time, to three."""
 
 from datetime import datetime
 
@@ -48,11 +48,10 @@ doubt = judged.fraud_score * (1 - judged.fraud_score)
 usual_1h = mean(judged.fraud_score, window="1h")
 review = Pipeline(request=judged, features=[ask.x, judged.fraud_score, doubt, usual_1h], fit=fit, **common)
 
+slow = Pipeline(request=judged, features=[judged.fraud_score], fit=lambda data: Mean(), **common)
+
 both = scored(judged, "other")
 last = scored(both, "review")
 final = Pipeline(
-    request=last,
-    features=[last.fraud_score, last.other_score, last.review_score],
-    fit=lambda data: Mean(),
-    **common,
+    request=last, features=[last.fraud_score, last.other_score, last.review_score], fit=fit, **common
 )
