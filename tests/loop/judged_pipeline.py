@@ -27,6 +27,7 @@ class Mean:
 ask = source(Ask, id="ask_id", time="at")
 yes = source("yes", key="ask_id", time="at")
 asks_1h = count(ask, window="1h")
+usual_x = mean(ask.x, window="1h")
 
 
 def fit(data):
@@ -40,7 +41,7 @@ common = dict(
     gate=better("log_loss"),
     release=steps(flips=1.0),
 )
-fraud = Pipeline(request=ask, features=[ask.x, asks_1h], fit=fit, **common)
+fraud = Pipeline(request=ask, features=[ask.x, asks_1h, usual_x], fit=fit, **common)
 other = Pipeline(request=ask, features=[asks_1h], fit=fit, **common)
 
 judged = scored(ask, "fraud")

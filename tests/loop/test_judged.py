@@ -213,6 +213,9 @@ def test_over_http(folder: Path) -> None:
         trace = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
         traced = up.client.post("/models/review", json={**ROW, "ask_id": "traced"}, headers=trace).json()
         assert up.client.post("/models/review", json={**ROW, "ask_id": "traced"}).json() == traced
+        for model in ("fraud", "review", "final"):  # what one model cannot take, it tells; the others are not asked
+            buried = up.client.post(f"/models/{model}", json={**ROW, "x": 1e300, "ask_id": "large"})
+            assert buried.status_code == 422 and buried.json()["code"] == "too_large", buried.text
         refused = up.client.post("/events/ask.scored.fraud", json={**ROW, "fraud_score": 0.1})
         assert refused.status_code == 404 and refused.json()["code"] == "unknown_topic"
     finally:
