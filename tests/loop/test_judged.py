@@ -213,7 +213,11 @@ def test_over_http(folder: Path) -> None:
         trace = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
         traced = up.client.post("/models/review", json={**ROW, "ask_id": "traced"}, headers=trace).json()
         assert up.client.post("/models/review", json={**ROW, "ask_id": "traced"}).json() == traced
-        for model in ("fraud", "review", "final"):  # what one model cannot take, it tells; the others are not asked
+        for model in (
+            "fraud",
+            "review",
+            "final",
+        ):  # what one model cannot take, it tells; the others are not asked
             buried = up.client.post(f"/models/{model}", json={**ROW, "x": 1e300, "ask_id": "large"})
             assert buried.status_code == 422 and buried.json()["code"] == "too_large", buried.text
         refused = up.client.post("/events/ask.scored.fraud", json={**ROW, "fraud_score": 0.1})
@@ -226,6 +230,31 @@ def test_over_http(folder: Path) -> None:
         (JUDGED, True),
         ("review.predictions", "traced"),
     ]
+    home.log.close()
+
+
+def test_an_answer_that_another_process_gives(folder: Path) -> None:
+    """Asked here under an id that a share elsewhere has yet to answer: whoever asks is told once it has."""
+    home = open_home(folder)
+
+    def share(k: int) -> System:
+        mine = Serving(lambda stage: stage.endswith(f"/{k}of2"))
+        return System(
+            load(PIPELINE), home.log, home.blobs, home.path, time.perf_counter, None, shares=2, serving=mine
+        )
+
+    here, there = share(1), share(2)
+    home.log.append(there.owned("fraud", asked("e")))
+    live = Live(here, wall_ms)
+
+    async def ask() -> list[Prediction]:
+        asking = asyncio.create_task(live.ask("fraud", [{**ROW, "ask_id": "e"}], 5.0))
+        await asyncio.sleep(0.2)
+        assert not asking.done()
+        await asyncio.to_thread(there.drain)
+        return await asking
+
+    assert asyncio.run(ask()) == [served(home, "fraud")["e"]]
     home.log.close()
 
 
