@@ -16,6 +16,7 @@ import pytest
 from penstock.app.home import Books, open_home, wall_ms
 from penstock.app.live import Live
 from penstock.app.pipeline import load
+from penstock.app.system import Serving, System
 from penstock.dataset.rows import rows
 from penstock.predict.trace import told
 from penstock.record.codec import moment
