@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-kafka test lint format size lock clean flights flights-kafka figures docs bench bench-log bench-features \
+.PHONY: demo demo-kafka test lint format size lock clean flights flights-kafka figures docs bench bench-given bench-log bench-features \
 	bench-serve bench-abuse bench-slow kafka simulate faults laws consistency strangers
 
 demo: .venv/run.stamp
@@ -34,6 +34,10 @@ docs: .venv/dev.stamp
 
 bench: .venv/dev.stamp
 	$(BIN)/python bench/run.py $(ARGS)
+
+# One ask of two models, one given the other's answer, beside two asks.
+bench-given: .venv/dev.stamp
+	$(BIN)/python bench/given.py $(ARGS)
 
 bench-log: .venv/dev.stamp
 	$(BIN)/python bench/log.py $(ARGS)
