@@ -17,12 +17,12 @@ from penstock.feature.definition.derive import Nothing
 from penstock.feature.definition.expression import at_line, here
 from penstock.feature.definition.said import Answers
 from penstock.feature.definition.source import Derived, Scored, descent
-from penstock.record.codec import unpack
+from penstock.record.codec import pack, unpack
 from penstock.record.decisions import AGAIN, Prediction, predictions, read
 from penstock.record.errors import DefinitionError
 from penstock.record.event import TOPIC_NAME, Event, Source
 from penstock.record.record import Draft, Record, output_id
-from penstock.stage import Stage, stage
+from penstock.stage import Emitted, Stage, each
 
 JOIN = "join"
 """The kind of the stage."""
@@ -68,9 +68,10 @@ def _in_transit(one: Source) -> bool:
     return isinstance(one, Derived) and one.derivation.at == "transit"
 
 
-def answer_columns(model: str) -> list[str]:
+@cache
+def answer_columns(model: str) -> tuple[str, ...]:
     """The columns that a model's answer becomes."""
-    return [f"{re.sub(r'[^a-z0-9_]', '_', model)}_{name}" for name in SAID]
+    return tuple(f"{re.sub(r'[^a-z0-9_]', '_', model)}_{name}" for name in SAID)
 
 
 def asked(source: Source) -> Source:
@@ -144,25 +145,34 @@ def join_stage(source: Scored, find: Find) -> Stage[Nothing]:
     The later of the two makes it, and looks the other up: so nothing waits here for an answer that never comes, of a
     model without a champion or to a request that was buried.
     """
-    base, spoken = source.base, predictions(source.model)
+    name, base, spoken = f"{JOIN}.{source.topic}", source.base, predictions(source.model)
     topics = {one.topic for one in descent(base)}
 
-    def pairs(record: Record) -> list[tuple[Record | None, Record]]:
+    def pairs(record: Record, look: Find) -> list[tuple[Record | None, Record]]:
         """A request with its answer, one of which this is."""
         if record.topic == spoken:
             said = read(record, Answer)
-            return [(find(base.topic, said.request), record)] if said.served and said.source in topics else []
+            return [(look(base.topic, said.request), record)] if said.served and said.source in topics else []
         if len(topics) == 1:
             return []  # the answer is to this very record, so it lies above
-        return [(record, answer) for answer in answers(source, record.id, find)]
+        return [(record, answer) for answer in answers(source, record.id, look)]
 
-    def step(state: Nothing, record: Record) -> tuple[Nothing, list[Draft]]:
-        return state, [
+    def join(record: Record, look: Find) -> list[Draft]:
+        return [
             joined(source, base.event(request), read(answer, Answer), request.headers)
-            for request, answer in pairs(record)
+            for request, answer in pairs(record, look)
             if request is not None and min(request.o, answer.o) < record.o
         ]
 
-    return stage(
-        f"{JOIN}.{source.topic}", join_inputs(source), Nothing, step, snapshot_every=1000, sync=False
-    )
+    def step_many(state: Nothing, records: Sequence[Record]) -> tuple[Nothing, list[Emitted]]:
+        near = {(one.topic, one.id): one for one in records if type(one) is Record}
+
+        def look(topic: str, id: str) -> Record | None:
+            return near.get((topic, id)) or find(topic, id)
+
+        return state, each(name, lambda record: join(record, look), records)
+
+    return Stage(
+        name, join_inputs(source), Nothing, step_many, pack, lambda data: unpack(data, Nothing),
+        snapshot_every=1000, sync=False,
+    )  # fmt: skip
