@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from penstock.app.check import check
 from penstock.app.pipeline import File, load_text
 from penstock.app.simulation import schedule
 from penstock.feature import join_stage
@@ -181,6 +182,15 @@ def test_two_answers_in_either_order(first: str, between: bool) -> None:
         _, emitted = one.step_many(one.empty(), records)
         assert [pack(event) for _, _, event in story.joined(topic)] == [made.value for _, made in emitted]
         assert one.dump(replay(one, story.log)) == one.dump(one.empty())  # nothing waits in it
+
+
+def test_the_check_plays_one_generation_after_the_other(tmp_path: Path) -> None:
+    """A model learns from what the one before it has answered, on events made up from the types."""
+    path = tmp_path / "file.py"
+    path.write_text(TEXT.partition("both = ")[0].replace("other = ", "# "))
+    found = check(str(path), None)
+    assert [f"{one.what}: {one.note}" for one in found if not one.ok] == []
+    assert "above answers the same again" in [one.what for one in found]
 
 
 def test_under_faults(tmp_path: Path) -> None:
