@@ -189,7 +189,7 @@ class Live:
         requests' ids, without those that were asked before. None where that cannot be: for a model that may take
         its time, or on a log that others write to from other machines. Raises Unavailable as `ask` does."""
         self._champion(model)
-        stages = [f"predict.{name}" for name in self.system.order[model]]
+        stages = [f"predict.{name}" for name in self.system.orders[model]]
         with self.admit(len(drafts) * len(stages), stages):
             outputs = self.system.answer(model, drafts)
         if outputs is None:
@@ -229,7 +229,7 @@ class Live:
         """Ask a model, and before it each of those whose answers it is given."""
         system, until_s = self.system, time.monotonic() + timeout_s
         direct = all(one.topic == vectors(model) for one in drafts)
-        names = [model] if direct else system.order[model]
+        names = [model] if direct else system.orders[model]
         for name in names:
             self._champion(name, model)
             self.answers.room(name, len(drafts), timeout_s)

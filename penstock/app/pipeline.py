@@ -207,6 +207,9 @@ def build(namespace: Mapping[str, Any], path: str = "", text: bytes = b"") -> Fi
         _check_answers(plan, models)
     for one in joins.values():
         _check_asked(one, _known(one, models).pipeline.request)
+    for other in (each for source in sources for each in descent(source) if isinstance(each, Scored)):
+        if joins[other.topic] is not other:
+            raise _shared(other, joins[other.topic])
     for source in file.kept:
         check_keep(source, looking(file))
     return file
@@ -276,17 +279,21 @@ def _topics(sources: Sequence[Source], models: Iterable[str], joins: Iterable[st
         if widest is not None:
             topics[source.topic] = widest
         else:
-            raise DefinitionError(
-                f'Two sources share the topic "{source.topic}".',
-                code="topic_taken", where=f"line {source.line}",
-                hint=f"Give one of them topic= (the other: line {other.line}).",
-            )  # fmt: skip
+            raise _shared(source, other)
         if source.topic in own:
             raise DefinitionError(
                 f'"{source.topic}" is a topic of Penstock\'s own.',
                 code="topic_taken", where=f"line {source.line}", hint="Give the source another topic=.",
             )  # fmt: skip
     return topics
+
+
+def _shared(source: Source, other: Source) -> DefinitionError:
+    return DefinitionError(
+        f'Two sources share the topic "{source.topic}".',
+        code="topic_taken", where=f"line {source.line}",
+        hint=f"Give one of them topic= (the other: line {other.line}).",
+    )  # fmt: skip
 
 
 def _plan(name: str, pipeline: Pipeline, namespace: Mapping[str, Any]) -> Plan:

@@ -23,7 +23,7 @@ from penstock.app.models import Models, Slow
 from penstock.app.pipeline import File, Plan, load_text, within
 from penstock.app.train import Order
 from penstock.dataset.outcome import outcome_stage
-from penstock.feature import Answer, Derived, Scored, derive_stage, join_stage, requests
+from penstock.feature import JOIN, Answer, Derived, Scored, derive_stage, join_stage, requests
 from penstock.gate.stage import gate_stage
 from penstock.log import Appended, Blob, Checkpoint, Commit, Joint, Log
 from penstock.log.crash import Point, point
@@ -200,7 +200,7 @@ class System:
                     (self.predicting if answers else self.folding).append(own(kept, log))
         self.turns = {one.stage.name: threading.Lock() for one in self.predicting}
         self.joint = isinstance(log, Joint) and log.alone
-        self.order = {name: file.order(name) for name in file.plans}
+        self.orders = {name: file.order(name) for name in file.plans}
         self.open = View(OPEN, log)
         self._lookups: dict[str, Lookup] = {}
         works = [name for name in file.plans if serving.mine(f"train.{name}")]
@@ -253,10 +253,10 @@ class System:
         """Append requests and answer them in one write, and before that in one each by the models whose answers
         they are given; what the stage said. None where that cannot be."""
         direct: list[Draft] = []
-        if len(self.order[model]) > 1:
+        if len(self.orders[model]) > 1:
             direct = [one for one in drafts if one.topic == vectors(model)]
             drafts = [one for one in drafts if one.topic != vectors(model)]
-        names = self.order[model] if drafts else [model]
+        names = self.orders[model] if drafts else [model]
         if not all(self._quick(name) for name in names):
             return None
         said: dict[str, dict[str, Answer]] = {}
@@ -408,6 +408,11 @@ def own(one: AnyStage, log: Log) -> Running[Any]:
         log.commit(Commit(one.name, epoch, state.position, [], one.dump(restore(one, log, state))))
     if one.name.startswith(f"{KIND}.") and passed_by(one, log):
         begin_again(one, log)
+    if one.name.startswith(f"{JOIN}.") and not log.load(one.name).state:
+        epoch = log.load(
+            one.name, claim=True
+        ).epoch  # from now on: the labels of what was asked before have come by
+        log.commit(Commit(one.name, epoch, log.end(), [], one.dump(one.empty())))
     return Running(one, log)
 
 

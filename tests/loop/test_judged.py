@@ -214,6 +214,8 @@ def test_over_http(folder: Path) -> None:
         trace = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
         traced = up.client.post("/models/review", json={**ROW, "ask_id": "traced"}, headers=trace).json()
         assert up.client.post("/models/review", json={**ROW, "ask_id": "traced"}).json() == traced
+        page = up.client.get(f"/predictions/{traced['prediction_id']}")
+        assert page.status_code == 200 and "fraud v1</a> said" in page.text
         for model in (
             "fraud",
             "review",

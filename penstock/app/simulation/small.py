@@ -167,9 +167,7 @@ class _Made:
         used: set[str] = set()
         for plan in self.file.plans.values():
             request, kept = asked(plan.pipeline.request), plan.label.source.topic
-            if (
-                not {request.topic, kept} <= used
-            ):  # models asked by one event with one truth have them made once
+            if not {request.topic, kept} <= used:  # else they were made for a model before
                 self.asked(plan, request, span_ms)
             used |= {request.topic, kept}
         for topic in sorted(self.file.sources.keys() - used):

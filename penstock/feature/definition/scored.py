@@ -31,7 +31,7 @@ SAID = {"score": float, "positive": bool, "version": int}
 
 
 @cache
-def scored(source: Source, model: str) -> Scored:
+def scored(source: Source, model: str, /) -> Scored:
     """The requests of `source` with what `model` answered them: `MODEL_score`, `MODEL_positive`, `MODEL_version`.
 
     As a pipeline's request: whoever asks gives the columns of `source`, the model is asked first, and its answer is

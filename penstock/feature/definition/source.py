@@ -81,7 +81,7 @@ def lineage(one: Source) -> Iterator[Source]:
 
 
 def descent(one: Source) -> Iterator[Source]:
-    """A source and all whose columns its rows have: what was scored of it, and its lineages."""
+    """A source and all that its rows have the columns of: what it derives from at the door, and what was scored."""
     yield from lineage(one)
     if isinstance(one, Scored):
         yield from descent(one.base)

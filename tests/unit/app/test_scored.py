@@ -10,6 +10,7 @@ import pytest
 from penstock.app.check import check
 from penstock.app.pipeline import File, load_text
 from penstock.app.simulation import schedule
+from penstock.app.system import own
 from penstock.feature import join_stage
 from penstock.log.memory import MemoryLog
 from penstock.record.codec import pack
@@ -75,6 +76,9 @@ WRONG = {
         "scored(judged, ", 'scored(derived(judged, at="ingest", y=judged.x * 2), ', "not_a_source",
     ),
     "an answer as the truth": ("dict(label=yes", 'dict(label=scored(ask, "agree").agree_score', "not_a_source"),
+    "one topic, other columns": (
+        "both = ", 'odd = scored(derived(ask, at="ingest", y=ask.x * 2), "agree")\nboth = ', "topic_taken",
+    ),
     "a topic of the stage's": ('source("yes"', 'source("ask.scored.agree"', "topic_taken"),
     "less time than is looked back": ('source(Ask, id="ask_id"', 'source(Ask, keep="3d", id="ask_id"', "keep"),
 }  # fmt: skip
@@ -182,6 +186,18 @@ def test_two_answers_in_either_order(first: str, between: bool) -> None:
         _, emitted = one.step_many(one.empty(), records)
         assert [pack(event) for _, _, event in story.joined(topic)] == [made.value for _, made in emitted]
         assert one.dump(replay(one, story.log)) == one.dump(one.empty())  # nothing waits in it
+
+
+def test_it_begins_with_its_deployment() -> None:
+    """What was answered before is left alone, for its labels have come by; from then on nothing is left out."""
+    story = Story()
+    story.answer("agree", "before", story.ask("before"), 0.5)
+    own(story.stages[JUDGED], story.log)
+    story.answer("agree", "after", story.ask("after"), 0.5)
+    again = own(story.stages[JUDGED], story.log)  # killed before its first turn
+    while again.advance() is not None:
+        pass
+    assert [id for id, _, _ in story.joined(JUDGED)] == ["after"]
 
 
 def test_the_check_plays_one_generation_after_the_other(tmp_path: Path) -> None:
