@@ -323,11 +323,13 @@ class System:
         return self._owned(found[0], drafts) if len(found) == 1 else drafts
 
     def fold(self) -> bool:
-        """Run every stage after the predictions; what only compares takes one batch, so that a long one to
-        catch up keeps nobody waiting. Says whether anything was new."""
+        """Run every stage after the predictions, up to where the log ends at its turn, so that one which is sent
+        more all the time keeps nobody waiting; what only compares takes one batch, for it may have long to catch up.
+        Says whether anything was new."""
         moved = False
         for running in self.folding:
-            while running.advance() is not None:
+            end = self.log.end()
+            while running.position.n < end.n and running.advance() is not None:
                 moved = True
                 if running.stage.name.startswith(f"{KIND}."):
                     break

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ import pytest
 from penstock.app.check import check
 from penstock.app.pipeline import File, load_text
 from penstock.app.simulation import schedule
-from penstock.app.system import own
+from penstock.app.system import System, own
 from penstock.feature import join_stage
+from penstock.log.blob import MemoryBlob
 from penstock.log.memory import MemoryLog
 from penstock.record.codec import pack
 from penstock.record.decisions import Prediction, draft, predictions
@@ -198,6 +201,22 @@ def test_it_begins_with_its_deployment() -> None:
     while again.advance() is not None:
         pass
     assert [id for id, _, _ in story.joined(JUDGED)] == ["after"]
+
+
+def test_a_stage_that_is_kept_busy_keeps_nobody_waiting() -> None:
+    """Each has its turn up to the log's end as it was then, however fast more comes."""
+    story = Story()
+    system = System(story.file, story.log, MemoryBlob(), Path(), time.perf_counter, None)
+    first, last = system.folding[0], system.folding[-1]
+    advance, turns = first.advance, itertools.count()
+
+    def busy() -> Any:
+        story.ask(f"more {next(turns)}")
+        return advance() if next(turns) < 100 else None
+
+    first.advance = busy  # type: ignore[method-assign]
+    story.ask("a")
+    assert system.fold() and last.position.n > 0 and next(turns) < 10
 
 
 def test_the_check_plays_one_generation_after_the_other(tmp_path: Path) -> None:
