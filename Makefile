@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-kafka test lint format size lock clean flights flights-kafka figures docs bench bench-log bench-features \
-	bench-serve bench-abuse bench-slow bench-forms kafka simulate faults laws consistency strangers
+.PHONY: demo demo-kafka test lint format size lock clean flights flights-kafka figures docs bench bench-given bench-log \
+	bench-features bench-serve bench-abuse bench-slow bench-forms kafka simulate faults laws consistency strangers
 
 demo: .venv/run.stamp
 	$(BIN)/penstock demo $(ARGS)
@@ -35,6 +35,10 @@ docs: .venv/dev.stamp
 
 bench: .venv/dev.stamp
 	$(BIN)/python bench/run.py $(ARGS)
+
+# One ask of two models, one given the other's answer, beside two asks.
+bench-given: .venv/dev.stamp
+	$(BIN)/python bench/given.py $(ARGS)
 
 bench-log: .venv/dev.stamp
 	$(BIN)/python bench/log.py $(ARGS)

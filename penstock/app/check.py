@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import random
 import tempfile
 import time
@@ -20,7 +22,7 @@ from penstock.app.replay import Timed, replay
 from penstock.app.sample import START_AT, made_row, sampled
 from penstock.app.system import System, append, decide
 from penstock.app.worker import in_process
-from penstock.feature import Fold
+from penstock.feature import Fold, asked
 from penstock.model.fit import answers
 from penstock.model.pack import Model, dump
 from penstock.predict.refold import same
@@ -72,17 +74,23 @@ def _played(file: File, home: Home, data: Path | None, limit_s: float) -> list[F
     system.deploy(millis(START_AT))
     try:
         history = sampled(file, data) if data else _made_up(file)
-        end_ms = replay(system, history, period_ms=_period(history)).now_ms
-        for name in file.plans:
-            decide(home.log, Decision(name, "train", "check", "a sliver of data", end_ms))
-        system.tick(end_ms + 1)
-        system.drain()
-        for name, entry in registry(home.log).models.items():
-            if entry.versions and entry.route.champion is None:
-                decide(
-                    home.log,
-                    Decision(name, "promote", "check", "to see it serve", end_ms + 2, max(entry.versions)),
-                )
+        told: list[Timed] = []
+        for n, names in enumerate(_generations(file)):
+            told += _once_more(file, history, n)
+            end_ms = replay(system, told, period_ms=_period(history)).now_ms
+            for name in names:
+                decide(home.log, Decision(name, "train", "check", "a sliver of data", end_ms))
+            system.tick(end_ms + 1)
+            system.drain()
+            for name, entry in registry(home.log).models.items():
+                if entry.versions and entry.route.champion is None:
+                    decide(
+                        home.log,
+                        Decision(
+                            name, "promote", "check", "to see it serve", end_ms + 2, max(entry.versions)
+                        ),
+                    )
+            system.drain()
         again = [(end_ms + 3, topic, row) for _, topic, row in _asked_again(file, history, end_ms)]
         system.drain()
         for _, topic, row in again:
@@ -107,6 +115,37 @@ def _hurried(file: File) -> File:
     return msgspec.structs.replace(file, plans=plans)
 
 
+def _generations(file: File) -> list[list[str]]:
+    """The models, those whose answers others are given before them: the others learn from what they answered."""
+    by = functools.partial(_depth, file)
+    return [list(names) for _, names in itertools.groupby(sorted(file.plans, key=by), by)]
+
+
+def _depth(file: File, model: str) -> int:
+    return len(file.order(model))
+
+
+def _once_more(file: File, history: list[Timed], n: int) -> list[Timed]:
+    """The history as it is; for the n-th generation after the first under new ids, and behind what came before."""
+    if not n or not history:
+        return history
+    shift_ms = n * (history[-1][0] - history[0][0] + 2 * _period(history))
+    keys = {(plan.label.source.topic, plan.label.source.key) for plan in file.plans.values()}
+    made = []
+    for at_ms, topic, row in history:
+        source = file.sources[topic]
+        event = msgspec.structs.asdict(source.parse(row))
+        for name in {source.id, source.key if (topic, source.key) in keys else ""} - {""}:
+            event[name] = f"{event[name]}.{n}" if _is_text(source, name) else event[name] + n * 10**8
+        if source.time:
+            at = event[source.time]
+            event[source.time] = at + (
+                timedelta(milliseconds=shift_ms) if isinstance(at, datetime) else shift_ms
+            )
+        made.append((at_ms + shift_ms, topic, event))
+    return made
+
+
 def _period(history: list[Timed]) -> int:
     """Some sixty periods over the whole history."""
     return max(1, (history[-1][0] - history[0][0]) // 60) if history else 1
@@ -116,7 +155,7 @@ def _asked_again(file: File, history: list[Timed], end_ms: int) -> list[Timed]:
     """The newest requests once more under new ids, so that a fresh champion has some to answer."""
     found = []
     for plan in file.plans.values():
-        request = plan.pipeline.request
+        request = asked(plan.pipeline.request)
         mine = [event for event in history if event[1] == request.topic][-20:]
         for i, (_, topic, row) in enumerate(mine):
             changed = (
@@ -210,19 +249,23 @@ def _made_up(file: File) -> list[Timed]:
     pools: dict[str, list[Any]] = {}
     labels = {plan.label.source.topic: plan for plan in file.plans.values()}
     at = {plan.name: list(_times(plan, chance)) for plan in file.plans.values()}
+    rows: dict[str, list[tuple[datetime, dict[str, Any]]]] = {}
     for plan in file.plans.values():
-        for i, when in enumerate(at[plan.name]):
-            row = made_row(plan.pipeline.request, when, i, chance, pools)
-            events.append((millis(when), plan.pipeline.request.topic, row))
+        request = asked(plan.pipeline.request)
+        mine = rows.setdefault(request.topic, [])
+        for i, at_first in enumerate(at[plan.name]):
+            if i == len(mine):
+                mine.append((at_first, made_row(request, at_first, i, chance, pools)))
+                events.append((millis(at_first), request.topic, mine[i][1]))
+            when, row = mine[i]
             if plan.label.silence is None or i % 2:
                 later = when + timedelta(milliseconds=plan.label.wait_ms // 4)
                 truth = made_row(plan.label.source, later, i, chance, pools)
-                truth[plan.label.source.key] = row[plan.pipeline.request.id]
+                truth[plan.label.source.key] = row[request.id]
                 events.append((millis(later), plan.label.source.topic, truth))
-    asked = {plan.pipeline.request.topic for plan in file.plans.values()}
     whens = next(iter(at.values()))
     for topic, source in file.sources.items():
-        if topic not in asked and topic not in labels:
+        if topic not in rows and topic not in labels:
             events += [(millis(w), topic, made_row(source, w, i, chance, pools)) for i, w in enumerate(whens)]
     return sorted(_unique(file, events), key=lambda event: event[0])
 

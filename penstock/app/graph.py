@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import msgspec
 
 from penstock.app.home import inputs_of
-from penstock.app.pipeline import File, Plan
+from penstock.app.pipeline import File, Plan, within
 from penstock.chart import Box, flow
+from penstock.feature import JOIN, Scored
 from penstock.log.blob import MemoryBlob
 from penstock.record.decisions import (
     AGAIN,
@@ -79,14 +80,19 @@ def _diagram(plan: Plan, inputs: dict[str, Sequence[str]]) -> Diagram:
         "training",
         (INTENTS, outcomes(plan.name), *sorted(events | set(plan.features.topics))),
     )
-    parts = tuple(
-        Part(reads[kind][0], tuple(reads[kind][1]), writes[kind], kind in FOLDING)
-        for kind in ORDER
-        if kind in reads
+    made = within([plan.pipeline.request, *plan.features.sources.values()])
+    joins = {f"{JOIN}.{topic}": (topic, DEAD) for topic, one in made.items() if isinstance(one, Scored)}
+    parts = (
+        *(Part(name, tuple(inputs[name]), topics) for name, topics in joins.items()),
+        *(
+            Part(reads[kind][0], tuple(reads[kind][1]), writes[kind], kind in FOLDING)
+            for kind in ORDER
+            if kind in reads
+        ),
     )
-    made = {topic for part in parts for topic in part.writes}
+    wrote = {topic for part in parts for topic in part.writes}
     read = dict.fromkeys(topic for part in parts for topic in part.reads)
-    outside = tuple(topic for topic in read if topic not in made)
+    outside = tuple(topic for topic in read if topic not in wrote)
     return Diagram(plan.name, tuple(sorted(events)), plan.features.names, parts, outside)
 
 

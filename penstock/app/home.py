@@ -18,7 +18,7 @@ from penstock.app.place import Remembered, blobs_of, follow, remember
 from penstock.app.pressure import Bounds, Pressure, disk_of, lags
 from penstock.app.system import folds
 from penstock.dataset.rows import past
-from penstock.feature import FeatureSet
+from penstock.feature import JOIN, FeatureSet, join_inputs
 from penstock.log import Blob, Log
 from penstock.log.blob import FolderBlob
 from penstock.log.sqlite import SqliteLog
@@ -90,6 +90,7 @@ def open_home(
 def inputs_of(file: File, blobs: Blob) -> dict[str, Sequence[str]]:
     """The topics that each stage of a file reads, by the stage's name."""
     inputs: dict[str, Sequence[str]] = {one.name: one.inputs for one in folds(file, blobs)}
+    inputs |= {f"{JOIN}.{one.topic}": join_inputs(one) for one in file.scored.values()}
     for plan in file.plans.values():
         sets = {plan.features.digest: plan.features}
         inputs[f"predict.{plan.name}"] = predict_inputs(plan.name, plan.pipeline.request, sets)

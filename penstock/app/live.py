@@ -21,11 +21,13 @@ from penstock.app.pressure import PRESSED
 from penstock.app.sizes import Sizes
 from penstock.app.system import System, clock_draft, one_thread, served
 from penstock.app.waiting import MOST_WAITING, Answers
+from penstock.feature import Answer, asked, requests
 from penstock.log import Appended
 from penstock.record.codec import moment, pack, unpack
 from penstock.record.decisions import DEAD, DeadLetter, Prediction, Vector, predictions, vectors
 from penstock.record.errors import PenstockError, Refused, Unavailable
 from penstock.record.record import Draft, Position
+from penstock.serve.answers import TIMEOUT_S
 from penstock.serve.carried import CARRIED
 from penstock.serve.desk import Spoken, too_late
 from penstock.stage import Running
@@ -81,6 +83,7 @@ class Live:
         self.stopping = threading.Event()
         self.broken: str = ""
         self._hurried_s: dict[str, float] = {}  # by stage, when somebody was last answered at once
+        self._tasks: set[asyncio.Task[None]] = set()
         self._mark, self._numbers = secrets.token_hex(6), itertools.count()
         self.threads: list[threading.Thread] = []
 
@@ -177,7 +180,7 @@ class Live:
     def requests(self, model: str, rows: Sequence[Mapping[str, Any]]) -> list[Draft]:
         """The records of requests; raises Refused where a row does not fit, or none is asked for."""
         self._asks(model)
-        source = self.system.file.source(self.system.file.plan(model).pipeline.request.topic)
+        source = self.system.file.source(asked(self.system.file.plan(model).pipeline.request).topic)
         made: dict[str, Any] = {source.time: moment(self.now_ms())} if source.time else {}
         id = self._new_id()
         filled = ({**made, source.id: f"{id}{i}", **row} for i, row in enumerate(rows))
@@ -209,12 +212,12 @@ class Live:
         requests' ids, without those that were asked before. None where that cannot be: for a model that may take
         its time, or on a log that others write to from other machines. Raises Unavailable as `ask` does."""
         self._champion(model)
-        with self.admit(len(drafts), [f"predict.{model}"]):
+        stages = [f"predict.{name}" for name in self.system.orders[model]]
+        with self.admit(len(drafts) * len(stages), stages):
             outputs = self.system.answer(model, drafts)
         if outputs is None:
             return None
-        self._hurried_s[f"predict.{model}"] = time.monotonic()
-        self._tell(outputs)
+        self._hurried_s |= dict.fromkeys(stages, time.monotonic())
         topic = predictions(model)
         said = (unpack(one.value, Spoken) for one in outputs if one.topic == topic)
         return {one.request: one for one in said if one.served}
@@ -223,10 +226,11 @@ class Live:
         """What a request is refused with that would not be answered within its time; None where it would."""
         return self.answers.crowd(model, timeout_s)
 
-    def _champion(self, model: str) -> None:
+    def _champion(self, model: str, child: str = "") -> None:
         if self.system.champion(model) is None:
+            whose = f", whose answer {child} is given," if child not in ("", model) else ""
             raise Unavailable(
-                f"{model} has no champion yet; requests are answered after the first release.",
+                f"{model}{whose} has no champion yet; requests are answered after the first release.",
                 code="no_champion",
             )
 
@@ -245,13 +249,35 @@ class Live:
         return f"{self.now_ms():012x}-{self._mark}-{next(self._numbers):x}-"
 
     async def _asked(self, model: str, drafts: Sequence[Draft], timeout_s: float) -> list[Prediction]:
+        """Ask a model, and before it each of those whose answers it is given."""
+        system, until_s = self.system, time.monotonic() + timeout_s
+        names = self._order(model, drafts)
+        for name in names:
+            self._champion(name, model)
+            if (error := self.crowd(name, timeout_s)) is not None:
+                raise error
         if len({draft.id for draft in drafts}) < len(drafts):
             raise Refused("Two rows of the request have one id.", code="duplicate")
-        if (error := self.crowd(model, timeout_s)) is not None:
-            raise error
-        futures = await self.post(model, drafts)
+        said: dict[str, dict[str, Answer]] = {}
+        for name in names[:-1]:
+            mine = requests(system.file.plan(name).pipeline.request, drafts, said)
+            found = await self._answered(name, mine, until_s)
+            said[name] = {one.request: Answer.of(one) for one in found}
+            if name == names[0]:
+                drafts = await asyncio.to_thread(system.lying, drafts, range(len(drafts)))
+        if said:
+            drafts = requests(system.file.plan(model).pipeline.request, drafts, said)
+        return await self._answered(model, drafts, until_s)
+
+    def _order(self, model: str, drafts: Sequence[Draft]) -> Sequence[str]:
+        """The models that are to answer, one after the other: who brings every feature value asks the last alone."""
+        direct = all(one.topic == vectors(model) for one in drafts)
+        return [model] if direct else self.system.orders[model]
+
+    async def _answered(self, model: str, drafts: Sequence[Draft], until_s: float) -> list[Prediction]:
+        futures = await self._put(model, drafts, until_s)
         try:
-            return list(await asyncio.wait_for(asyncio.gather(*futures), timeout_s))
+            return list(await asyncio.wait_for(asyncio.gather(*futures), until_s - time.monotonic()))
         except TimeoutError:
             raise too_late() from None
         finally:
@@ -261,7 +287,18 @@ class Live:
     async def post(self, model: str, drafts: Sequence[Draft]) -> list[asyncio.Future[Prediction]]:
         """Put requests on the log; the futures of their served predictions: cancel one, and nobody waits for it.
         Raises Unavailable when no champion is there, or no room for them."""
+        if len(self._order(model, drafts)) > 1:
+            return [asyncio.create_task(self._one(model, draft)) for draft in drafts]
         self._champion(model)
+        return await self._put(model, drafts, time.monotonic() + TIMEOUT_S)
+
+    async def _one(self, model: str, draft: Draft) -> Prediction:
+        (said,) = await self._asked(model, [draft], TIMEOUT_S)
+        return said
+
+    async def _put(
+        self, model: str, drafts: Sequence[Draft], until_s: float
+    ) -> list[asyncio.Future[Prediction]]:
         self.answers.room(len(drafts))
         futures = [self.answers.expect(model, draft.id) for draft in drafts]
         try:
@@ -271,27 +308,43 @@ class Live:
                 future.cancel()
             raise
         for i in done.repeats:
-            try:
-                self._again(model, done.places[i])
-            except Refused as error:
-                self.answers.refuse(model, drafts[i].id, error)
+            task = asyncio.create_task(self._repeated(model, drafts[i].id, done.places[i], until_s))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         return futures
 
-    def _again(self, model: str, place: int) -> None:
-        """Answer a request that is on the log already, as it was answered then."""
-        passed = self.system.passed(model, place)
-        earlier = served(self.system.log, self.system.file.plan(model), place)
-        if earlier is not None:
-            self.answers.give(earlier)
-        elif passed:
-            topic = self.system.file.plan(model).pipeline.request.topic
-            dead = self.system.log.find(DEAD, f"{DEAD}:predict.{model}:{topic}:{place}")
+    async def _repeated(self, model: str, id: str, place: int, until_s: float) -> None:
+        """See to a request that is on the log already."""
+        try:
+            await self._again(model, place, until_s)
+        except Refused as error:
+            self.answers.refuse(model, id, error)
+        except TimeoutError:  # whoever waits is told by his own clock
+            pass
+
+    async def _again(self, model: str, place: int, until_s: float) -> None:
+        """Answer a request that is on the log already, as it was answered then; where another process has yet to
+        answer it, once that has."""
+        log, plan = self.system.log, self.system.file.plan(model)
+        elsewhere = self.system.elsewhere(model, place)
+        while True:
+            end, passed = log.end(), self.system.passed(model, place)
+            earlier = served(log, plan, place)
+            if earlier is not None:
+                return self.answers.give(earlier)
+            if not (passed or elsewhere):
+                return None
+            dead = log.find(DEAD, f"{DEAD}:predict.{model}:{plan.pipeline.request.topic}:{place}")
             if dead is not None:
                 raise _why(unpack(dead.value, DeadLetter))
-            raise Refused(
-                "This id was asked before there was a champion to answer it.",
-                code="unanswered", hint="Ask again under another id.",
-            )  # fmt: skip
+            if not elsewhere:
+                raise Refused(
+                    "This id was asked before there was a champion to answer it.",
+                    code="unanswered", hint="Ask again under another id.",
+                )  # fmt: skip
+            if (left_s := until_s - time.monotonic()) <= 0:
+                raise TimeoutError
+            await asyncio.to_thread(log.wait, end, left_s)
 
     def _append(self, model: str, drafts: Sequence[Draft]) -> Appended:
         """Put requests on the log. Under pressure those that are there already are answered all the same."""

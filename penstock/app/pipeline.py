@@ -14,7 +14,7 @@ import msgspec
 from penstock.app.beside import gathered, opened, prepare
 from penstock.app.keep import Looking, check_keep
 from penstock.dataset.outcome import Label
-from penstock.feature import Answers, Column, Derived, FeatureSet, wider
+from penstock.feature import Answers, Column, Derived, FeatureSet, Scored, descent, wider
 from penstock.feature import compile as compile_features
 from penstock.feature import rate as event_rate
 from penstock.feature.definition.meaning import OF_A_FILE
@@ -105,7 +105,7 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
 
 class File(msgspec.Struct, frozen=True, eq=False):
     """A pipeline file, loaded: its plans by model name, its sources by topic, its text and digest.
-    `derived`: the topics that its own stages write from those sources."""
+    `derived`, `scored`: the topics that its own stages write from those sources."""
 
     path: str
     text: bytes
@@ -113,6 +113,18 @@ class File(msgspec.Struct, frozen=True, eq=False):
     plans: dict[str, Plan]
     sources: dict[str, Source]
     derived: dict[str, Derived] = {}
+    scored: dict[str, Scored] = {}
+
+    @property
+    def kept(self) -> list[Source]:
+        """Every source of events that lie on the log."""
+        return [*self.sources.values(), *self.derived.values(), *self.scored.values()]
+
+    def order(self, model: str) -> list[str]:
+        """The models that answer a request of a model, each after those whose answers it is given; itself last."""
+        given = [one.model for one in descent(self.plan(model).pipeline.request) if isinstance(one, Scored)]
+        before = [name for one in reversed(given) for name in self.order(one)]
+        return list(dict.fromkeys([*before, model]))
 
     def plan(self, model: str) -> Plan:
         """The plan of a model; raises NotFound with the nearest name."""
@@ -188,13 +200,20 @@ def build(namespace: Mapping[str, Any], path: str = "", text: bytes = b"") -> Fi
         found_sources += [plan.pipeline.request, plan.label.source, *plan.features.sources.values()]
     models = {plan.name: plan for plan in plans}
     sources = [one for one in found_sources if not isinstance(one, Answers)]
-    moved = in_transit(sources)
-    bases = [one.derivation.base for one in moved.values()]
-    sent = [one for one in (*sources, *bases) if one.topic not in moved]
-    file = File(path, text, digest(text), models, _topics(sent, models), moved)
+    made = within(sources)
+    moved = {topic: one for topic, one in made.items() if isinstance(one, Derived)}
+    joins = {topic: one for topic, one in made.items() if isinstance(one, Scored)}
+    bases = [*(one.derivation.base for one in moved.values()), *(one.base for one in joins.values())]
+    sent = [one for one in (*sources, *bases) if one.topic not in moved and not isinstance(one, Scored)]
+    file = File(path, text, digest(text), models, _topics(sent, models, joins), moved, joins)
     for plan in plans:
         _check_answers(plan, models)
-    for source in (*file.sources.values(), *file.derived.values()):
+    for one in joins.values():
+        _check_asked(one, _known(one, models).pipeline.request)
+    for other in (each for source in sources for each in descent(source) if isinstance(each, Scored)):
+        if joins[other.topic] is not other:
+            raise _shared(other, joins[other.topic])
+    for source in file.kept:
         check_keep(source, looking(file))
     return file
 
@@ -204,12 +223,14 @@ def looking(file: File) -> list[Looking]:
     return [(plan.features, plan.pipeline.train.window_ms) for plan in file.plans.values()]
 
 
-def in_transit(sources: Iterable[Source]) -> dict[str, Derived]:
-    """The sources that stages derive, by topic, each after what it derives from."""
-    found: dict[str, Derived] = {}
+def within(sources: Iterable[Source]) -> dict[str, Derived | Scored]:
+    """The sources that stages write, by topic, each after what it is made of."""
+    found: dict[str, Derived | Scored] = {}
     for one in sources:
-        if isinstance(one, Derived):
-            found |= in_transit([one.derivation.base])
+        if isinstance(one, Scored):
+            found |= within([one.base]) | {one.topic: one}
+        elif isinstance(one, Derived):
+            found |= within([one.derivation.base])
             found |= {one.topic: one} if one.derivation.at == "transit" else {}
     return found
 
@@ -220,22 +241,40 @@ def _check_answers(plan: Plan, models: Mapping[str, Plan], path: tuple[str, ...]
         chain = " -> ".join([*path[path.index(plan.name) :], plan.name])
         raise DefinitionError(f"Models read each other's answers in a circle: {chain}.", code="cycle")
     for one in _answers(plan):
-        if one.elsewhere:
-            continue
-        if one.model not in models:
-            raise DefinitionError(
-                unknown(one.model, models, "a model of this file"), code="unknown_model",
-                hint=f'Of another file on the same log: predictions("{one.model}", elsewhere=True).',
-            )  # fmt: skip
-        _check_answers(models[one.model], models, (*path, plan.name))
+        if not (isinstance(one, Answers) and one.elsewhere):
+            _check_answers(_known(one, models), models, (*path, plan.name))
 
 
-def _answers(plan: Plan) -> list[Answers]:
-    return [one for one in plan.features.sources.values() if isinstance(one, Answers)]
+def _known(one: Answers | Scored, models: Mapping[str, Plan]) -> Plan:
+    """The plan of a model whose answers are read."""
+    if one.model not in models:
+        hint = f'Of another file on the same log: predictions("{one.model}", elsewhere=True).'
+        raise DefinitionError(
+            unknown(one.model, models, "a model of this file"),
+            code="unknown_model", hint=hint if isinstance(one, Answers) else "",
+        )  # fmt: skip
+    return models[one.model]
 
 
-def _topics(sources: Sequence[Source], models: Iterable[str]) -> dict[str, Source]:
+def _answers(plan: Plan) -> list[Answers | Scored]:
+    read = [plan.pipeline.request, *plan.features.sources.values()]
+    said = [one for one in read if isinstance(one, Answers)]
+    return [*said, *(one for one in within(read).values() if isinstance(one, Scored))]
+
+
+def _check_asked(one: Scored, request: Source) -> None:
+    """A model whose answer is given with a request has been asked by that request."""
+    if request.topic not in {base.topic for base in descent(one.base)}:
+        raise DefinitionError(
+            f"{one.model} answers requests of {request.topic}, so none of {one.base.topic} has its answer.",
+            code="not_its_request", where=f"line {one.line}",
+            hint=f'Score what it is asked by: scored({request.topic}, "{one.model}").',
+        )  # fmt: skip
+
+
+def _topics(sources: Sequence[Source], models: Iterable[str], joins: Iterable[str]) -> dict[str, Source]:
     own = SHARED.union(topic(name) for name in models for topic in (predictions, outcomes, profiles, vectors))
+    own = own.union(joins)
     topics: dict[str, Source] = {}
     for source in sources:
         other = topics.get(source.topic, source)
@@ -243,11 +282,7 @@ def _topics(sources: Sequence[Source], models: Iterable[str]) -> dict[str, Sourc
         if widest is not None:
             topics[source.topic] = widest
         else:
-            raise DefinitionError(
-                f'Two sources share the topic "{source.topic}".',
-                code="topic_taken", where=f"line {source.line}",
-                hint=f"Give one of them topic= (the other: line {other.line}).",
-            )  # fmt: skip
+            raise _shared(source, other)
         if source.topic in own:
             raise DefinitionError(
                 f'"{source.topic}" is a topic of Penstock\'s own.',
@@ -256,11 +291,19 @@ def _topics(sources: Sequence[Source], models: Iterable[str]) -> dict[str, Sourc
     return topics
 
 
+def _shared(source: Source, other: Source) -> DefinitionError:
+    return DefinitionError(
+        f'Two sources share the topic "{source.topic}".',
+        code="topic_taken", where=f"line {source.line}",
+        hint=f"Give one of them topic= (the other: line {other.line}).",
+    )  # fmt: skip
+
+
 def _plan(name: str, pipeline: Pipeline, namespace: Mapping[str, Any]) -> Plan:
     if not TOPIC_NAME.fullmatch(name):
         raise DefinitionError(f'"{name}" cannot be the name of a model: use a-z, 0-9, ".", "_", "-".')
     truth = _label(pipeline)
-    if isinstance(pipeline.request, Answers) or isinstance(truth.source, Answers):
+    if isinstance(pipeline.request, Answers) or isinstance(truth.source, (Answers, Scored)):
         raise DefinitionError(
             "What a model said is neither a request nor the truth.", code="not_a_source",
             hint="Aggregate it: last(risk.score, where=risk.served), for example.",

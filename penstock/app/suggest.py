@@ -22,7 +22,7 @@ def told(file: File, model: str) -> Told:
     for name, module in modules.items():
         inner = {f"{name}.{n}": one for n, one in vars(module).items() if isinstance(one, Declared)}
         called |= {n: one for n, one in inner.items() if not any(one is other for other in called.values())}
-    used = {one.topic: one for one in (*file.sources.values(), *file.derived.values())}
+    used = {one.topic: one for one in file.kept}
     return Told(
         sources={
             n: one for n, one in called.items() if one is used.get(one.topic) or isinstance(one, Answers)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,18 @@ import threadpoolctl
 from penstock.app.consistency import KIND, begin_again, checked, checking, long_ago, passed_by, refill
 from penstock.app.lookup import Lookup
 from penstock.app.models import Models, Slow
-from penstock.app.pipeline import File, Plan, in_transit, load_text
+from penstock.app.pipeline import File, Plan, load_text, within
 from penstock.app.train import Order
 from penstock.dataset.outcome import outcome_stage
-from penstock.feature import derive_stage
+from penstock.feature import JOIN, Answer, Derived, Scored, derive_stage, join_stage, requests
 from penstock.gate.stage import gate_stage
-from penstock.log import Blob, Checkpoint, Commit, Joint, Log
+from penstock.log import Appended, Blob, Checkpoint, Commit, Joint, Log
 from penstock.log.crash import Point, point
 from penstock.model.schedule import train_stage
 from penstock.monitor.stage import monitor_stage
 from penstock.predict.queue import BATCH
-from penstock.predict.stage import SHARE, Means, predict_stage
+from penstock.predict.stage import SHARE, Means, predict_stage, share_name, share_takes
+from penstock.record.codec import unpack
 from penstock.record.decisions import (
     DECISIONS,
     DEPLOYMENTS,
@@ -50,9 +51,10 @@ from penstock.record.decisions import (
     draft,
     predictions,
     read,
+    vectors,
 )
 from penstock.record.errors import NotFound, PenstockError, Refused, Unavailable
-from penstock.record.event import unknown
+from penstock.record.event import Source, unknown
 from penstock.record.record import NO_HEADERS, START, Draft, Position, Record, output_id
 from penstock.release.registry import registry
 from penstock.release.route import Ref
@@ -156,9 +158,13 @@ class Parts:
         }
         rest = [msgspec.structs.replace(one, sync=sync) for one in folds(self.file, self.blobs)]
         used = [one for sets in self.sets.values() for f in sets.values() for one in f.sources.values()]
-        older = [one for topic, one in in_transit(used).items() if topic not in self.file.derived]
+        made = within(used) | self.file.scored
+        older = [
+            one for one in made.values() if isinstance(one, Derived) and one.topic not in self.file.derived
+        ]
+        joins = [join_stage(one, self.log.find) for one in made.values() if isinstance(one, Scored)]
         again = [checking(self.log, plan, self.sets[plan.name]) for plan in checked(self.file)]
-        return answering | {one.name: [one] for one in [*map(derive_stage, older), *rest, *again]}
+        return answering | {one.name: [one] for one in [*joins, *map(derive_stage, older), *rest, *again]}
 
 
 class Serving(msgspec.Struct, frozen=True):
@@ -203,6 +209,7 @@ class System:
                     (self.predicting if answers else self.folding).append(own(kept, log, batch_of(one, file)))
         self.turns = {one.stage.name: threading.Lock() for one in self.predicting}
         self.joint = isinstance(log, Joint) and log.alone
+        self.orders = {name: file.order(name) for name in file.plans}
         self.open = View(OPEN, log)
         self._lookups: dict[str, Lookup] = {}
         works = [name for name in file.plans if serving.mine(f"train.{name}")]
@@ -252,18 +259,65 @@ class System:
             return running.advance()
 
     def answer(self, model: str, drafts: Sequence[Draft]) -> list[Draft] | None:
-        """Append requests and answer them in one write; what the stage said. None where that cannot be."""
+        """Append requests and answer them in one write, and before that in one each by the models whose answers
+        they are given; what the stage said. None where that cannot be."""
+        direct: list[Draft] = []
+        if len(self.orders[model]) > 1:
+            direct = [one for one in drafts if one.topic == vectors(model)]
+            drafts = [one for one in drafts if one.topic != vectors(model)]
+        names = self.orders[model] if drafts else [model]
+        if not all(self._quick(name) for name in names):
+            return None
+        said: dict[str, dict[str, Answer]] = {}
+        for name in names[:-1]:
+            done = self._put(name, requests(self._request(name), drafts, said))
+            if done is None:
+                return None
+            said[name] = self._heard(name, *done)
+            if name == names[0]:
+                drafts = self.lying(drafts, done[0].repeats)
+        mine = requests(self._request(model), drafts, said) if drafts else ()
+        done = self._put(model, [*mine, *direct])
+        return done[1] if done is not None else None
+
+    def _request(self, model: str) -> Source:
+        return self.file.plan(model).pipeline.request
+
+    def _quick(self, model: str) -> bool:
+        """Whether a model answers here, at once."""
         found = self._answering(model)
-        if len(found) > 1 or not self.joint:
-            return None
-        (running,), models = found, self.parts.models
-        if not all(models.is_quick(ref.digest) for _, ref in running.state.route.versions()):
-            return None
-        with self.turns[running.stage.name], models.in_a_hurry():
+        route = found[0].state.route
+        ready = all(self.parts.models.is_quick(ref.digest) for _, ref in route.versions())
+        return len(found) == 1 and self.joint and route.champion is not None and ready
+
+    def _put(self, model: str, drafts: Sequence[Draft]) -> tuple[Appended, list[Draft]] | None:
+        (running,) = self._answering(model)
+        with self.turns[running.stage.name], self.parts.models.in_a_hurry():
             try:
-                return running.put(self._owned(running, drafts))[1]
+                done = running.put(self._owned(running, drafts))
             except Slow:  # a release came that names another: nothing of it is on the log
                 return None
+        self.told(done[1])
+        return done
+
+    def _heard(self, model: str, done: Appended, outputs: Sequence[Draft]) -> dict[str, Answer]:
+        """What a model answered, by request; to those that were asked before, as it did then."""
+        topic, plan = predictions(model), self.file.plan(model)
+        earlier = (served(self.log, plan, done.places[i]) for i in done.repeats)
+        found = [
+            *(Answer.of(one) for one in earlier if one is not None),
+            *(unpack(one.value, Answer) for one in outputs if one.topic == topic),
+        ]
+        return {one.request: one for one in found if one.served}
+
+    def lying(self, drafts: Sequence[Draft], repeats: Collection[int]) -> list[Draft]:
+        """Requests as they stand on the log: those that were asked before as they were then."""
+        found = list(drafts)
+        for i in repeats:
+            one = self.log.find(drafts[i].topic, drafts[i].id)
+            if one is not None:
+                found[i] = Draft(one.topic, one.key, one.time_ms, one.value, one.id, one.headers)
+        return found
 
     def _owned(self, running: Running[Any], drafts: Sequence[Draft]) -> Sequence[Draft]:
         """Requests that this share answers, whoever's they were by their key: they say so."""
@@ -278,11 +332,13 @@ class System:
         return self._owned(found[0], drafts) if len(found) == 1 else drafts
 
     def fold(self) -> bool:
-        """Run every stage after the predictions; what only compares takes one batch, so that a long one to
-        catch up keeps nobody waiting. Says whether anything was new."""
+        """Run every stage after the predictions, up to where the log ends at its turn, so that one which is sent
+        more all the time keeps nobody waiting; what only compares takes one batch, for it may have long to catch up.
+        Says whether anything was new."""
         moved = False
         for running in self.folding:
-            while running.advance() is not None:
+            end = self.log.end()
+            while running.position.n < end.n and running.advance() is not None:
                 moved = True
                 if running.stage.name.startswith(f"{KIND}."):
                     break
@@ -303,6 +359,14 @@ class System:
     def passed(self, model: str, place: int) -> bool:
         """Whether a model's answering stage has been beyond a position: what it had to say there is said."""
         return all(running.position.n > place for running in self._answering(model))
+
+    def elsewhere(self, model: str, place: int) -> bool:
+        """Whether the request at a position is answered by another process."""
+        topics, n = [self._request(model).topic, vectors(model)], self.shares
+        found = self.log.read(topics, Position(n=place), stop=Position(n=place + 1))[0]
+        ours = {one.stage.name for one in self._answering(model)}
+        takes = [share_takes(k, n) for k in range(n) if share_name(f"predict.{model}", k, n) in ours]
+        return bool(found) and not any(take(record) for record in found for take in takes)
 
     def _answering(self, model: str) -> list[Running[Any]]:
         found = [one for one in self.predicting if one.stage.said_as == f"predict.{model}"]
@@ -388,6 +452,10 @@ def own(one: AnyStage, log: Log, batch: int = 1024) -> Running[Any]:
         log.commit(Commit(one.name, epoch, state.position, [], one.dump(restore(one, log, state))))
     if one.name.startswith(f"{KIND}.") and passed_by(one, log):
         begin_again(one, log)
+    if one.name.startswith(f"{JOIN}.") and not log.load(one.name).state:
+        # From now on: of what was asked before, the labels have come by.
+        epoch = log.load(one.name, claim=True).epoch
+        log.commit(Commit(one.name, epoch, log.end(), [], one.dump(one.empty())))
     return Running(one, log, batch=batch)
 
 

@@ -59,8 +59,7 @@ class Kept(msgspec.Struct, frozen=True):
 
 def due(file: File, home: Home) -> list[Cut]:
     """What each source's `keep` lets go now, by the newest tick's time."""
-    sources = (*file.sources.values(), *file.derived.values())
-    kept = [(source, keep) for source in sources if (keep := keep_of(source)) != Keep()]
+    kept = [(source, keep) for source in file.kept if (keep := keep_of(source)) != Keep()]
     tick = newest(home.log, TICKS) if kept else None
     if tick is None:
         return []

@@ -110,7 +110,8 @@ def _running(verbs: Any) -> None:
     )  # fmt: skip
     some.add_argument(
         "stages", nargs="+", metavar="STAGE",
-        help="predict, derive, outcome, monitor, train, gate, release, consistency, tick, predict.MODEL..., or all",
+        help="predict, join, derive, outcome, monitor, train, gate, release, consistency, tick, "
+        "predict.MODEL..., or all",
     )  # fmt: skip
     some.add_argument("--file", required=True, metavar="FILE")
     _homed(some, json=False)

@@ -21,12 +21,24 @@ from penstock.feature.definition.language import (
 )
 from penstock.feature.definition.plan import About, FeatureSet
 from penstock.feature.definition.said import Answers, predictions
-from penstock.feature.definition.source import Declared, Derived, lineage, raw, source, wider
+from penstock.feature.definition.scored import (
+    JOIN,
+    Answer,
+    answers,
+    asked,
+    join_inputs,
+    join_stage,
+    requests,
+    scored,
+)
+from penstock.feature.definition.source import Declared, Derived, Scored, descent, lineage, raw, source, wider
 from penstock.feature.definition.text import tokens
 from penstock.feature.fold import Fold, Past, Seen
 
 __all__ = [
+    "JOIN",
     "About",
+    "Answer",
     "Answers",
     "Column",
     "Declared",
@@ -35,16 +47,22 @@ __all__ = [
     "FeatureSet",
     "Fold",
     "Past",
+    "Scored",
     "Seen",
+    "answers",
+    "asked",
     "case",
     "compile",
     "count",
     "derive_stage",
     "derived",
+    "descent",
     "distinct",
     "feature",
     "first",
     "hashed",
+    "join_inputs",
+    "join_stage",
     "last",
     "last_k",
     "lineage",
@@ -54,7 +72,9 @@ __all__ = [
     "predictions",
     "rate",
     "raw",
+    "requests",
     "row",
+    "scored",
     "since",
     "source",
     "std",

@@ -110,7 +110,7 @@ def predict_stage(
     whole stage would give.
     """
     direct, name = vectors(model), f"predict.{model}"
-    mine = _taking(*share)
+    mine = share_takes(*share)
 
     def empty() -> Predicting:
         return Predicting({digest: Fold(features) for digest, features in sets.items()})
@@ -192,7 +192,8 @@ SCORING = "score."
 """In whose name, with the model's behind it, a request is a dead letter that no score came of."""
 
 
-def _taking(k: int, n: int) -> Callable[[Record], bool]:
+def share_takes(k: int, n: int) -> Callable[[Record], bool]:
+    """Whether share k of n answers a request."""
     mine, division = f"{k + 1}of{n}", f"of{n}"
 
     def taking(record: Record) -> bool:

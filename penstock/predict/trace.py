@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from penstock.feature import FeatureSet, Fold, Seen
+from penstock.feature import FeatureSet, Fold, Scored, Seen, answers, descent
 from penstock.log import Log
 from penstock.record.codec import moment, span_text, unpack
 from penstock.record.decisions import (
@@ -36,7 +36,8 @@ _TAKEN = ("shadow", "canary", "champion", "rolled_back")
 
 
 class Trace(msgspec.Struct, frozen=True):
-    """One prediction with all that stands behind it. Personal columns of the request are masked."""
+    """One prediction with all that stands behind it. Personal columns of the request are masked. `given`: what other
+    models had answered to the same request and came with it, by the predictions' ids."""
 
     id: str
     position: int
@@ -47,6 +48,7 @@ class Trace(msgspec.Struct, frozen=True):
     verdict: Verdict | None
     release: Release | None
     others: list[Prediction]
+    given: dict[str, Prediction]
     state: Literal["pending", "observed", "expired"]
     outcome: Outcome | None
 
@@ -73,6 +75,7 @@ def trace(
         found.id, found.position, _shown(source, asked), said,
         _seen(log, features, said, asked, source) if features and asked.topic == source.topic else [],
         version, verdict, steps[-1] if steps else None, _others(log, said, found.id),
+        _given(log, source, asked),
         outcome.state if outcome else "pending", outcome,
     )  # fmt: skip
 
@@ -133,6 +136,15 @@ def _others(log: Log, said: Prediction, id: str) -> list[Prediction]:
     return found
 
 
+def _given(log: Log, source: Source, asked: Record) -> dict[str, Prediction]:
+    """What was answered on the way to this request, the first one first."""
+    scored = (
+        [one for one in descent(source) if isinstance(one, Scored)] if asked.topic == source.topic else []
+    )
+    found = [record for one in reversed(scored) for record in answers(one, asked.id, log.find)]
+    return {record.id: read(record, Prediction) for record in found}
+
+
 def _outcome(log: Log, said: Prediction) -> Outcome | None:
     """The newest outcome of the request; an amended one stands for the one before."""
     position, found = Position(n=said.position), None
@@ -152,6 +164,10 @@ def told(found: Trace) -> str:
         f"prediction  {found.id} at position {found.position}",
         f"request     {said.request} at {moment(said.t_ms):%Y-%m-%d %H:%M:%S} UTC, seen at position {said.o}",
         *(f"            {name} = {value}" for name, value in found.request.items()),
+        *(
+            f"given       {one.model} v{one.version} said {_answer(one)}: {id}"
+            for id, one in found.given.items()
+        ),
         f"answer      {_answer(said)} by v{said.version} ({said.role}{', served' if said.served else ', not served'})",
         *(f"            v{one.version} ({one.role}) said {_answer(one)}" for one in found.others),
         f"            scored in {said.latency_s * 1000:.2f} ms, in the batch that began at {said.batch}",

@@ -38,7 +38,7 @@ SHOW_S = 5.0
 """Between two displays of the lags in Kafka's own tools."""
 BARRED_S = 2.0
 """How long a stage whose owner was fenced is left alone: by then this process knows whose seat it is."""
-KINDS = ("predict", "derive", "outcome", "monitor", "train", "gate", "release", "consistency", "tick")
+KINDS = ("predict", "join", "derive", "outcome", "monitor", "train", "gate", "release", "consistency", "tick")
 
 
 class Settings(msgspec.Struct, frozen=True):

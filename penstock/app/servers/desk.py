@@ -19,7 +19,7 @@ from penstock.app.looks import Looks
 from penstock.app.pipeline import File
 from penstock.app.retract import Retracted, retract
 from penstock.app.system import Numbered, Report, System, append
-from penstock.feature import raw
+from penstock.feature import JOIN, asked, raw
 from penstock.record.errors import Broken, NotFound, Unavailable
 from penstock.release.registry import REGISTRY
 from penstock.serve.carried import CARRIED
@@ -130,16 +130,18 @@ def _held(admit: Admit) -> str:
 
 
 def _repeated(system: System) -> list[Count]:
-    """The stages' outputs that stood on the log already, made again after a crash or a try that failed."""
+    """The stages' outputs that stood on the log already, made again after a crash or a try that failed. What a
+    stage joins is mostly there: whoever asked has joined it already."""
     return [
         Count("outputs_repeated", {"stage": one.stage.name}, one.repeated)
         for one in [*system.predicting, *system.folding]
+        if not one.stage.name.startswith(f"{JOIN}.")
     ]
 
 
 def _faces(file: File) -> dict[str, ModelFace]:
     return {
-        n: ModelFace(n, raw(p.pipeline.request), p.features.names, p.pipeline.serves is None)
+        n: ModelFace(n, raw(asked(p.pipeline.request)), p.features.names, p.pipeline.serves is None)
         for n, p in file.plans.items()
     }
 

@@ -14,6 +14,8 @@ import msgspec
 from penstock.app.home import Books
 from penstock.app.pipeline import File
 from penstock.app.simulation.small import History
+from penstock.feature import JOIN, Scored, answers
+from penstock.feature.definition.scored import answer_columns
 from penstock.log import Blob, Checkpoint, Log
 from penstock.record.codec import pack, unpack
 from penstock.record.decisions import (
@@ -185,6 +187,22 @@ def drained(log: Log, file: File, stages: Sequence[AnyStage], watch: Watch) -> N
                 answered = (name, record.position) in watch.served
                 demand(answered, "Every request after the first champion is answered", record.id)
             demand((name, record.id) in watch.joined, "Every request has its outcome", record.id)
+    for source in file.scored.values():
+        _given(log, source)
+
+
+def _given(log: Log, source: Scored) -> None:
+    """Every request that was answered stands once more, with its answer, and no other does."""
+    there = {record.id: record for record in every(log, [source.topic])}
+    for record in every(log, [source.base.topic]):
+        said = next(answers(source, record.id, log.find), None)
+        one = there.pop(record.id, None)
+        demand((one is None) == (said is None), "A request that was answered is given on with it", record.id)
+        if one is not None and said is not None:
+            score = getattr(source.event(one), answer_columns(source.model)[0])
+            demand(score == read(said, Prediction).score, "What is given on is what was served", record.id)
+            demand(one.position > max(record.position, said.position), "It lies above both", record.id)
+    demand(not there, "Nothing is given on that was not asked", sorted(there)[:3])
 
 
 def sent_once(log: Log, sent: Iterable[Draft]) -> None:
@@ -220,9 +238,11 @@ def replayed(log: Log, stages: Iterable[tuple[AnyStage, bytes]]) -> None:
     """Folded from the start in one go, every stage ends in its live state and says what stands on the log."""
     records = list(every(log, log.topics()))
     spoken: dict[str, dict[tuple[str, str], Any]] = {}
+    joins = {name.removeprefix(f"{JOIN}."): name for name in log.stages() if name.startswith(f"{JOIN}.")}
     for r in records:
         if r.id and r.topic not in (VERSIONS, FAILURES):  # the results of an intent bear the intent's id
-            spoken.setdefault(r.id.partition(":")[0], {})[r.topic, r.id] = _said(r)
+            whose = joins.get(r.topic) or r.id.partition(":")[0]  # what is joined bears the request's id
+            spoken.setdefault(whose, {})[r.topic, r.id] = _said(r)
     for stage, state in stages:
         inputs = frozenset(stage.inputs)
         folded, emitted = stage.step_many(stage.empty(), [r for r in records if r.topic in inputs])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ import numpy as np
 
 from penstock.app.pipeline import File, Plan
 from penstock.app.sample import START_AT, columns, made_row, sampled
+from penstock.feature import asked
 from penstock.model.fit import Data
 from penstock.record.codec import millis
+from penstock.record.event import Source
 from penstock.record.record import Draft
 
 REQUESTS = 100
@@ -134,6 +136,7 @@ class _Made:
         self.events: list[Sent] = []
         self.truths: dict[str, dict[str, float | None]] = {name: {} for name in file.plans}
         self.pools: dict[str, list[Any]] = {}
+        self.rows: dict[str, list[tuple[datetime, dict[str, Any], int]]] = {}  # the requests by topic
 
     def send(self, topic: str, row: dict[str, Any], late_ms: int = 0) -> None:
         """An event sent at its time or later; one with an id is sometimes sent again."""
@@ -147,9 +150,9 @@ class _Made:
     def taken(self, folder: Path) -> None:
         """The first events of the samples, at their times."""
         left = REQUESTS * len(self.file.plans)
-        asked = {plan.pipeline.request.topic for plan in self.file.plans.values()}
+        topics = {asked(plan.pipeline.request).topic for plan in self.file.plans.values()}
         for _, topic, row in sampled(self.file, folder):
-            left -= topic in asked
+            left -= topic in topics
             if left < 0:
                 return
             self.send(topic, row, self.late(3_600_000))
@@ -161,28 +164,33 @@ class _Made:
     def up(self) -> None:
         """Events made up from the types."""
         span_ms = _span(self.file)
-        used = set()
+        used: set[str] = set()
         for plan in self.file.plans.values():
-            self.asked(plan, span_ms)
-            used |= {plan.pipeline.request.topic, plan.label.source.topic}
+            request, kept = asked(plan.pipeline.request), plan.label.source.topic
+            if not {request.topic, kept} <= used:  # else they were made for a model before
+                self.asked(plan, request, span_ms)
+            used |= {request.topic, kept}
         for topic in sorted(self.file.sources.keys() - used):
             for i in range(REQUESTS // 4):
                 when = START_AT + timedelta(milliseconds=self.chance.randrange(span_ms))
                 row = made_row(self.file.sources[topic], when, i, self.chance, self.pools)
                 self.send(topic, row, self.late(10_800_000))
 
-    def asked(self, plan: Plan, span_ms: int) -> None:
+    def asked(self, plan: Plan, request: Source, span_ms: int) -> None:
         """A model's requests and their truths, which turn round at some point of most histories."""
-        request, wait_ms = plan.pipeline.request, plan.label.wait_ms
+        wait_ms = plan.label.wait_ms
         column, turns = _telling(plan), self.chance.choice((0.7, 0.8, 2.0))
         noise, step_ms = self.chance.choice((0.0, 0.03, 0.1)), span_ms // (2 * REQUESTS)
-        kept = plan.label.source.topic
+        kept, rows = plan.label.source.topic, self.rows.setdefault(request.topic, [])
         for i in range(REQUESTS):
             place = i + max(0, 2 * i - REQUESTS)  # half of them in the first quarter: so training is early
             when = START_AT + timedelta(milliseconds=place * step_ms + self.chance.randrange(step_ms))
-            row = made_row(request, when, i, self.chance, self.pools)
-            late_ms = 3 * 86_400_000 if self.chance.random() < 0.01 else self.late(wait_ms // 10)
-            self.send(request.topic, row, late_ms)
+            if i == len(rows):
+                row = made_row(request, when, i, self.chance, self.pools)
+                late_ms = 3 * 86_400_000 if self.chance.random() < 0.01 else self.late(wait_ms // 10)
+                self.send(request.topic, row, late_ms)
+                rows.append((when, row, late_ms))
+            when, row, late_ms = rows[i]
             truth = bool(row[column] > _MIDDLE.get(type(row[column]), 0)) if column else i % 2 == 1
             truth ^= (self.chance.random() < noise) ^ (i > turns * REQUESTS)
             self.truth(plan, str(row[request.id]), row[request.id], i, truth, late_ms, when)
@@ -229,7 +237,7 @@ def _nobody(plan: Plan) -> Any:
 
 def _telling(plan: Plan) -> str:
     """The request's column that tells the truth: a number, and a feature if there is one."""
-    request = plan.pipeline.request
+    request = asked(plan.pipeline.request)
     hints = columns(request.schema)
     numbers = [name for name in request.columns if hints[name] in _MIDDLE and name != request.id]
     named = [name for name in numbers if name in plan.features.names]

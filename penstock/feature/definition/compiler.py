@@ -26,7 +26,7 @@ from penstock.feature.definition.plan import (
     value_types,
     written,
 )
-from penstock.feature.definition.source import lineage, wider
+from penstock.feature.definition.source import descent, wider
 from penstock.record.codec import digest, pack
 from penstock.record.errors import DefinitionError
 from penstock.record.event import Source, unknown
@@ -91,7 +91,7 @@ class _Compiler:
 
     def name(self, one: Any) -> str:
         if isinstance(one, Column):
-            if one.source not in lineage(self.request):
+            if one.source not in descent(self.request):
                 raise DefinitionError(
                     f'"{one.name}" is a column of {one.source.topic}, not of the request.',
                     code="not_a_feature", hint=f"Say which of its values: last({one.source.topic}.{one.name}).",

@@ -17,7 +17,7 @@ import msgspec
 from penstock.feature.definition.evaluate import compiled
 from penstock.feature.definition.expression import Column, Expression, at_line, here, leaves
 from penstock.feature.definition.plan import VALUES, column_of, row_meaning, row_types
-from penstock.feature.definition.source import Derivation, Derived
+from penstock.feature.definition.source import Derivation, Derived, Scored
 from penstock.record.codec import digest, pack
 from penstock.record.decisions import AGAIN
 from penstock.record.errors import DefinitionError, Refused
@@ -38,6 +38,11 @@ def derived(source: Source, *, at: Literal["ingest", "transit"], **columns: Expr
         raise DefinitionError(
             unknown(str(at), ("ingest", "transit"), "a place to derive at"),
             code="arguments", where=where, hint="At the request, use the expression itself.",
+        )  # fmt: skip
+    if at == "ingest" and isinstance(source, Scored):
+        raise DefinitionError(
+            f"No door takes events of {source.topic}.",
+            code="not_a_source", where=where, hint="Derive from what was scored, or at transit.",
         )  # fmt: skip
     for name, one in columns.items():
         _check(source, name, one, where)

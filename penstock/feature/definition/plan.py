@@ -14,7 +14,7 @@ from penstock.feature.definition.evaluate import aware
 from penstock.feature.definition.expression import Column, Expression, Op
 from penstock.feature.definition.language import QUANTUM, Aggregate, Function
 from penstock.feature.definition.meaning import kinds_of, meaning, spelled, types_of
-from penstock.feature.definition.source import Derived
+from penstock.feature.definition.source import Derived, Scored
 from penstock.record.codec import pack, span_text
 from penstock.record.decisions import RETRACTIONS
 from penstock.record.event import Event, Source
@@ -160,10 +160,10 @@ def row_meaning(one: Any) -> Any:
 
 def derivation_of(source: Source, name: str) -> list[Any]:
     """What a derived column means; nothing of one that comes with the event."""
-    while isinstance(source, Derived):
-        if name in source.derivation.meanings:
+    while isinstance(source, (Derived, Scored)):
+        if isinstance(source, Derived) and name in source.derivation.meanings:
             return [source.derivation.meanings[name]]
-        source = source.derivation.base
+        source = source.base if isinstance(source, Scored) else source.derivation.base
     return []
 
 

@@ -66,11 +66,25 @@ class Derived(Declared, frozen=True, eq=False, kw_only=True):
             ) from None
 
 
+class Scored(Declared, frozen=True, eq=False, kw_only=True):
+    """Requests with what a model answered them as further columns. See `scored.scored`."""
+
+    base: Source
+    model: str
+
+
 def lineage(one: Source) -> Iterator[Source]:
     """A source and those that it derives from on the same topic."""
     yield one
     if isinstance(one, Derived) and one.derivation.at == "ingest":
         yield from lineage(one.derivation.base)
+
+
+def descent(one: Source) -> Iterator[Source]:
+    """A source and all that its rows have the columns of: what it derives from at the door, and what was scored."""
+    yield from lineage(one)
+    if isinstance(one, Scored):
+        yield from descent(one.base)
 
 
 def raw(one: Source) -> Source:
