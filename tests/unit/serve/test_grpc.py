@@ -293,9 +293,7 @@ def test_calls_of_one_turn_carry_their_own() -> None:
         await asyncio.gather(*(stub.ModelInfer(request, metadata=[("traceparent", one)]) for one in traces))
 
     asked(talk)
-    assert Counter(one["traceparent"] for one in carried_by) == dict.fromkeys(
-        traces, 3
-    )  # for the lane, and twice after
+    assert Counter(one["traceparent"] for one in carried_by) == dict.fromkeys(traces, 1)
 
 
 def test_how_long_a_caller_waits() -> None:
