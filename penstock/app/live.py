@@ -11,7 +11,6 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -28,13 +27,16 @@ from penstock.record.errors import PenstockError, Refused, Unavailable
 from penstock.record.record import Draft, Position
 from penstock.serve.carried import CARRIED
 from penstock.serve.desk import Spoken
-from penstock.stage import Running
 
 FOLD_PAUSE_S = 0.05
 """Between two turns of the stages that no request waits for: batches then, and the write lock is free."""
 
 HURRIED_S, HURRY_PAUSE_S = 1.0, 0.05
 """For so long after a request that was answered at once, the answering thread only looks in every so often."""
+
+THREADS = 16
+"""Stages that answer have their turns on so many threads, each on its own where there are no more: none waits for
+another's model then, and of more none waits for long."""
 
 BEHIND = 10
 """The niceness of stages whose system answers in other processes."""
@@ -56,8 +58,7 @@ def _why(letter: DeadLetter) -> Refused:
 
 
 class Live:
-    """A system on threads: one for each stage that answers, so that none waits for another's model; one folds, one
-    trains, time goes on. `now_ms` is the wall clock."""
+    """A system on threads: some answer, one folds, one trains, time goes on. `now_ms` is the wall clock."""
 
     def __init__(
         self,
@@ -77,6 +78,8 @@ class Live:
         self.stopping = threading.Event()
         self.broken: str = ""
         self._hurried_s: dict[str, float] = {}  # by stage, when somebody was last answered at once
+        self._looked_s: dict[str, float] = {}  # by stage, when it last had a turn
+        self._watching = threading.Lock()
         self._mark, self._numbers = secrets.token_hex(6), itertools.count()
         self.threads: list[threading.Thread] = []
 
@@ -84,10 +87,10 @@ class Live:
         """Start answering, folding, training and ticking."""
         system = self.system
         turns: dict[str, Callable[[], None] | None] = {
-            **{one.stage.name: partial(self._predict, one) for one in system.predicting},
-            "fold": self._fold if system.folding else None,
-            "train": self._train if system.working else None,
-            "tick": self._tick if system.working else None,
+            **{f"predict-{n}": self._predict for n in range(min(len(system.answers.names), THREADS))},
+            "fold": self._fold if system.folds.names else None,
+            "train": self._train if system.works else None,
+            "tick": self._tick if system.works else None,
         }
         for name, turn in turns.items():
             if turn is None:
@@ -109,7 +112,7 @@ class Live:
 
     def _loop(self, name: str, turn: Callable[[], None]) -> None:
         one_thread()
-        if not self.system.predicting:  # others answer, and come first
+        if not self.system.answers.names:  # others answer, and come first
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BEHIND)
         while not self.stopping.is_set():
             try:
@@ -129,14 +132,36 @@ class Live:
         traceback.print_exception(error)
         self.stopping.set()
 
-    def _predict(self, running: Running[Any]) -> None:
-        end = self.system.log.end()
-        moved = self.system.predict(running, self.sizes.look)
-        hurried_s = self._hurried_s.get(running.stage.said_as, float("-inf"))
-        if time.monotonic() < hurried_s + HURRIED_S:  # who asks at once folds what there is by himself
+    def _predict(self) -> None:
+        turns = self.system.answers
+        name = turns.take(self._is_due)
+        if name is None:
+            with self._watching:  # one of these threads watches the log, the others are behind it
+                if not turns.waiting(self._is_due) and not self.stopping.is_set():
+                    self._watch()
+            return
+        again = True
+        try:
+            self._looked_s[name] = time.monotonic()
+            again = self.system.predict(self.system.own(name), self.sizes.look)
+        finally:
+            turns.give(name, again=again)
+
+    def _watch(self) -> None:
+        turns = self.system.answers
+        if all(map(self._is_hurried, turns.names)):  # who asks at once folds what there is by himself
             self.stopping.wait(HURRY_PAUSE_S)
-        elif not moved:
-            self.system.log.wait(end, 0.25)
+        else:
+            self.system.log.wait(Position(n=turns.looked), 0.25)
+        turns.look()
+
+    def _is_hurried(self, name: str) -> bool:
+        """Whether somebody was answered at once by a stage just now."""
+        return time.monotonic() < self._hurried_s.get(name.partition("/")[0], float("-inf")) + HURRIED_S
+
+    def _is_due(self, name: str) -> bool:
+        looked_s = self._looked_s.get(name, float("-inf"))
+        return not self._is_hurried(name) or time.monotonic() > looked_s + HURRY_PAUSE_S
 
     def _fold(self) -> None:
         end = self.system.log.end()

@@ -179,7 +179,8 @@ def build(namespace: Mapping[str, Any], path: str = "", text: bytes = b"") -> Fi
     found = {id(value): (name, value) for name, value in namespace.items() if isinstance(value, Pipeline)}
     if not found:
         raise DefinitionError("The file declares no Pipeline.", hint="Add NAME = Pipeline(...).")
-    plans = [_plan(value.name or name, value, namespace) for name, value in found.values()]
+    defined = {name: value for name, value in namespace.items() if not isinstance(value, Pipeline)}
+    plans = [_plan(value.name or name, value, defined) for name, value in found.values()]
     found_sources = [value for value in namespace.values() if isinstance(value, Source)]
     for plan in plans:
         found_sources += [plan.pipeline.request, plan.label.source, *plan.features.sources.values()]
@@ -191,8 +192,9 @@ def build(namespace: Mapping[str, Any], path: str = "", text: bytes = b"") -> Fi
     file = File(path, text, digest(text), models, _topics(sent, models), moved)
     for plan in plans:
         _check_answers(plan, models)
+    looks = looking(file)
     for source in (*file.sources.values(), *file.derived.values()):
-        check_keep(source, looking(file))
+        check_keep(source, looks)
     return file
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ import threadpoolctl
 
 from penstock.app.consistency import KIND, begin_again, checked, checking, long_ago, passed_by, refill
 from penstock.app.lookup import Lookup
-from penstock.app.models import Models, Slow
+from penstock.app.models import KEPT, Models, Slow
 from penstock.app.pipeline import File, Plan, in_transit, load_text
 from penstock.app.train import Order
+from penstock.app.turns import FEW, Turns
 from penstock.dataset.outcome import outcome_stage
 from penstock.feature import derive_stage
 from penstock.gate.stage import gate_stage
@@ -53,7 +54,7 @@ from penstock.record.decisions import (
 from penstock.record.errors import NotFound, PenstockError, Refused, Unavailable
 from penstock.record.event import unknown
 from penstock.record.record import NO_HEADERS, Draft, Position, Record, output_id
-from penstock.release.registry import registry
+from penstock.release.registry import REGISTRY, Entry, registry
 from penstock.release.route import Ref
 from penstock.release.stage import release_stage
 from penstock.stage import AnyStage, Running, View, restore, stage
@@ -162,7 +163,8 @@ class Serving(msgspec.Struct, frozen=True):
 
 
 class System:
-    """A pipeline file at work on a log. Owns its stages: one system at a time per log."""
+    """A pipeline file at work on a log. Owns its stages, each from when it first has something to do: one system at a
+    time per log."""
 
     def __init__(
         self,
@@ -183,21 +185,48 @@ class System:
         self.clock, self.trainer, self.sync, self.shares = clock, trainer, sync, shares
         self.sync_answers = serving.sync
         self.told: Callable[[Sequence[Draft]], None] = lambda outputs: None
-        posts = self.parts.posts(shares, sync=sync)
-        self.predicting: list[Running[Any]] = []
-        self.folding: list[Running[Any]] = []
-        for name, stages in posts.items():
-            answers = name.startswith("predict.")
-            for one in stages:
-                if serving.mine(one.name):
-                    kept = msgspec.structs.replace(one, sync=True) if answers and serving.sync else one
-                    (self.predicting if answers else self.folding).append(own(kept, log))
-        self.turns = {one.stage.name: threading.Lock() for one in self.predicting}
+        self.stages: dict[str, AnyStage] = {}
+        for name, stages in self.parts.posts(shares, sync=sync).items():
+            synced = serving.sync and name.startswith("predict.")
+            kept = [msgspec.structs.replace(one, sync=True) if synced else one for one in stages]
+            self.stages |= {one.name: one for one in kept if serving.mine(one.name)}
+        self.running: dict[str, Running[Any]] = {}
+        self._known, self._owning = log.stages(), threading.Lock()
+        answers, folds = self._split(self.stages)
+        self.answers, self.folds = (
+            Turns(log, [self.stages[n] for n in names], self._known, clock) for names in (answers, folds)
+        )
+        self.turns = {name: threading.Lock() for name in answers}
+        self._by_model: dict[str, list[str]] = {}
+        for name in answers:
+            self._by_model.setdefault(self.stages[name].said_as.removeprefix("predict."), []).append(name)
         self.joint = isinstance(log, Joint) and log.alone
         self.open = View(OPEN, log)
+        self._registry, self._reading = View(REGISTRY, log), threading.Lock()
         self._lookups: dict[str, Lookup] = {}
-        works = [name for name in file.plans if serving.mine(f"train.{name}")]
-        self.working = {name: log.load(f"work.{name}", claim=True).epoch for name in works}
+        self.works = any(serving.mine(f"train.{name}") for name in file.plans)
+        self.working: dict[str, int] = {}
+
+    @property
+    def predicting(self) -> list[Running[Any]]:
+        """Every stage that answers, taken over."""
+        return [self.own(name) for name in self._split(self.stages)[0]]
+
+    @property
+    def folding(self) -> list[Running[Any]]:
+        """Every other stage, taken over."""
+        return [self.own(name) for name in self._split(self.stages)[1]]
+
+    def own(self, name: str) -> Running[Any]:
+        """A stage, taken over now if it was not yet."""
+        with self._owning:
+            if name not in self.running:
+                self.running[name] = own(self.stages[name], self.log, self._known)
+            return self.running[name]
+
+    def _split(self, names: Iterable[str]) -> tuple[list[str], list[str]]:
+        answers = [name for name in names if name.startswith("predict.")]
+        return answers, [name for name in names if not name.startswith("predict.")]
 
     def deploy(self, t_ms: int) -> None:
         """Say on the log which code is up, and in how many shares."""
@@ -218,7 +247,7 @@ class System:
         for running in [*self.predicting, *self.folding]:
             outputs = running.advance()
             if outputs is not None:
-                if running in self.predicting:
+                if running.stage.name in self.turns:
                     self.told(outputs)
                 return True
         for intent in self.pending()[:1]:
@@ -227,13 +256,12 @@ class System:
         return False
 
     def predict(self, running: Running[Any], watch: Callable[[Running[Any]], None]) -> bool:
-        """Answer every request of a stage that waits; `watch` is shown the stage between two of its turns. Says
-        whether anything was new."""
-        moved = False
-        while (outputs := self._advance(running, watch)) is not None:
+        """Answer a batch of the requests that wait for a stage; `watch` is shown the stage between two of its turns.
+        Says whether anything was new."""
+        outputs = self._advance(running, watch)
+        if outputs is not None:
             self.told(outputs)
-            moved = True
-        return moved
+        return outputs is not None
 
     def _advance(self, running: Running[Any], watch: Callable[[Running[Any]], None]) -> list[Draft] | None:
         with self.turns[running.stage.name]:
@@ -245,20 +273,21 @@ class System:
     def answer(self, model: str, drafts: Sequence[Draft]) -> list[Draft] | None:
         """Append requests and answer them in one write; what the stage said. None where that cannot be."""
         found = self._answering(model)
-        if len(found) > 1 or not self.joint:
+        running = self.running.get(found[0])
+        if len(found) > 1 or not self.joint or running is None:
             return None
-        (running,), models = found, self.parts.models
+        models = self.parts.models
         if not all(models.is_quick(ref.digest) for _, ref in running.state.route.versions()):
             return None
         with self.turns[running.stage.name], models.in_a_hurry():
             try:
-                return running.put(self._owned(running, drafts))[1]
+                return running.put(self._owned(running.stage.name, drafts))[1]
             except Slow:  # a release came that names another: nothing of it is on the log
                 return None
 
-    def _owned(self, running: Running[Any], drafts: Sequence[Draft]) -> Sequence[Draft]:
+    def _owned(self, stage: str, drafts: Sequence[Draft]) -> Sequence[Draft]:
         """Requests that this share answers, whoever's they were by their key: they say so."""
-        part = running.stage.name.partition("/")[2]
+        part = stage.partition("/")[2]
         if not part:
             return drafts
         return [msgspec.structs.replace(one, headers={**one.headers, SHARE: part}) for one in drafts]
@@ -269,35 +298,52 @@ class System:
         return self._owned(found[0], drafts) if len(found) == 1 else drafts
 
     def fold(self) -> bool:
-        """Run every stage after the predictions; what only compares takes one batch, so that a long one to
-        catch up keeps nobody waiting. Says whether anything was new."""
-        moved = False
-        for running in self.folding:
-            while running.advance() is not None:
-                moved = True
-                if running.stage.name.startswith(f"{KIND}."):
-                    break
+        """Run the stages after the predictions whose turn it is; what only compares takes one batch, so that a long
+        one to catch up keeps nobody waiting. Says whether anything was new."""
+        moved, seen = False, set[str]()
+        self.folds.look()
+        while len(seen) < FEW and (name := self.folds.take(lambda one: one not in seen)) is not None:
+            seen.add(name)
+            again = True
+            try:
+                again = self._fold(name)
+            finally:
+                self.folds.give(name, again=again)
+            moved = moved or again
+        return moved
+
+    def _fold(self, name: str) -> bool:
+        running, moved = self.own(name), False
+        while running.advance() is not None:
+            moved = True
+            if name.startswith(f"{KIND}."):
+                break
         return moved
 
     def warm(self) -> None:
-        """Have the models at hand that answer now, so that the first request need not wait for them."""
-        for running in self.predicting:
+        """Have the models at hand that answer now, so that the first request need not wait for them; of many models
+        each is made ready when it is asked."""
+        for running in self.predicting if len(self.answers.names) <= KEPT else ():
             for _, ref in running.state.route.versions():
                 with contextlib.suppress(PenstockError):  # whoever is answered by it is told
                     self.parts.models.get(ref.digest)
 
     def champion(self, model: str) -> Ref | None:
-        """Who answers for a model, as the answering stage sees it."""
-        champion: Ref | None = self._answering(model)[0].state.route.champion
-        return champion
+        """Who answers for a model, as the answering stage sees it, or will when it has folded what is there."""
+        running = self.running.get(self._answering(model)[0])
+        if running is not None and running.state.route.champion is not None:
+            champion: Ref | None = running.state.route.champion
+            return champion
+        with self._reading:
+            return self._registry.read().models.get(model, Entry()).route.champion
 
     def passed(self, model: str, place: int) -> bool:
         """Whether a model's answering stage has been beyond a position: what it had to say there is said."""
-        return all(running.position.n > place for running in self._answering(model))
+        return all(self.own(name).position.n > place for name in self._answering(model))
 
-    def _answering(self, model: str) -> list[Running[Any]]:
-        found = [one for one in self.predicting if one.stage.said_as == f"predict.{model}"]
-        if not found:
+    def _answering(self, model: str) -> list[str]:
+        found = self._by_model.get(model)
+        if found is None:
             raise NotFound(unknown(model, self.file.plans, "a model of this file"))
         return found
 
@@ -309,6 +355,8 @@ class System:
     def carry_out(self, intent: Intent) -> None:
         """Do what an intent asks, and commit the result under the intent's id."""
         assert self.trainer is not None
+        if intent.model not in self.working:
+            self.working[intent.model] = self.log.load(f"work.{intent.model}", claim=True).epoch
         result = self.trainer(order(self.file, self.home, intent))
         point(Point.EFFECT, intent.model)
         finish(self.log, intent, result, self.working[intent.model], self.open.position)
@@ -325,18 +373,20 @@ class System:
 
     def save(self) -> None:
         """Write every stage's state, so that the next start has little to fold again."""
-        for running in [*self.predicting, *self.folding]:
+        for running in list(self.running.values()):
             running.save()
 
 
-def own(one: AnyStage, log: Log) -> Running[Any]:
+def own(one: AnyStage, log: Log, known: Mapping[str, Checkpoint] | None = None) -> Running[Any]:
     """Take a stage over. A share begins where its own checkpoint is, or where all shares of another
-    division have come, whichever is further: every request below is answered."""
-    known = log.stages()
+    division have come, whichever is further: every request below is answered. `known`: how far all had come before
+    any of them moved."""
+    known = log.stages() if known is None else known
     divisions: dict[int, list[str]] = {}
-    for name in known:
+    own_family = one.name.partition("/")[0]
+    for name in known if own_family.startswith("predict.") else ():
         family, _, part = name.partition("/")
-        if family == one.name.partition("/")[0] and name != one.name:
+        if family == own_family and name != one.name:
             divisions.setdefault(int(part.partition("of")[2] or 1), []).append(name)
     whole = [names for n, names in divisions.items() if len(names) == n]
     least = [min(names, key=lambda name: known[name].position.n) for names in whole]
@@ -344,7 +394,7 @@ def own(one: AnyStage, log: Log) -> Running[Any]:
     if donor and known[donor].position.n > known.get(one.name, Checkpoint()).position.n:
         state, epoch = log.load(donor), log.load(one.name, claim=True).epoch
         log.commit(Commit(one.name, epoch, state.position, [], one.dump(restore(one, log, state))))
-    if one.name.startswith(f"{KIND}.") and passed_by(one, log):
+    if one.name.startswith(f"{KIND}.") and passed_by(one, log, known.get(one.name, Checkpoint())):
         begin_again(one, log)
     return Running(one, log)
 

@@ -131,8 +131,7 @@ def _held(admit: Admit) -> str:
 def _repeated(system: System) -> list[Count]:
     """The stages' outputs that stood on the log already, made again after a crash or a try that failed."""
     return [
-        Count("outputs_repeated", {"stage": one.stage.name}, one.repeated)
-        for one in [*system.predicting, *system.folding]
+        Count("outputs_repeated", {"stage": name}, one.repeated) for name, one in list(system.running.items())
     ]
 
 
