@@ -122,8 +122,9 @@ def main(pipeline: str, folder: str, n: str) -> None:
     system = System(file, home.log, home.blobs, home.path, lambda: 0.0, None, sync=False)
     system.deploy(now_ms)
     system.tick(now_ms)
-    while any([running.advance() is not None for running in [*system.folding, *system.predicting]]):
-        pass
+    moved = True
+    while moved:  # what one says is news of another
+        moved = sum(running.advance() is not None for running in [*system.folding, *system.predicting]) > 0
     system.save()
     home.log.close()
 

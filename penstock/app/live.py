@@ -75,6 +75,7 @@ class Live:
         system.parts.models.noted = lambda model, code: self.tally.add(
             "models_fell", {"model": model, "code": code}
         )
+        system.parts.models.gone = lambda n: self.tally.add("models_unloaded", {}, n)
         self.stopping = threading.Event()
         self.broken: str = ""
         self._hurried_s: dict[str, float] = {}  # by stage, when somebody was last answered at once

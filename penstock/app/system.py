@@ -19,7 +19,7 @@ import threadpoolctl
 
 from penstock.app.consistency import KIND, begin_again, checked, checking, long_ago, passed_by, refill
 from penstock.app.lookup import Lookup
-from penstock.app.models import KEPT, Models, Slow
+from penstock.app.models import MODELS_BYTES, Models, Slow
 from penstock.app.pipeline import File, Plan, in_transit, load_text
 from penstock.app.train import Order
 from penstock.app.turns import FEW, Turns
@@ -61,6 +61,8 @@ from penstock.stage import AnyStage, Running, View, restore, stage
 
 Clock = Callable[[], float]
 Trainer = Callable[[Order], Version | Failure]
+WARMED = 16
+"""The models of a file of no more are loaded before the door opens; of a larger one each when it is first asked."""
 Numbered = tuple[str, int]
 """A producer's name, and the number that it gives an append: 1, 2, 3..."""
 
@@ -97,16 +99,24 @@ OPEN = stage("open", (INTENTS, VERSIONS, FAILURES), Open, _pending)
 
 
 class Parts:
-    """What the stages of a pipeline file are made of, on a log: owns nothing. `apart`: see `Models`."""
+    """What the stages of a pipeline file are made of, on a log: owns nothing. `apart`, `models_bytes`: see `Models`."""
 
-    def __init__(self, file: File, log: Log, blobs: Blob, clock: Clock, apart: Path | None = None) -> None:
+    def __init__(
+        self,
+        file: File,
+        log: Log,
+        blobs: Blob,
+        clock: Clock,
+        apart: Path | None = None,
+        models_bytes: int = MODELS_BYTES,
+    ) -> None:
         one_thread()
         self.file, self.log, self.blobs, self.clock = file, log, blobs, clock
         blobs.put(file.text)
         self.plans = {plan.features.digest: plan for plan in file.plans.values()}
         self.sets = {name: {plan.features.digest: plan.features} for name, plan in file.plans.items()}
         self._older_plans()
-        self.models = Models(file, log, blobs, apart)
+        self.models = Models(file, log, blobs, apart, most_bytes=models_bytes)
 
     def _older_plans(self) -> None:
         """A champion of an older text of the file keeps its own features until it is replaced."""
@@ -155,11 +165,12 @@ class Parts:
 
 class Serving(msgspec.Struct, frozen=True):
     """How a system serves. `mine`: the stages that it owns; `sync`: each answer is on the disk before it leaves;
-    `apart`: see `Models`."""
+    `apart`, `models_bytes`: see `Models`."""
 
     mine: Callable[[str], bool] = lambda stage: True
     sync: bool = False
     apart: bool = False
+    models_bytes: int = MODELS_BYTES
 
 
 class System:
@@ -180,7 +191,7 @@ class System:
         serving: Serving | None = None,
     ) -> None:
         serving = serving or Serving()
-        self.parts = Parts(file, log, blobs, clock, home if serving.apart else None)
+        self.parts = Parts(file, log, blobs, clock, home if serving.apart else None, serving.models_bytes)
         self.file, self.log, self.blobs, self.home = file, log, blobs, home
         self.clock, self.trainer, self.sync, self.shares = clock, trainer, sync, shares
         self.sync_answers = serving.sync
@@ -323,7 +334,7 @@ class System:
     def warm(self) -> None:
         """Have the models at hand that answer now, so that the first request need not wait for them; of many models
         each is made ready when it is asked."""
-        for running in self.predicting if len(self.answers.names) <= KEPT else ():
+        for running in self.predicting if len(self.answers.names) <= WARMED else ():
             for _, ref in running.state.route.versions():
                 with contextlib.suppress(PenstockError):  # whoever is answered by it is told
                     self.parts.models.get(ref.digest)

@@ -23,6 +23,7 @@ from penstock.app.deferred import deferred
 from penstock.app.home import DEPLOYED, Books, Home, Views, open_home, pressure, wall_ms
 from penstock.app.live import Live
 from penstock.app.looks import Looks
+from penstock.app.models import MODELS_BYTES
 from penstock.app.pipeline import File, load
 from penstock.app.pressure import Bounds
 from penstock.app.servers.calling import Calling, free
@@ -51,7 +52,8 @@ WEBHOOK_TRIES = 5
 
 class Settings(msgspec.Struct, frozen=True):
     """Where and how to serve. `hosts`: names besides loopback to answer under; `log`: see `open_home`; `workers`:
-    processes that serve requests, 0 for this one; `sync`: each answer is on the disk before it leaves."""
+    processes that serve requests, 0 for this one; `sync`: each answer is on the disk before it leaves;
+    `models_bytes`: what the models in memory may take, in all processes together."""
 
     host: str = "127.0.0.1"
     port: int = 8411
@@ -65,6 +67,7 @@ class Settings(msgspec.Struct, frozen=True):
     workers: int = 0
     sync: bool = False
     grpc_port: int | None = None
+    models_bytes: int = MODELS_BYTES
 
 
 class Server:
@@ -129,7 +132,7 @@ def up(
     system = System(
         file, home.log, home.blobs, home_path, time.perf_counter, trainer,
         shares=max(1, settings.workers),
-        serving=Serving(_no_answers if settings.workers else _all, settings.sync, apart=True),
+        serving=Serving(_no_answers if settings.workers else _all, settings.sync, True, settings.models_bytes),
     )  # fmt: skip
     system.deploy(wall_ms())
     bounds = pressure(file, home, settings.bounds)
@@ -186,6 +189,7 @@ def _doors(live: Live, home: Home, settings: Settings, training: Mapping[str, fl
         order = Serve(
             str(home.path.absolute()), file.code, file.path, listens.fileno(), path, key_file=settings.key_file,
             hosts=hosts, bounds=settings.bounds, sync=settings.sync, host=settings.host, grpc_port=settings.grpc_port,
+            models_bytes=settings.models_bytes // settings.workers,
         )  # fmt: skip
         keeper = Keeper(
             order, listens, settings.workers, lambda text: print(f"penstock: {text}", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from penstock.app.counters import Count
+from penstock.app.models import MODELS_BYTES
 from penstock.app.pressure import Bounds
 
 
@@ -25,6 +26,7 @@ class Serve(msgspec.Struct, frozen=True):
     sync: bool = False
     host: str = "127.0.0.1"
     grpc_port: int | None = None
+    models_bytes: int = MODELS_BYTES
 
 
 class Word(msgspec.Struct, frozen=True, omit_defaults=True):
