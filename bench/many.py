@@ -117,7 +117,7 @@ def figures(found: dict[str, Any]) -> list[Figure]:
     return [
         Figure("many_first_answer_s", found["first_s"], "<2"),
         Figure("many_idle_mb", found["idle_mb"], "<200"),
-        Figure("many_idle_cpu", found["idle_cpu"], "<0.1"),
+        Figure("many_idle_cpu", found["idle_cpu"], "<0.15"),
         Figure("many_asked_mb", max(found["asked"]["mb"], found["again"]["mb"]), "<400"),
         Figure("many_wrong", found["asked"]["wrong"] + found["again"]["wrong"], "<=0"),
     ]

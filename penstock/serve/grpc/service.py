@@ -13,7 +13,7 @@ from penstock.record.decisions import Prediction
 from penstock.record.errors import NotFound, PenstockError, Unavailable
 from penstock.release.registry import Entry
 from penstock.serve.answers import TIMEOUT_S
-from penstock.serve.asking import ask, must_answer
+from penstock.serve.asking import answers, ask, must_answer
 from penstock.serve.desk import Desk, Spoken
 from penstock.serve.front.call import FAILED, refused
 from penstock.serve.grpc.messages import METHODS, PACKAGE, SERVICE, kind
@@ -102,8 +102,7 @@ def _entry(desk: Desk, name: str, text: str) -> tuple[str, Entry, int]:
 
 async def _model_ready(desk: Desk, asked: Any, timeout_s: float) -> Any:
     _, entry, number = _entry(desk, asked.name, asked.version)
-    champion = entry.route.champion
-    return kind("ModelReadyResponse")(ready=champion is not None and number in (0, champion.version))
+    return kind("ModelReadyResponse")(ready=answers(entry, number))
 
 
 async def _server(desk: Desk, asked: Any, timeout_s: float) -> Any:
@@ -122,7 +121,7 @@ async def _infer(desk: Desk, asked: Any, timeout_s: float) -> Any:
     champion, face = must_answer(name, entry, number), desk.faces[name]
     request, found = _request(asked)
     rows, features = rows_of(request, found, face)
-    said = await ask(desk, name, rows, features, timeout_s)
+    said = await ask(desk, name, rows, features, timeout_s, number)
     if len(said) == 1 and said[0].error:
         raise _Failed(code=said[0].error)
     return _response(asked, request, name, said, champion)

@@ -1,4 +1,4 @@
-"""app: models share what memory they are given: who was asked longest ago goes, comes again, and leaves nothing behind."""
+"""app: models share what memory they are given: who was asked longest ago goes, and comes again."""
 
 from __future__ import annotations
 
