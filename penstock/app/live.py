@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from penstock.app.counters import Tally
+from penstock.app.limits import Rates
 from penstock.app.pressure import PRESSED
 from penstock.app.sizes import Sizes
 from penstock.app.system import System, clock_draft, one_thread, served
@@ -70,7 +71,10 @@ class Live:
         most_waiting: int = MOST_WAITING,
     ) -> None:
         self.system, self.now_ms, self.tick_s, self.admit = system, now_ms, tick_s, admit
-        self.answers, self.tally, self.sizes = Answers(most_waiting), Tally(), Sizes()
+        limits = {name: plan.pipeline.limits for name, plan in system.file.plans.items()}
+        queues = {name: -(-one.queue // system.shares) for name, one in limits.items()}
+        self.answers, self.tally, self.sizes = Answers(most_waiting, of_model=queues), Tally(), Sizes()
+        self.rates = Rates(limits, system.shares, time.monotonic)
         system.told = self._tell
         system.parts.models.noted = lambda model, code: self.tally.add(
             "models_fell", {"model": model, "code": code}
@@ -224,6 +228,17 @@ class Live:
         said = (unpack(one.value, Spoken) for one in outputs if one.topic == topic)
         return {one.request: one for one in said if one.served}
 
+    def allow(self, model: str, n: int) -> None:
+        """Take `n` rows of what a model may be asked now, or give them back; raises Unavailable."""
+        try:
+            self.rates.take(model, n)
+        except Unavailable as error:
+            self._limited(model, error)
+            raise
+
+    def _limited(self, model: str, error: Unavailable) -> None:
+        self.tally.add("requests_limited", {"model": model, "code": error.code})
+
     def crowd(self, model: str, timeout_s: float) -> Unavailable | None:
         """What a request is refused with that would not be answered within its time; None where it would."""
         return crowded() if self.answers.oldest_s(model) > CROWDED * timeout_s else None
@@ -253,7 +268,11 @@ class Live:
         self._champion(model)
         if len({draft.id for draft in drafts}) < len(drafts):
             raise Refused("Two rows of the request have one id.", code="duplicate")
-        self.answers.room(model, len(drafts), timeout_s)
+        try:
+            self.answers.room(model, len(drafts), timeout_s)
+        except Unavailable as error:
+            self._limited(model, error)
+            raise
         futures = [self.answers.expect(model, draft.id) for draft in drafts]
         try:
             done = await asyncio.to_thread(self._append, model, self.system.owned(model, drafts))

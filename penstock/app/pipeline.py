@@ -13,6 +13,7 @@ import msgspec
 
 from penstock.app.beside import gathered, opened, prepare
 from penstock.app.keep import Looking, check_keep
+from penstock.app.limits import Limits
 from penstock.dataset.outcome import Label
 from penstock.feature import Answers, Column, Derived, FeatureSet, wider
 from penstock.feature import compile as compile_features
@@ -61,7 +62,8 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     `label` is a source (an event is a true label, silence a false one after `wait`), a column of a
     source, or a `@label` function. `fit(data)` returns the model; `predict(model, x)` replaces its
     `predict_proba`. `threshold` makes a score positive. Of the share `consistency` of the keys all that is
-    served is folded again and compared; 0 does without. Everything else has a default or says when.
+    served is folded again and compared; 0 does without. `limits` bound what callers may ask.
+    Everything else has a default or says when.
     """
 
     request: Source
@@ -78,6 +80,7 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     seed: int = 0
     threshold: float = 0.5
     consistency: float = 1.0
+    limits: Limits = Limits()
     name: str = ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from penstock.record.codec import unpack
 from penstock.record.decisions import DEAD, Prediction
@@ -37,16 +37,27 @@ class _Waits:
 
 
 class Answers:
-    """Requests that wait for their prediction: registered before the append, resolved after the commit."""
+    """Requests that wait for their prediction: registered before the append, resolved after the commit. `of_model`:
+    how many of a model may wait, where its file says."""
 
-    def __init__(self, most: int = MOST_WAITING, clock: Callable[[], float] = time.monotonic) -> None:
-        self.most, self.clock = most, clock
+    def __init__(
+        self,
+        most: int = MOST_WAITING,
+        clock: Callable[[], float] = time.monotonic,
+        of_model: Mapping[str, int] | None = None,
+    ) -> None:
+        self.most, self.clock, self.of_model = most, clock, of_model or {}
         self._waiting: dict[str, dict[str, _Waits]] = {}
         self._count = 0
         self._lock = threading.Lock()
 
     def room(self, model: str, n: int, timeout_s: float) -> None:
         """Raise Unavailable where `n` more may not wait, or would wait in vain."""
+        most = self.of_model.get(model, 0)
+        if most and len(self._waiting.get(model, {})) + n > most:
+            raise Unavailable(
+                f"No more than {most} rows may wait for {model} here.", code="queue", hint="Send more slowly."
+            )
         if self._count + n > self.most or self.oldest_s(model) > CROWDED * timeout_s:
             raise crowded()
 

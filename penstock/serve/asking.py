@@ -115,6 +115,7 @@ async def ask(
 ) -> Sequence[Prediction | Spoken]:
     """What is said of rows that hold the request's columns, or every feature: at once where that can be, and where
     it does not keep others waiting. `number`: the version that is to say it; raises NotFound where another has."""
+    desk.allow(name, len(rows))
     if number:
         CARRIED.set({**CARRIED.get(), VERSION: f"{name}/{number}"})
     said = await _ask(desk, name, rows, features, timeout_s)

@@ -120,7 +120,7 @@ class Lane:
 
     def flush(self) -> None:
         """Answer all who wait."""
-        waiting, self.waiting = [one for one in self.waiting if not one[0].gone], []
+        waiting, self.waiting = [one for one in self.waiting if self.is_let_in(one[0], len(one[2]))], []
         drafts = [draft for _, _, drafts in waiting for draft in drafts]
         if not drafts:
             return
@@ -130,20 +130,34 @@ class Lane:
             if error.status >= 500 and not isinstance(error, Unavailable):
                 self.note(error)
             for call, _, _ in waiting:
-                self.desk.count(
-                    "answers_refused", {"status": str(refused(error).status), "code": error.code}, 1
-                )
-                call.reply(refused(error))
+                self.refuse(call, error)
             return
         found = found or {}
         for call, id, mine in waiting:
             said = [found[draft.id] for draft in mine if draft.id in found]
             if len(said) < len(mine):
+                self.desk.allow(self.face.name, -len(mine))  # it is counted there
                 self.slow(call)
             elif len(said) == 1 and said[0].error:
                 call.reply(failed(said[0]))
             else:
                 call.reply(Answer(200, _encode(self.body(id, said))))
+
+    def is_let_in(self, call: Call, n: int) -> bool:
+        """Whether a call's rows may be asked now; it is told where not."""
+        try:
+            if not call.gone:
+                self.desk.allow(self.face.name, n)
+        except Unavailable as error:
+            self.refuse(call, error)
+            return False
+        return not call.gone
+
+    def refuse(self, call: Call, error: PenstockError) -> None:
+        """Say no."""
+        answer = refused(error)
+        self.desk.count("answers_refused", {"status": str(answer.status), "code": error.code}, 1)
+        call.reply(answer)
 
     def body(self, id: str, said: Sequence[Spoken]) -> Body:
         """The body of an answer."""

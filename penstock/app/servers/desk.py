@@ -116,6 +116,7 @@ def desk(
         system.log,
         system.blobs,
         live.tally.add,
+        live.allow,
     )
 
 
@@ -174,6 +175,7 @@ def serving_desk(live: Live, file: File) -> Desk:
         live.system.log,
         live.system.blobs,
         live.tally.add,
+        live.allow,
     )
 
 
