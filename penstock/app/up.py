@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import socket
 import sys
 import threading
@@ -125,15 +126,15 @@ def up(
 ) -> None:
     """Bring a file up and stay until `stop` is set or the system breaks."""
     may_bind(settings.host, keys_of(settings.key_file))
-    home = open_home(home_path, create=True, log=settings.log, settings=settings.log_settings)
-    file = _loaded(path, home)
     training: dict[str, float] = {}
-    trainer = functools.partial(_watched, training)
-    system = System(
-        file, home.log, home.blobs, home_path, time.perf_counter, trainer,
-        shares=max(1, settings.workers),
-        serving=Serving(_no_answers if settings.workers else _all, settings.sync, True, settings.models_bytes),
-    )  # fmt: skip
+    with _staying():
+        home = open_home(home_path, create=True, log=settings.log, settings=settings.log_settings)
+        file = _loaded(path, home)
+        system = System(
+            file, home.log, home.blobs, home_path, time.perf_counter, functools.partial(_watched, training),
+            shares=max(1, settings.workers),
+            serving=Serving(_no_answers if settings.workers else _all, settings.sync, True, settings.models_bytes),
+        )  # fmt: skip
     system.deploy(wall_ms())
     bounds = pressure(file, home, settings.bounds)
     live = Live(system, wall_ms, tick_s=settings.tick_s, admit=bounds.admit)
@@ -155,6 +156,17 @@ def up(
     home.log.close()
     if live.broken:
         raise Unavailable(f"The system stopped itself: {live.broken}", code="broken")
+
+
+@contextlib.contextmanager
+def _staying() -> Iterator[None]:
+    """What is made within it stays for good: no collection looks at it, now or later."""
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()
 
 
 def _loaded(path: str, home: Home) -> File:
