@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: demo demo-kafka test lint format size lock clean flights flights-kafka figures docs bench bench-log bench-features \
-	bench-serve bench-abuse bench-slow bench-many kafka simulate faults laws consistency strangers
+	bench-serve bench-abuse bench-slow bench-many bench-beside kafka simulate faults laws consistency strangers
 
 demo: .venv/run.stamp
 	$(BIN)/penstock demo $(ARGS)
@@ -61,6 +61,10 @@ bench-abuse: .venv/dev.stamp
 # A thousand models on one host: how soon the first answers, what they take while nobody asks, and after all were asked.
 bench-many: .venv/dev.stamp
 	$(BIN)/python bench/many.py $(ARGS)
+
+# A model of 1 GB loaded while another serves at half of what it manages.
+bench-beside: .venv/dev.stamp
+	$(BIN)/python bench/serve/beside.py $(ARGS)
 
 # A plain Kafka broker on loopback, for developers: Java 17 and, the first time, Maven. PENSTOCK_KAFKA=3.9.1
 # before any target takes that version, for the tests and the faults as well.

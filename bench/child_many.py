@@ -1,4 +1,6 @@
-"""A home with many models, each champion, each with weights of its own: `child_many.py PIPELINE HOME N`.
+"""A home with many models, each champion, each with weights of its own: `child_many.py PIPELINE HOME N [BYTES]`.
+
+With BYTES the first one has no fast form, and holds so much.
 
 The versions are written at once, each with the bytes, the form and the evaluation that a training gives it, and a
 person's promotions behind them. All stages then fold them to the end, as they would have while each came in its time.
@@ -74,11 +76,25 @@ def fit(data):
     return make_pipeline(SimpleImputer(), LogisticRegression()).fit(data.x, data.y)
 
 
+class Large:
+    """A model that holds much."""
+
+    def __init__(self, model, data):
+        self.model, self.data = model, data
+
+    def predict_proba(self, x):
+        return self.model.predict_proba(x)
+
+
+def large(data):
+    return Large(fit(data), bytes({size}))
+
+
 def model(name):
     ask = source(Ask, id="ask_id", time="at", topic=f"{{name}}.ask")
     return Pipeline(
-        name=name, request=ask, label=truth.y, wait="1d", fit=fit, train=every("7d"), gate=better("log_loss"),
-        features=[ask.x, ask.z, seen_1h, usual], release=steps(),
+        name=name, request=ask, label=truth.y, wait="1d", train=every("7d"), gate=better("log_loss"),
+        fit=large if {size} and name == "m0" else fit, features=[ask.x, ask.z, seen_1h, usual], release=steps(),
     )
 
 
@@ -98,21 +114,20 @@ def version(home: Home, plan: Plan, code: str, now_ms: int, seed: int) -> Versio
     ]
     model = fit_rows(plan.pipeline.fit, None, rows, plan.features, "binary", {}, 0)
     data, form = dump(model), linear.make(model.fitted, "binary", WIDTH)
-    assert form is not None
     evaluation = evaluate((model, len(data)), None, rows, [], (), 0.5, lambda: 0.0)
     none = Dataset(plan.pipeline.request.topic, 0, 0, START, 0, 0, "")
     return Version(
         model=plan.name, version=1, digest=home.blobs.put(data), intent="", reason="bench", t_ms=now_ms, training=none,
         holdout=none, features=plan.features.digest, names=list(plan.features.names), code=code, environment="",
         params={}, seed=0, threads=1, metrics={}, profile=Profile(0, {}), form_rows=ROWS,
-        evaluation=home.blobs.put(pack(evaluation)), size_bytes=len(data), form_kind="linear",
-        form=home.blobs.put(pack(Form("linear", form))),
+        evaluation=home.blobs.put(pack(evaluation)), size_bytes=len(data),
+        form_kind="linear" if form else "", form=home.blobs.put(pack(Form("linear", form))) if form else "",
     )  # fmt: skip
 
 
-def main(pipeline: str, folder: str, n: str) -> None:
+def main(pipeline: str, folder: str, n: str, size: str = "0") -> None:
     """Write the file and the home."""
-    Path(pipeline).write_text(PIPELINE.format(n=int(n)))
+    Path(pipeline).write_text(PIPELINE.format(n=int(n), size=int(size)))
     home, file, now_ms = open_home(Path(folder), create=True), load(pipeline), wall_ms()
     home.blobs.put(file.text)
     versions = [version(home, plan, file.code, now_ms, i) for i, plan in enumerate(file.plans.values())]

@@ -56,7 +56,8 @@ class Up:
         line = self.process.stdout.readline()
         if " is up at " not in line:
             raise SystemExit("bench: the file did not come up")
-        where = urlsplit(line.split(" is up at ")[1].split(" ")[0])
+        self.url = line.split(" is up at ")[1].split(" ")[0]
+        where = urlsplit(self.url)
         self.connection = http.client.HTTPConnection(str(where.hostname), where.port, timeout=30)
 
     def ask(self, model: str) -> int:
