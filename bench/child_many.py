@@ -125,6 +125,13 @@ def version(home: Home, plan: Plan, code: str, now_ms: int, seed: int) -> Versio
     )  # fmt: skip
 
 
+def fold(system: System) -> None:
+    """Let every stage fold what there is."""
+    moved = True
+    while moved:  # what one says is news of another
+        moved = sum(running.advance() is not None for running in [*system.folding, *system.predicting]) > 0
+
+
 def main(pipeline: str, folder: str, n: str, size: str = "0") -> None:
     """Write the file and the home."""
     Path(pipeline).write_text(PIPELINE.format(n=int(n), size=int(size)))
@@ -132,14 +139,13 @@ def main(pipeline: str, folder: str, n: str, size: str = "0") -> None:
     home.blobs.put(file.text)
     versions = [version(home, plan, file.code, now_ms, i) for i, plan in enumerate(file.plans.values())]
     home.log.append([draft(VERSIONS, one, key=one.model, t_ms=now_ms) for one in versions])
-    asked = [Decision(one.model, "promote", "bench", "", now_ms, 1) for one in versions]
-    home.log.append([draft(DECISIONS, one, key=one.model, t_ms=now_ms) for one in asked])
     system = System(file, home.log, home.blobs, home.path, lambda: 0.0, None, sync=False)
     system.deploy(now_ms)
+    fold(system)  # the gate has its say first
+    asked = [Decision(one.model, "promote", "bench", "", now_ms, 1) for one in versions]
+    home.log.append([draft(DECISIONS, one, key=one.model, t_ms=now_ms) for one in asked])
     system.tick(now_ms)
-    moved = True
-    while moved:  # what one says is news of another
-        moved = sum(running.advance() is not None for running in [*system.folding, *system.predicting]) > 0
+    fold(system)
     system.save()
     home.log.close()
 

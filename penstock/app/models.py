@@ -172,6 +172,7 @@ class Models:
             for one in gone:
                 self._apart.pop(one, None)
                 self._asked.pop(one, None)
+                del self._made_of[one]
         if gone:
             self.gone(len(gone))
             give_back()
