@@ -32,12 +32,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_whom_nobody_asks_costs_nothing(prepared: Path) -> None:
-    """After a start a few stages at most are owned and no model is loaded; each is when it is asked, answers as it was
-    trained, and a small budget holds for all."""
+    """After a start few stages are owned and no model is loaded; each is when it is asked, answers, and a small budget
+    holds for all."""
     home, file = open_home(prepared / "home"), load(prepared / "many.py")
     before = {name: one.epoch for name, one in home.log.stages().items()}
     system = System(
-        file, home.log, home.blobs, home.path, time.perf_counter, None, sync=False,
+        file, home.log, home.blobs, home.path, lambda: 0.0, None, sync=False,  # nobody's turn comes round
         serving=Serving(apart=True, models_bytes=1000),
     )  # fmt: skip
     assert len(system.stages) > FEW and not system.running
@@ -46,9 +46,9 @@ def test_whom_nobody_asks_costs_nothing(prepared: Path) -> None:
     live = Live(system, lambda: time.time_ns() // 10**6, tick_s=60.0)
     live.start()
     try:
-        assert threading.active_count() - threads <= THREADS + 6 < N
+        assert threading.active_count() - threads <= THREADS + 6
         time.sleep(0.5)
-        assert len(system.running) < len(system.stages) / 2 and not models.loaded
+        assert set(system.running) <= set(system.answers.names) and not models.loaded
 
         async def ask_all() -> list[tuple[str, int, bool]]:
             row = {"who": "w", "x": 0.5, "z": 0.1}
