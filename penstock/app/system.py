@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,8 @@ Clock = Callable[[], float]
 Trainer = Callable[[Order], Version | Failure]
 WARMED = 16
 """The models of a file of no more are loaded before the door opens; of a larger one each when it is first asked."""
+FAR = 20_000
+"""A stage that stands so many records behind catches up on a thread before it answers at once again."""
 Numbered = tuple[str, int]
 """A producer's name, and the number that it gives an append: 1, 2, 3..."""
 
@@ -203,13 +205,12 @@ class System:
             self.stages |= {one.name: one for one in kept if serving.mine(one.name)}
         self.running: dict[str, Running[Any]] = {}
         self._known, self._owning = log.stages(), threading.Lock()
-        answers, folds = self._split(self.stages)
-        self.answers, self.folds = (
-            Turns(log, [self.stages[n] for n in names], self._known, clock) for names in (answers, folds)
-        )
-        self.turns = {name: threading.Lock() for name in answers}
+        answers = [one for name, one in self.stages.items() if name.startswith("predict.")]
+        folds = [one for name, one in self.stages.items() if not name.startswith("predict.")]
+        self.answers, self.folds = (Turns(log, some, self._known, clock) for some in (answers, folds))
+        self.turns = {one.name: threading.Lock() for one in answers}
         self._by_model: dict[str, list[str]] = {}
-        for name in answers:
+        for name in self.turns:
             self._by_model.setdefault(self.stages[name].said_as.removeprefix("predict."), []).append(name)
         self.joint = isinstance(log, Joint) and log.alone
         self.open = View(OPEN, log)
@@ -221,12 +222,12 @@ class System:
     @property
     def predicting(self) -> list[Running[Any]]:
         """Every stage that answers, taken over."""
-        return [self.own(name) for name in self._split(self.stages)[0]]
+        return [self.own(name) for name in self.answers.names]
 
     @property
     def folding(self) -> list[Running[Any]]:
         """Every other stage, taken over."""
-        return [self.own(name) for name in self._split(self.stages)[1]]
+        return [self.own(name) for name in self.folds.names]
 
     def own(self, name: str) -> Running[Any]:
         """A stage, taken over now if it was not yet."""
@@ -234,10 +235,6 @@ class System:
             if name not in self.running:
                 self.running[name] = own(self.stages[name], self.log, self._known)
             return self.running[name]
-
-    def _split(self, names: Iterable[str]) -> tuple[list[str], list[str]]:
-        answers = [name for name in names if name.startswith("predict.")]
-        return answers, [name for name in names if not name.startswith("predict.")]
 
     def deploy(self, t_ms: int) -> None:
         """Say on the log which code is up, and in how many shares."""
@@ -288,6 +285,8 @@ class System:
         if len(found) > 1 or not self.joint or running is None:
             return None
         models = self.parts.models
+        if self.answers.looked - running.position.n > FAR:
+            return None
         if not all(models.is_quick(ref.digest) for _, ref in running.state.route.versions()):
             return None
         with self.turns[running.stage.name], models.in_a_hurry():

@@ -44,7 +44,7 @@ class Turns:
         self._busy: set[str] = set()
         self._lock = threading.Lock()
         self._round, self._turned_s = list(self.names), clock()
-        self._readers: dict[str, dict[str, list[str]]] = {}
+        self._readers: dict[str, dict[str, list[str]]] = {}  # of each topic, by model
         for one in stages if len(stages) > FEW else ():
             for topic in one.inputs:
                 self._readers.setdefault(topic, {}).setdefault(one.label.partition(".")[2], []).append(
@@ -97,7 +97,7 @@ class Turns:
             readers = self._readers[record.topic]
             if (
                 record.topic in self._crowds
-            ):  # a decision about a model is that model's, and theirs who are nobody's
+            ):  # a decision: of its model's stages, and of those that have no model
                 found = [*readers.get(record.key, ()), *readers.get("", ())]
             else:
                 found = [name for some in readers.values() for name in some]
