@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: demo demo-kafka test lint format size lock clean flights flights-kafka figures docs bench bench-given bench-log \
-	bench-features bench-serve bench-abuse bench-slow bench-forms kafka simulate faults laws consistency strangers
+	bench-features bench-serve bench-abuse bench-slow bench-forms bench-many bench-beside kafka simulate faults laws \
+	consistency strangers
 
 demo: .venv/run.stamp
 	$(BIN)/penstock demo $(ARGS)
@@ -66,6 +67,14 @@ bench-abuse: .venv/dev.stamp
 # Fast forms beside the models that they stand for.
 bench-forms: .venv/dev.stamp
 	$(BIN)/python bench/forms.py $(ARGS)
+
+# A thousand models on one host: how soon the first answers, what they take while nobody asks, and after all were asked.
+bench-many: .venv/dev.stamp
+	$(BIN)/python bench/many.py $(ARGS)
+
+# A model of 1 GB loaded while another serves at half of what it manages.
+bench-beside: .venv/dev.stamp
+	$(BIN)/python bench/serve/beside.py $(ARGS)
 
 # A plain Kafka broker on loopback, for developers: Java 17 and, the first time, Maven. PENSTOCK_KAFKA=3.9.1
 # before any target takes that version, for the tests and the faults as well.

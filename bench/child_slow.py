@@ -41,7 +41,7 @@ def produce(home: Path, backlog: int, bounded: int, hold_s: float) -> dict[str, 
     log, pool = SqliteLog(home), values(POOL)
     inputs = {STAGE: [TOPIC]}
     pressure = Pressure(
-        Bounds(backlog if bounded else 0, 0), lambda: lags(log, inputs), lambda: Disk(10**12, 0)
+        Bounds(backlog if bounded else 0, 0), lambda names: lags(log, inputs), lambda: Disk(10**12, 0)
     )
 
     def admitted(drafts: Sequence[Draft]) -> None:

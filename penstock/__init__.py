@@ -3,6 +3,7 @@
 What a pipeline file needs is imported from here; everything else has its own room.
 """
 
+from penstock.app.limits import limits
 from penstock.app.pipeline import Pipeline, label, rate
 from penstock.feature import (
     case,
@@ -59,6 +60,7 @@ __all__ = [
     "label",
     "last",
     "last_k",
+    "limits",
     "loss",
     "max",
     "mean",

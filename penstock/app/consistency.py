@@ -73,9 +73,8 @@ def checking(log: Log, plan: Plan, sets: dict[str, FeatureSet]) -> Stage[Checkin
     return consistency_stage(plan.name, plan.pipeline.request, sets, lookups, plan.pipeline.consistency)
 
 
-def passed_by(one: AnyStage, log: Log) -> bool:
+def passed_by(one: AnyStage, log: Log, at: Checkpoint) -> bool:
     """Whether retention took records that the stage would still have to read: it is new here, or was off."""
-    at = log.stages().get(one.name, Checkpoint())
     first = max(log.first(topic).n for topic in one.inputs)
     return at.position.n < first or START.n < at.state_position.n < first
 

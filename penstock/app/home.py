@@ -15,7 +15,7 @@ from penstock.app.lookup import Lookup, Lookups
 from penstock.app.models import Models
 from penstock.app.pipeline import File, Plan, load_text
 from penstock.app.place import Remembered, blobs_of, follow, remember
-from penstock.app.pressure import Bounds, Pressure, disk_of, lags
+from penstock.app.pressure import Bounds, Lags, Pressure, disk_of, lags
 from penstock.app.system import folds
 from penstock.dataset.rows import past
 from penstock.feature import JOIN, FeatureSet, join_inputs
@@ -102,7 +102,7 @@ def inputs_of(file: File, blobs: Blob) -> dict[str, Sequence[str]]:
 def pressure(file: File, home: Home, bounds: Bounds) -> Pressure:
     """The bounds that producers into a home meet. What only compares holds nobody back."""
     inputs = {n: t for n, t in inputs_of(file, home.blobs).items() if not n.startswith(f"{KIND}.")}
-    return Pressure(bounds, lambda: lags(home.log, inputs), lambda: disk_of(home.path))
+    return Pressure(bounds, Lags(home.log, inputs), lambda: disk_of(home.path))
 
 
 class Views:

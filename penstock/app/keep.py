@@ -45,8 +45,8 @@ def keep_of(source: Source) -> Keep:
 def check_keep(source: Source, models: Sequence[Looking]) -> None:
     """Raise DefinitionError where a source is kept for less time than models look back."""
     keep = keep_of(source)
-    needed = needed_ms(models, source.topic)
-    if keep == Keep() or needed == 0:
+    needed = 0 if keep == Keep() else needed_ms(models, source.topic)
+    if needed == 0:
         return
     if needed is None:
         raise DefinitionError(

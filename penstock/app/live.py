@@ -11,12 +11,12 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any
 
 import msgspec
 
 from penstock.app.counters import Tally
+from penstock.app.limits import Rates
 from penstock.app.pressure import PRESSED
 from penstock.app.sizes import Sizes
 from penstock.app.system import System, clock_draft, one_thread, served
@@ -30,7 +30,6 @@ from penstock.record.record import Draft, Position
 from penstock.serve.answers import TIMEOUT_S
 from penstock.serve.carried import CARRIED
 from penstock.serve.desk import Spoken, too_late
-from penstock.stage import Running
 
 FOLD_PAUSE_S = 0.05
 """Between two turns of the stages that no request waits for: batches then, and the write lock is free."""
@@ -40,6 +39,10 @@ HURRIED_S, HURRY_PAUSE_S = 1.0, 0.05
 
 HOLD_S = 0.2
 """So long a queue waits before it asks a model again that is away."""
+
+THREADS = 16
+"""Stages that answer have their turns on so many threads, each on its own where there are no more: none waits for
+another's model then, and of more none waits for long."""
 
 BEHIND = 10
 """The niceness of stages whose system answers in other processes."""
@@ -61,8 +64,7 @@ def _why(letter: DeadLetter) -> Refused:
 
 
 class Live:
-    """A system on threads: one for each stage that answers, so that none waits for another's model; one folds, one
-    trains, time goes on. `now_ms` is the wall clock."""
+    """A system on threads: some answer, one folds, one trains, time goes on. `now_ms` is the wall clock."""
 
     def __init__(
         self,
@@ -74,16 +76,22 @@ class Live:
         most_waiting: int = MOST_WAITING,
     ) -> None:
         self.system, self.now_ms, self.tick_s, self.admit = system, now_ms, tick_s, admit
-        self.answers, self.tally, self.sizes = Answers(most_waiting), Tally(), Sizes()
+        limits = {name: plan.pipeline.limits for name, plan in system.file.plans.items()}
+        queues = {name: -(-one.queue // system.shares) for name, one in limits.items()}
+        self.answers, self.tally, self.sizes = Answers(most_waiting, of_model=queues), Tally(), Sizes()
+        self.rates = Rates(limits, system.shares, time.monotonic)
         system.told = self._tell
         system.parts.patience = self._hold
         system.parts.models.noted = lambda model, code: self.tally.add(
             "models_fell", {"model": model, "code": code}
         )
+        system.parts.models.gone = lambda n: self.tally.add("models_unloaded", {}, n)
         self.stopping = threading.Event()
         self.broken: str = ""
         self._hurried_s: dict[str, float] = {}  # by stage, when somebody was last answered at once
         self._tasks: set[asyncio.Task[None]] = set()
+        self._looked_s: dict[str, float] = {}  # by stage, when it last had a turn
+        self._watching = threading.Lock()
         self._mark, self._numbers = secrets.token_hex(6), itertools.count()
         self.threads: list[threading.Thread] = []
 
@@ -91,10 +99,10 @@ class Live:
         """Start answering, folding, training and ticking."""
         system = self.system
         turns: dict[str, Callable[[], None] | None] = {
-            **{one.stage.name: partial(self._predict, one) for one in system.predicting},
-            "fold": self._fold if system.folding else None,
-            "train": self._train if system.working else None,
-            "tick": self._tick if system.working else None,
+            **{f"predict-{n}": self._predict for n in range(min(len(system.answers.names), THREADS))},
+            "fold": self._fold if system.folds.names else None,
+            "train": self._train if system.works else None,
+            "tick": self._tick if system.works else None,
         }
         for name, turn in turns.items():
             if turn is None:
@@ -116,7 +124,7 @@ class Live:
 
     def _loop(self, name: str, turn: Callable[[], None]) -> None:
         one_thread()
-        if not self.system.predicting:  # others answer, and come first
+        if not self.system.answers.names:  # others answer, and come first
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BEHIND)
         while not self.stopping.is_set():
             try:
@@ -137,14 +145,36 @@ class Live:
         traceback.print_exception(error)
         self.stopping.set()
 
-    def _predict(self, running: Running[Any]) -> None:
-        end = self.system.log.end()
-        moved = self.system.predict(running, self.sizes.look)
-        hurried_s = self._hurried_s.get(running.stage.said_as, float("-inf"))
-        if time.monotonic() < hurried_s + HURRIED_S:  # who asks at once folds what there is by himself
+    def _predict(self) -> None:
+        turns = self.system.answers
+        name = turns.take(self._is_due)
+        if name is None:
+            with self._watching:  # one of these threads watches the log, the others are behind it
+                if not turns.waiting(self._is_due) and not self.stopping.is_set():
+                    self._watch()
+            return
+        again = True
+        try:
+            self._looked_s[name] = time.monotonic()
+            again = self.system.predict(self.system.own(name), self.sizes.look)
+        finally:
+            turns.give(name, again=again)
+
+    def _watch(self) -> None:
+        turns = self.system.answers
+        if all(map(self._is_hurried, turns.names)):  # who asks at once folds what there is by himself
             self.stopping.wait(HURRY_PAUSE_S)
-        elif not moved:
-            self.system.log.wait(end, 0.25)
+        else:
+            self.system.log.wait(Position(n=turns.looked), 0.25)
+        turns.look()
+
+    def _is_hurried(self, name: str) -> bool:
+        """Whether somebody was answered at once by a stage just now."""
+        return time.monotonic() < self._hurried_s.get(name.partition("/")[0], float("-inf")) + HURRIED_S
+
+    def _is_due(self, name: str) -> bool:
+        looked_s = self._looked_s.get(name, float("-inf"))
+        return not self._is_hurried(name) or time.monotonic() > looked_s + HURRY_PAUSE_S
 
     def _fold(self) -> None:
         end = self.system.log.end()
@@ -222,6 +252,17 @@ class Live:
         said = (unpack(one.value, Spoken) for one in outputs if one.topic == topic)
         return {one.request: one for one in said if one.served}
 
+    def allow(self, model: str, n: int) -> None:
+        """Take `n` rows of what a model may be asked now, or give them back; raises Unavailable."""
+        try:
+            self.rates.take(model, n)
+        except Unavailable as error:
+            self._limited(model, error)
+            raise
+
+    def _limited(self, model: str, error: Unavailable) -> None:
+        self.tally.add("requests_limited", {"model": model, "code": error.code})
+
     def crowd(self, model: str, timeout_s: float) -> Unavailable | None:
         """What a request is refused with that would not be answered within its time; None where it would."""
         return self.answers.crowd(model, timeout_s)
@@ -275,6 +316,9 @@ class Live:
         return [model] if direct else self.system.orders[model]
 
     async def _answered(self, model: str, drafts: Sequence[Draft], until_s: float) -> list[Prediction]:
+        if self.answers.room(model) < len(drafts):
+            self._limited(model, error := self.answers.full(model))
+            raise error
         futures = await self._put(model, drafts, until_s)
         try:
             return list(await asyncio.wait_for(asyncio.gather(*futures), until_s - time.monotonic()))
@@ -286,11 +330,20 @@ class Live:
 
     async def post(self, model: str, drafts: Sequence[Draft]) -> list[asyncio.Future[Prediction]]:
         """Put requests on the log; the futures of their served predictions: cancel one, and nobody waits for it.
-        Raises Unavailable when no champion is there, or no room for them."""
+        Raises Unavailable when no champion is there; for which there is no room, the future says so."""
         if len(self._order(model, drafts)) > 1:
             return [asyncio.create_task(self._one(model, draft)) for draft in drafts]
         self._champion(model)
-        return await self._put(model, drafts, time.monotonic() + TIMEOUT_S)
+        room = self.answers.room(model)
+        futures = await self._put(model, drafts[:room], time.monotonic() + TIMEOUT_S)
+        return futures + [self._full(model) for _ in drafts[room:]]
+
+    def _full(self, model: str) -> asyncio.Future[Prediction]:
+        """What one is told who may not wait."""
+        future: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
+        future.set_exception(error := self.answers.full(model))
+        self._limited(model, error)
+        return future
 
     async def _one(self, model: str, draft: Draft) -> Prediction:
         (said,) = await self._asked(model, [draft], TIMEOUT_S)
@@ -299,7 +352,6 @@ class Live:
     async def _put(
         self, model: str, drafts: Sequence[Draft], until_s: float
     ) -> list[asyncio.Future[Prediction]]:
-        self.answers.room(len(drafts))
         futures = [self.answers.expect(model, draft.id) for draft in drafts]
         try:
             done = await asyncio.to_thread(self._append, model, self.system.owned(model, drafts))

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import itertools
+import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,8 +25,8 @@ from penstock.record.decisions import Version
 from penstock.record.errors import PenstockError, Unavailable
 from penstock.release.registry import registry
 
-KEPT = 16
-"""So many models stay in memory; the one that was loaded first goes first."""
+MODELS_BYTES = 4 << 30
+"""What the models in memory may take together, where nothing else is said."""
 
 
 class Slow(BaseException):
@@ -31,12 +35,28 @@ class Slow(BaseException):
 
 class Models:
     """Models by digest, with the `predict` of the code that they were trained by. `apart`: the home, where models
-    without a form are to be scored in processes of their own, and versions loaded beside those that answer."""
+    without a form are to be scored in processes of their own, and versions loaded beside those that answer.
+    `most_bytes`: what those in memory may take, their processes among them: beyond it the one that was asked longest
+    ago goes, and comes again when it is asked. `size`: what a model takes, from the bytes that it was made of."""
 
-    def __init__(self, file: File, log: Log, blobs: Blob, apart: Path | None = None) -> None:
+    def __init__(
+        self,
+        file: File,
+        log: Log,
+        blobs: Blob,
+        apart: Path | None = None,
+        *,
+        most_bytes: int = MODELS_BYTES,
+        size: Callable[[Model, int], int] | None = None,
+    ) -> None:
         self.log, self.blobs, self.apart = log, blobs, apart
+        self.most_bytes, self.size = most_bytes, size or size_of
         self.loaded: dict[str, Model] = {}
+        self._made_of: dict[str, int] = {}
+        self._asked: dict[str, int] = {}  # when each was last asked, in the order of all that were asked
+        self._order = itertools.count()
         self.noted: Callable[[str, str], None] = lambda model, code: None
+        self.gone: Callable[[int], None] = lambda n: None
         self._trained: dict[str, Version] = {}  # the first version that a digest was registered as
         self._files = {file.code: file}
         self._path = file.path
@@ -58,6 +78,7 @@ class Models:
         """The model of a digest; raises NotFound or Broken when its blob is not to be had, Slow to who is in a
         hurry."""
         model = self.loaded.get(digest)
+        self._asked[digest] = next(self._order)
         hurries = getattr(self._hurry, "on", False)
         if hurries and (model is None or not model.quick):
             raise Slow
@@ -127,19 +148,39 @@ class Models:
         else:
             form = self.blobs.get(known.form) if known and known.form else b""
             model = load(data, None if form else self._predict(digest), form)
+            data = form or data
             if form:
                 model.warm()
         with self._lock:
-            kept = dict(list(self.loaded.items())[1 - KEPT :])
-            for gone in set(self.loaded) - set(kept):
-                if gone in self._apart:
-                    self._apart.pop(gone).close()
-            self.loaded = {**kept, digest: model}
+            self.loaded, self._made_of[digest] = {**self.loaded, digest: model}, len(data)
+        self._make_room(digest)
         return model
+
+    def _make_room(self, new: str) -> None:
+        """Let go of those that were asked longest ago until the others have room. A process that scores ends with the
+        last use of its model."""
+        with self._lock:
+            sizes = {one: self.size(model, self._made_of[one]) for one, model in self.loaded.items()}
+            others = sorted(sizes.keys() - {new}, key=lambda one: self._asked.get(one, -1))
+            gone = set[str]()
+            for one in others:
+                if sum(sizes.values()) <= self.most_bytes:
+                    break
+                del sizes[one]
+                gone.add(one)
+            self.loaded = {one: model for one, model in self.loaded.items() if one not in gone}
+            for one in gone:
+                self._apart.pop(one, None)
+                self._asked.pop(one, None)
+                del self._made_of[one]
+        if gone:
+            self.gone(len(gone))
+            give_back()
 
     def _apart_model(self, known: Version, home: Path) -> Model:
         order = Scoring(str(home.absolute()), known.digest, known.code, self._path, known.model)
         one = Apart(Piped(house(order)), noted=lambda code: self.noted(known.model, code))
+        weakref.finalize(one, one.asks.close)
         one.start()
         self._apart[known.digest] = one
         return headed(self.blobs.get(known.digest), one)
@@ -150,6 +191,7 @@ class Models:
         limits = LIMITS if self.apart is not None else PATIENT
         one = scorer(model, limits, lambda code: self.noted(name, code))
         assert one is not None
+        weakref.finalize(one, one.asks.close)
         if not isinstance(model.fitted, Endpoint):
             with contextlib.suppress(Unavailable):
                 one.start()
@@ -164,3 +206,16 @@ class Models:
         if known.code not in self._files:
             self._files[known.code] = load_text(self.blobs.get(known.code), self._path)
         return self._files[known.code].plan(known.model).pipeline.predict
+
+
+def size_of(model: Model, made_of: int) -> int:
+    """What a model takes: the memory of its process, or about what it was made of."""
+    return max(made_of, model.apart.memory() if isinstance(model.apart, Apart) else 0)
+
+
+def give_back() -> None:
+    """Let the machine have the memory that nothing here needs any more: the C library keeps it else."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU library
+        if trim is not None:
+            trim(0)

@@ -13,6 +13,7 @@ import msgspec
 
 from penstock.app.beside import gathered, opened, prepare
 from penstock.app.keep import Looking, check_keep
+from penstock.app.limits import Limits
 from penstock.dataset.outcome import Label
 from penstock.feature import Answers, Column, Derived, FeatureSet, Scored, descent, wider
 from penstock.feature import compile as compile_features
@@ -63,7 +64,8 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     source, or a `@label` function. `fit(data)` returns the model; `predict(model, x)` replaces its
     `predict_proba`. `threshold` makes a score positive. Of the share `consistency` of the keys all that is
     served is folded again and compared; 0 does without. `serves=queue()`: requests come as events only, and their
-    answers are read when they are there. Everything else has a default or says when.
+    answers are read when they are there. `limits` bound what callers may ask. Everything else has a default or says
+    when.
     """
 
     request: Source
@@ -81,6 +83,7 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     threshold: float = 0.5
     consistency: float = 1.0
     serves: Queue | None = None
+    limits: Limits = Limits()
     name: str = ""
 
 
@@ -194,7 +197,8 @@ def build(namespace: Mapping[str, Any], path: str = "", text: bytes = b"") -> Fi
     found = {id(value): (name, value) for name, value in namespace.items() if isinstance(value, Pipeline)}
     if not found:
         raise DefinitionError("The file declares no Pipeline.", hint="Add NAME = Pipeline(...).")
-    plans = [_plan(value.name or name, value, namespace) for name, value in found.values()]
+    defined = {name: value for name, value in namespace.items() if not isinstance(value, Pipeline)}
+    plans = [_plan(value.name or name, value, defined) for name, value in found.values()]
     found_sources = [value for value in namespace.values() if isinstance(value, Source)]
     for plan in plans:
         found_sources += [plan.pipeline.request, plan.label.source, *plan.features.sources.values()]
@@ -213,8 +217,9 @@ def build(namespace: Mapping[str, Any], path: str = "", text: bytes = b"") -> Fi
     for other in (each for source in sources for each in descent(source) if isinstance(each, Scored)):
         if joins[other.topic] is not other:
             raise _shared(other, joins[other.topic])
+    looks = looking(file)
     for source in file.kept:
-        check_keep(source, looking(file))
+        check_keep(source, looks)
     return file
 
 

@@ -10,13 +10,13 @@ import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import msgspec
 
-from penstock.log import Log
+from penstock.log import Checkpoint, Log
 from penstock.record.errors import Unavailable
 
 T = TypeVar("T")
@@ -51,14 +51,49 @@ def disk_of(home: Path) -> Disk:
     return Disk(shutil.disk_usage(home).free, taken)
 
 
-def lags(log: Log, inputs: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """How many records of its inputs each stage has not read; a stage that never ran is not among them."""
-    there = set(log.topics())
+def lags(
+    log: Log, inputs: Mapping[str, Sequence[str]], stages: Mapping[str, Checkpoint] | None = None
+) -> dict[str, int]:
+    """How many records of its inputs each stage has not read; a stage that never ran is not among them. `stages`:
+    where they stand, when that was looked up already."""
+    stages = log.stages() if stages is None else stages
+    there = (
+        set(log.topics()) if len(inputs) > 1 else {topic for topics in inputs.values() for topic in topics}
+    )
     return {
-        name: sum(log.count(topic, one.position) for topic in inputs[name] if topic in there)
-        for name, one in log.stages().items()
-        if name in inputs
+        name: sum(log.count(topic, stages[name].position) for topic in topics if topic in there)
+        for name, topics in inputs.items()
+        if name in stages
     }
+
+
+class Lags:
+    """The lags of stages, of some or of all; where all of them stand is looked up every so often only."""
+
+    def __init__(
+        self, log: Log, inputs: Mapping[str, Sequence[str]], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.log, self.inputs, self.clock = log, inputs, clock
+        self._stages: Mapping[str, Checkpoint] = {}
+        self._next_s = float("-inf")
+
+    def __call__(self, names: Collection[str]) -> dict[str, int]:
+        """The lags of these stages; of all where none is named."""
+        began_s = self.clock()
+        if began_s >= self._next_s:
+            self._stages = self.log.stages()
+            ended_s = self.clock()
+            self._next_s = ended_s + max(LOOK_S, 10 * (ended_s - began_s))
+        wanted = {name: self.inputs[name] for name in names if name in self.inputs} if names else self.inputs
+        return lags(self.log, wanted, self._stages)
+
+
+class Look(msgspec.Struct, frozen=True):
+    """What was found at a look at some stages, until when it holds, and how much had been admitted by then."""
+
+    lags: Mapping[str, int]
+    until_s: float
+    admitted: int
 
 
 class Pressure:
@@ -67,16 +102,15 @@ class Pressure:
     def __init__(
         self,
         bounds: Bounds,
-        lag: Callable[[], Mapping[str, int]],
+        lag: Callable[[Collection[str]], Mapping[str, int]],
         disk: Callable[[], Disk],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.bounds, self.lag, self.disk, self.clock = bounds, lag, disk, clock
         self._lock = threading.Lock()
-        self._next_s = float("-inf")
-        self._lags: Mapping[str, int] = {}
+        self._looks: dict[tuple[str, ...], Look] = {}
         self._disk = Disk(0, 0)
-        self._since = self._coming = 0
+        self._admitted = self._coming = 0
 
     @contextlib.contextmanager
     def admit(self, n: int, stages: Iterable[str] = ()) -> Iterator[None]:
@@ -90,19 +124,21 @@ class Pressure:
         finally:
             with self._lock:
                 self._coming -= n
-                self._since += added
+                self._admitted += added
 
     def _enter(self, n: int, stages: Iterable[str]) -> None:
+        names = tuple(stages)
         with self._lock:
-            began_s = self.clock()
-            if began_s >= self._next_s:
-                self._lags, self._disk, self._since = self.lag(), self.disk(), 0
+            began_s, look = self.clock(), self._looks.get(names)
+            if look is None or began_s >= look.until_s:
+                found, self._disk = self.lag(names), self.disk()
                 ended_s = self.clock()
-                self._next_s = ended_s + max(LOOK_S, 10 * (ended_s - began_s))
-            self._check(stages or self._lags)
+                until_s = ended_s + max(LOOK_S, 10 * (ended_s - began_s))
+                look = self._looks[names] = Look(found, until_s, self._admitted)
+            self._check(look)
             self._coming += n
 
-    def _check(self, stages: Iterable[str]) -> None:
+    def _check(self, look: Look) -> None:
         bounds, disk = self.bounds, self._disk
         if bounds.min_free_bytes and disk.free_bytes < bounds.min_free_bytes:
             raise Unavailable(
@@ -114,8 +150,8 @@ class Pressure:
                 f"The log takes more than {bounds.max_log_bytes} bytes.",
                 code="log_size", hint="Let retention drop what is old, or raise --max-log.",
             )  # fmt: skip
-        slowest = max(stages, key=lambda name: self._lags.get(name, 0), default="")
-        lag = self._lags.get(slowest, 0) + self._since + self._coming
+        slowest = max(look.lags, key=look.lags.__getitem__, default="")
+        lag = look.lags.get(slowest, 0) + self._admitted - look.admitted + self._coming
         if bounds.max_lag and lag > bounds.max_lag:
             raise Unavailable(
                 f"{slowest or 'The slowest stage'} is {lag} records behind; {bounds.max_lag} are allowed.",

@@ -19,9 +19,10 @@ import threadpoolctl
 
 from penstock.app.consistency import KIND, begin_again, checked, checking, long_ago, passed_by, refill
 from penstock.app.lookup import Lookup
-from penstock.app.models import Models, Slow
+from penstock.app.models import MODELS_BYTES, Models, Slow
 from penstock.app.pipeline import File, Plan, load_text, within
 from penstock.app.train import Order
+from penstock.app.turns import FEW, Turns
 from penstock.dataset.outcome import outcome_stage
 from penstock.feature import JOIN, Answer, Derived, Scored, derive_stage, join_stage, requests
 from penstock.gate.stage import gate_stage
@@ -56,13 +57,17 @@ from penstock.record.decisions import (
 from penstock.record.errors import NotFound, PenstockError, Refused, Unavailable
 from penstock.record.event import Source, unknown
 from penstock.record.record import NO_HEADERS, START, Draft, Position, Record, output_id
-from penstock.release.registry import registry
+from penstock.release.registry import REGISTRY, Entry, registry
 from penstock.release.route import Ref
 from penstock.release.stage import release_stage
 from penstock.stage import AnyStage, Running, View, restore, stage
 
 Clock = Callable[[], float]
 Trainer = Callable[[Order], Version | Failure]
+WARMED = 16
+"""The models of a file of no more are loaded before the door opens; of a larger one each when it is first asked."""
+FAR = 20_000
+"""A stage that stands so many records behind catches up on a thread before it answers at once again."""
 Numbered = tuple[str, int]
 """A producer's name, and the number that it gives an append: 1, 2, 3..."""
 
@@ -99,16 +104,24 @@ OPEN = stage("open", (INTENTS, VERSIONS, FAILURES), Open, _pending)
 
 
 class Parts:
-    """What the stages of a pipeline file are made of, on a log: owns nothing. `apart`: see `Models`."""
+    """What the stages of a pipeline file are made of, on a log: owns nothing. `apart`, `models_bytes`: see `Models`."""
 
-    def __init__(self, file: File, log: Log, blobs: Blob, clock: Clock, apart: Path | None = None) -> None:
+    def __init__(
+        self,
+        file: File,
+        log: Log,
+        blobs: Blob,
+        clock: Clock,
+        apart: Path | None = None,
+        models_bytes: int = MODELS_BYTES,
+    ) -> None:
         one_thread()
         self.file, self.log, self.blobs, self.clock = file, log, blobs, clock
         blobs.put(file.text)
         self.plans = {plan.features.digest: plan for plan in file.plans.values()}
         self.sets = {name: {plan.features.digest: plan.features} for name, plan in file.plans.items()}
         self._older_plans()
-        self.models = Models(file, log, blobs, apart)
+        self.models = Models(file, log, blobs, apart, most_bytes=models_bytes)
         self.patience: Callable[[str], None] = _impatient
 
     def _older_plans(self) -> None:
@@ -169,15 +182,17 @@ class Parts:
 
 class Serving(msgspec.Struct, frozen=True):
     """How a system serves. `mine`: the stages that it owns; `sync`: each answer is on the disk before it leaves;
-    `apart`: see `Models`."""
+    `apart`, `models_bytes`: see `Models`."""
 
     mine: Callable[[str], bool] = lambda stage: True
     sync: bool = False
     apart: bool = False
+    models_bytes: int = MODELS_BYTES
 
 
 class System:
-    """A pipeline file at work on a log. Owns its stages: one system at a time per log."""
+    """A pipeline file at work on a log. Owns its stages, each from when it first has something to do: one system at a
+    time per log."""
 
     def __init__(
         self,
@@ -193,27 +208,53 @@ class System:
         serving: Serving | None = None,
     ) -> None:
         serving = serving or Serving()
-        self.parts = Parts(file, log, blobs, clock, home if serving.apart else None)
+        self.parts = Parts(file, log, blobs, clock, home if serving.apart else None, serving.models_bytes)
         self.file, self.log, self.blobs, self.home = file, log, blobs, home
         self.clock, self.trainer, self.sync, self.shares = clock, trainer, sync, shares
         self.sync_answers = serving.sync
         self.told: Callable[[Sequence[Draft]], None] = lambda outputs: None
-        posts = self.parts.posts(shares, sync=sync)
-        self.predicting: list[Running[Any]] = []
-        self.folding: list[Running[Any]] = []
-        for name, stages in posts.items():
-            answers = name.startswith("predict.")
-            for one in stages:
-                if serving.mine(one.name):
-                    kept = msgspec.structs.replace(one, sync=True) if answers and serving.sync else one
-                    (self.predicting if answers else self.folding).append(own(kept, log, batch_of(one, file)))
-        self.turns = {one.stage.name: threading.Lock() for one in self.predicting}
+        self.stages: dict[str, AnyStage] = {}
+        for name, stages in self.parts.posts(shares, sync=sync).items():
+            synced = serving.sync and name.startswith("predict.")
+            kept = [msgspec.structs.replace(one, sync=True) if synced else one for one in stages]
+            self.stages |= {one.name: one for one in kept if serving.mine(one.name)}
+        self.running: dict[str, Running[Any]] = {}
+        self._known, self._owning = log.stages(), threading.Lock()
+        answers = [one for name, one in self.stages.items() if name.startswith("predict.")]
+        folds = [one for name, one in self.stages.items() if not name.startswith("predict.")]
+        self.answers, self.folds = (Turns(log, some, self._known, clock) for some in (answers, folds))
+        self.turns = {one.name: threading.Lock() for one in answers}
+        self._by_model: dict[str, list[str]] = {}
+        for name in self.turns:
+            self._by_model.setdefault(self.stages[name].said_as.removeprefix("predict."), []).append(name)
         self.joint = isinstance(log, Joint) and log.alone
         self.orders = {name: file.order(name) for name in file.plans}
+        for name in self.folds.names:
+            if name.startswith(f"{JOIN}."):  # it begins with its deployment, not with its first news
+                self.own(name)
         self.open = View(OPEN, log)
+        self._registry, self._reading = View(REGISTRY, log), threading.Lock()
         self._lookups: dict[str, Lookup] = {}
-        works = [name for name in file.plans if serving.mine(f"train.{name}")]
-        self.working = {name: log.load(f"work.{name}", claim=True).epoch for name in works}
+        self.works = any(serving.mine(f"train.{name}") for name in file.plans)
+        self.working: dict[str, int] = {}
+
+    @property
+    def predicting(self) -> list[Running[Any]]:
+        """Every stage that answers, taken over."""
+        return [self.own(name) for name in self.answers.names]
+
+    @property
+    def folding(self) -> list[Running[Any]]:
+        """Every other stage, taken over."""
+        return [self.own(name) for name in self.folds.names]
+
+    def own(self, name: str) -> Running[Any]:
+        """A stage, taken over now if it was not yet."""
+        with self._owning:
+            if name not in self.running:
+                one = self.stages[name]
+                self.running[name] = own(one, self.log, self._known, batch_of(one, self.file))
+            return self.running[name]
 
     def deploy(self, t_ms: int) -> None:
         """Say on the log which code is up, and in how many shares."""
@@ -234,7 +275,7 @@ class System:
         for running in [*self.predicting, *self.folding]:
             outputs = running.advance()
             if outputs is not None:
-                if running in self.predicting:
+                if running.stage.name in self.turns:
                     self.told(outputs)
                 return True
         for intent in self.pending()[:1]:
@@ -243,13 +284,12 @@ class System:
         return False
 
     def predict(self, running: Running[Any], watch: Callable[[Running[Any]], None]) -> bool:
-        """Answer every request of a stage that waits; `watch` is shown the stage between two of its turns. Says
-        whether anything was new."""
-        moved = False
-        while (outputs := self._advance(running, watch)) is not None:
+        """Answer a batch of the requests that wait for a stage; `watch` is shown the stage between two of its turns.
+        Says whether anything was new."""
+        outputs = self._advance(running, watch)
+        if outputs is not None:
             self.told(outputs)
-            moved = True
-        return moved
+        return outputs is not None
 
     def _advance(self, running: Running[Any], watch: Callable[[Running[Any]], None]) -> list[Draft] | None:
         with self.turns[running.stage.name]:
@@ -286,15 +326,22 @@ class System:
     def _quick(self, model: str) -> bool:
         """Whether a model answers here, at once."""
         found = self._answering(model)
-        route = found[0].state.route
-        ready = all(self.parts.models.is_quick(ref.digest) for _, ref in route.versions())
-        return len(found) == 1 and self.joint and route.champion is not None and ready
+        found = self._answering(model)
+        running = self.running.get(found[0])
+        if len(found) > 1 or not self.joint or running is None:
+            return False
+        if self.answers.looked - running.position.n > FAR:
+            return False
+        route = running.state.route
+        return route.champion is not None and all(
+            self.parts.models.is_quick(ref.digest) for _, ref in route.versions()
+        )
 
     def _put(self, model: str, drafts: Sequence[Draft]) -> tuple[Appended, list[Draft]] | None:
-        (running,) = self._answering(model)
-        with self.turns[running.stage.name], self.parts.models.in_a_hurry():
+        (name,) = self._answering(model)
+        with self.turns[name], self.parts.models.in_a_hurry():
             try:
-                done = running.put(self._owned(running, drafts))
+                done = self.own(name).put(self._owned(name, drafts))
             except Slow:  # a release came that names another: nothing of it is on the log
                 return None
         self.told(done[1])
@@ -319,9 +366,9 @@ class System:
                 found[i] = Draft(one.topic, one.key, one.time_ms, one.value, one.id, one.headers)
         return found
 
-    def _owned(self, running: Running[Any], drafts: Sequence[Draft]) -> Sequence[Draft]:
+    def _owned(self, stage: str, drafts: Sequence[Draft]) -> Sequence[Draft]:
         """Requests that this share answers, whoever's they were by their key: they say so."""
-        part = running.stage.name.partition("/")[2]
+        part = stage.partition("/")[2]
         if not part:
             return drafts
         return [msgspec.structs.replace(one, headers={**one.headers, SHARE: part}) for one in drafts]
@@ -332,45 +379,61 @@ class System:
         return self._owned(found[0], drafts) if len(found) == 1 else drafts
 
     def fold(self) -> bool:
-        """Run every stage after the predictions, up to where the log ends at its turn, so that one which is sent
-        more all the time keeps nobody waiting; what only compares takes one batch, for it may have long to catch up.
-        Says whether anything was new."""
-        moved = False
-        for running in self.folding:
-            end = self.log.end()
-            while running.position.n < end.n and running.advance() is not None:
-                moved = True
-                if running.stage.name.startswith(f"{KIND}."):
-                    break
+        """Run the stages after the predictions whose turn it is, each up to where the log ends then, so that one which
+        is sent more all the time keeps nobody waiting; what only compares takes one batch, for it may have long to
+        catch up. Says whether anything was new."""
+        moved, seen = False, set[str]()
+        self.folds.look()
+        while len(seen) < FEW and (name := self.folds.take(lambda one: one not in seen)) is not None:
+            seen.add(name)
+            again = True
+            try:
+                again = self._fold(name)
+            finally:
+                self.folds.give(name, again=again)
+            moved = moved or again
+        return moved
+
+    def _fold(self, name: str) -> bool:
+        running, moved, end = self.own(name), False, self.log.end()
+        while running.position.n < end.n and running.advance() is not None:
+            moved = True
+            if name.startswith(f"{KIND}."):
+                break
         return moved
 
     def warm(self) -> None:
-        """Have the models at hand that answer now, so that the first request need not wait for them."""
-        for running in self.predicting:
+        """Have the models at hand that answer now, so that the first request need not wait for them; of many models
+        each is made ready when it is asked."""
+        for running in self.predicting if len(self.answers.names) <= WARMED else ():
             for _, ref in running.state.route.versions():
                 with contextlib.suppress(PenstockError):  # whoever is answered by it is told
                     self.parts.models.get(ref.digest)
 
     def champion(self, model: str) -> Ref | None:
-        """Who answers for a model, as the answering stage sees it."""
-        champion: Ref | None = self._answering(model)[0].state.route.champion
-        return champion
+        """Who answers for a model, as the answering stage sees it, or will when it has folded what is there."""
+        running = self.running.get(self._answering(model)[0])
+        if running is not None and running.state.route.champion is not None:
+            champion: Ref | None = running.state.route.champion
+            return champion
+        with self._reading:
+            return self._registry.read().models.get(model, Entry()).route.champion
 
     def passed(self, model: str, place: int) -> bool:
         """Whether a model's answering stage has been beyond a position: what it had to say there is said."""
-        return all(running.position.n > place for running in self._answering(model))
+        return all(self.own(name).position.n > place for name in self._answering(model))
 
     def elsewhere(self, model: str, place: int) -> bool:
         """Whether the request at a position is answered by another process."""
         topics, n = [self._request(model).topic, vectors(model)], self.shares
         found = self.log.read(topics, Position(n=place), stop=Position(n=place + 1))[0]
-        ours = {one.stage.name for one in self._answering(model)}
+        ours = self._answering(model)
         takes = [share_takes(k, n) for k in range(n) if share_name(f"predict.{model}", k, n) in ours]
         return bool(found) and not any(take(record) for record in found for take in takes)
 
-    def _answering(self, model: str) -> list[Running[Any]]:
-        found = [one for one in self.predicting if one.stage.said_as == f"predict.{model}"]
-        if not found:
+    def _answering(self, model: str) -> list[str]:
+        found = self._by_model.get(model)
+        if found is None:
             raise NotFound(unknown(model, self.file.plans, "a model of this file"))
         return found
 
@@ -382,6 +445,8 @@ class System:
     def carry_out(self, intent: Intent) -> None:
         """Do what an intent asks, and commit the result under the intent's id."""
         assert self.trainer is not None
+        if intent.model not in self.working:
+            self.working[intent.model] = self.log.load(f"work.{intent.model}", claim=True).epoch
         result = self.trainer(order(self.file, self.home, intent))
         point(Point.EFFECT, intent.model)
         finish(self.log, intent, result, self.working[intent.model], self.open.position)
@@ -398,7 +463,7 @@ class System:
 
     def save(self) -> None:
         """Write every stage's state, so that the next start has little to fold again."""
-        for running in [*self.predicting, *self.folding]:
+        for running in list(self.running.values()):
             running.save()
 
 
@@ -435,14 +500,18 @@ def batch_of(one: AnyStage, file: File) -> int:
     return BATCH if plan is not None and plan.pipeline.serves is not None else 1024
 
 
-def own(one: AnyStage, log: Log, batch: int = 1024) -> Running[Any]:
+def own(
+    one: AnyStage, log: Log, known: Mapping[str, Checkpoint] | None = None, batch: int = 1024
+) -> Running[Any]:
     """Take a stage over. A share begins where its own checkpoint is, or where all shares of another
-    division have come, whichever is further: every request below is answered."""
-    known = log.stages()
+    division have come, whichever is further: every request below is answered. `known`: how far all had come before
+    any of them moved."""
+    known = log.stages() if known is None else known
     divisions: dict[int, list[str]] = {}
-    for name in known:
+    own_family = one.name.partition("/")[0]
+    for name in known if own_family.startswith("predict.") else ():
         family, _, part = name.partition("/")
-        if family == one.name.partition("/")[0] and name != one.name:
+        if family == own_family and name != one.name:
             divisions.setdefault(int(part.partition("of")[2] or 1), []).append(name)
     whole = [names for n, names in divisions.items() if len(names) == n]
     least = [min(names, key=lambda name: known[name].position.n) for names in whole]
@@ -450,7 +519,7 @@ def own(one: AnyStage, log: Log, batch: int = 1024) -> Running[Any]:
     if donor and known[donor].position.n > known.get(one.name, Checkpoint()).position.n:
         state, epoch = log.load(donor), log.load(one.name, claim=True).epoch
         log.commit(Commit(one.name, epoch, state.position, [], one.dump(restore(one, log, state))))
-    if one.name.startswith(f"{KIND}.") and passed_by(one, log):
+    if one.name.startswith(f"{KIND}.") and passed_by(one, log, known.get(one.name, Checkpoint())):
         begin_again(one, log)
     if one.name.startswith(f"{JOIN}.") and not log.load(one.name).state:
         # From now on: of what was asked before, the labels have come by.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import socket
 import sys
 import threading
@@ -23,6 +24,7 @@ from penstock.app.deferred import deferred
 from penstock.app.home import DEPLOYED, Books, Home, Views, open_home, pressure, wall_ms
 from penstock.app.live import Live
 from penstock.app.looks import Looks
+from penstock.app.models import MODELS_BYTES
 from penstock.app.pipeline import File, load
 from penstock.app.pressure import Bounds
 from penstock.app.servers import process
@@ -52,7 +54,8 @@ WEBHOOK_TRIES = 5
 
 class Settings(msgspec.Struct, frozen=True):
     """Where and how to serve. `hosts`: names besides loopback to answer under; `log`: see `open_home`; `workers`:
-    processes that serve requests, 0 for this one; `sync`: each answer is on the disk before it leaves."""
+    processes that serve requests, 0 for this one; `sync`: each answer is on the disk before it leaves;
+    `models_bytes`: what the models in memory may take, in all processes together."""
 
     host: str = "127.0.0.1"
     port: int = 8411
@@ -66,6 +69,7 @@ class Settings(msgspec.Struct, frozen=True):
     workers: int = 0
     sync: bool = False
     grpc_port: int | None = None
+    models_bytes: int = MODELS_BYTES
 
 
 class Server:
@@ -130,15 +134,15 @@ def _up(
     stop: threading.Event,
     nursery: Nursery | None,
 ) -> None:
-    home = open_home(home_path, create=True, log=settings.log, settings=settings.log_settings)
-    file = _loaded(path, home)
     training: dict[str, float] = {}
-    trainer = functools.partial(_watched, training)
-    system = System(
-        file, home.log, home.blobs, home_path, time.perf_counter, trainer,
-        shares=max(1, settings.workers),
-        serving=Serving(_no_answers if settings.workers else _all, settings.sync, apart=True),
-    )  # fmt: skip
+    with _staying():
+        home = open_home(home_path, create=True, log=settings.log, settings=settings.log_settings)
+        file = _loaded(path, home)
+        system = System(
+            file, home.log, home.blobs, home_path, time.perf_counter, functools.partial(_watched, training),
+            shares=max(1, settings.workers),
+            serving=Serving(_no_answers if settings.workers else _all, settings.sync, True, settings.models_bytes),
+        )  # fmt: skip
     system.deploy(wall_ms())
     bounds = pressure(file, home, settings.bounds)
     live = Live(system, wall_ms, tick_s=settings.tick_s, admit=bounds.admit)
@@ -154,6 +158,17 @@ def _up(
     home.log.close()
     if live.broken:
         raise Unavailable(f"The system stopped itself: {live.broken}", code="broken")
+
+
+@contextlib.contextmanager
+def _staying() -> Iterator[None]:
+    """What is made within it stays for good: no collection looks at it, now or later."""
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()
 
 
 def _loaded(path: str, home: Home) -> File:
@@ -192,6 +207,7 @@ def _doors(
         order = Serve(
             str(home.path.absolute()), file.code, file.path, path, key_file=settings.key_file,
             hosts=hosts, bounds=settings.bounds, sync=settings.sync,
+            models_bytes=settings.models_bytes // settings.workers,
         )  # fmt: skip
         sockets = [listens] if remote is None else [listens, remote]
         keeper = Keeper(nursery, order, sockets, settings.workers, _told, live.break_off)

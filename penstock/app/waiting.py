@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from penstock.record.codec import unpack
@@ -37,18 +37,33 @@ class _Waits:
 
 
 class Answers:
-    """Requests that wait for their prediction: registered before the append, resolved after the commit."""
+    """Requests that wait for their prediction: registered before the append, resolved after the commit. `of_model`:
+    how many of a model may wait, where its file says."""
 
-    def __init__(self, most: int = MOST_WAITING, clock: Callable[[], float] = time.monotonic) -> None:
-        self.most, self.clock = most, clock
+    def __init__(
+        self,
+        most: int = MOST_WAITING,
+        clock: Callable[[], float] = time.monotonic,
+        of_model: Mapping[str, int] | None = None,
+    ) -> None:
+        self.most, self.clock, self.of_model = most, clock, of_model or {}
         self._waiting: dict[str, dict[str, _Waits]] = {}
         self._count = 0
         self._lock = threading.Lock()
 
-    def room(self, n: int) -> None:
-        """Raise Unavailable where `n` more may not wait."""
-        if self._count + n > self.most:
-            raise _crowded()
+    def room(self, model: str) -> int:
+        """How many more of a model's requests may wait."""
+        left, most = self.most - self._count, self.of_model.get(model, 0)
+        return max(0, min(left, most - len(self._waiting.get(model, {}))) if most else left)
+
+    def full(self, model: str) -> Unavailable:
+        """What the next one is told where there is no room."""
+        if self._count >= self.most:
+            return _crowded()
+        most = self.of_model.get(model, 0)
+        return Unavailable(
+            f"No more than {most} rows may wait for {model} here.", code="queue", hint="Send more slowly."
+        )
 
     def crowd(self, model: str, timeout_s: float) -> Unavailable | None:
         """What a request is refused with that would not be answered within its time; None where it would."""

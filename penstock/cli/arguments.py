@@ -97,6 +97,10 @@ def _running(verbs: Any) -> None:
         help="processes that serve requests, all on the one port (default: this process does)",
     )  # fmt: skip
     up.add_argument(
+        "--models-memory", default="4GB", metavar="SIZE",
+        help="what the models in memory may take; beyond it the one asked longest ago is unloaded until it is asked",
+    )  # fmt: skip
+    up.add_argument(
         "--grpc-port", type=int, default=None, metavar="N",
         help="serve the Open Inference Protocol by gRPC, too; 0 takes a free one (default: not)",
     )  # fmt: skip

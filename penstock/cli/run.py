@@ -58,7 +58,7 @@ def up(given: argparse.Namespace) -> int:
     settings = Settings(
         given.host, given.port, given.key_file, given.webhook, tuple(given.allow_host),
         log=given.log, log_settings=given.log_settings, bounds=_bounds(given), workers=given.workers, sync=given.sync,
-        grpc_port=given.grpc_port,
+        grpc_port=given.grpc_port, models_bytes=_bytes(given.models_memory),
     )  # fmt: skip
 
     def said(address: str) -> None:
@@ -95,8 +95,12 @@ def key(given: argparse.Namespace) -> int:
 
 
 def _bounds(given: argparse.Namespace) -> Bounds:
+    return Bounds(given.max_lag, _bytes(given.min_free), _bytes(given.max_log))
+
+
+def _bytes(text: str) -> int:
     try:
-        return Bounds(given.max_lag, bytes_of(given.min_free), bytes_of(given.max_log))
+        return bytes_of(text)
     except ValueError:
         raise Refused('A size is a number with a unit, such as "500MB".', code="arguments") from None
 

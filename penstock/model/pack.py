@@ -115,9 +115,12 @@ def _fitted(packed: Packed) -> Any:
 
 
 class _Head(msgspec.Struct, frozen=True):
-    """As much of a `Packed` as tells how it is to be opened: the model's bytes are passed over."""
+    """A `Packed` without the model: its bytes, which may be many, are passed over."""
 
     format: str
+    features: str
+    task: Task
+    kinds: list[str]
 
 
 _outside: msgspec.msgpack.Decoder[Program | Endpoint] = msgspec.msgpack.Decoder(Program | Endpoint)
@@ -132,7 +135,7 @@ def headed(
     data: bytes, apart: Callable[[Sequence[Sequence[Value]]], list[tuple[float | None, str]]]
 ) -> Model:
     """A model of which another process has what was fitted."""
-    packed = unpack(data, Packed)
+    packed = unpack(data, _Head)
     return Model(packed.features, packed.task, packed.kinds, None, None, None, apart)
 
 

@@ -7,7 +7,7 @@ after a crash the same request gets the same answer, and a new version takes ove
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import groupby
 
 import msgspec
@@ -190,6 +190,17 @@ shares of another division nothing; what was answered then has its answer on the
 
 SCORING = "score."
 """In whose name, with the model's behind it, a request is a dead letter that no score came of."""
+VERSION = "version"
+"""The header of a request that says which version is to answer it, as MODEL/NUMBER. While that one scores it does,
+whoever would answer else; when it scores no more the request is answered as any other."""
+
+
+def _wanted(model: str, record: Record, route: Route) -> Role | None:
+    """The role of the version that a request asks for, where it scores."""
+    text = record.headers.get(VERSION, "") if record.headers else ""
+    if not text.startswith(f"{model}/"):
+        return None
+    return next((role for role, ref in route.versions() if text == f"{model}/{ref.version}"), None)
 
 
 def share_takes(k: int, n: int) -> Callable[[Record], bool]:
@@ -304,7 +315,8 @@ def _answer(
     awaited: set[Ref] = set()
     for route, some in groupby(range(len(asks)), lambda i: asks[i].route):
         mine = list(some)
-        for role, ref in _scoring(route, means):
+        wanted = {role for i in mine if (role := _wanted(model, asks[i].record, route))}
+        for role, ref in _scoring(route, means, wanted):
             groups.setdefault(ref, []).extend(mine)
             awaited |= {ref} if held and role in _answering(route) else set()
     said = {
@@ -317,7 +329,7 @@ def _answer(
         versions = [(role, ref, said[ref]) for role, ref in route.versions() if ref in said]
         for i in some:
             ask = asks[i]
-            answering = route.answers(model, ask.record.key)
+            answering = _wanted(model, ask.record, route) or route.answers(model, ask.record.key)
             for role, ref, scores in sorted(versions, key=lambda one: one[0] != answering):
                 value = _prediction(model, ask, ref, role, role == answering, scores[i], threshold, latency_s)
                 said_of = draft(topic, value, key=value.request, t_ms=ask.record.time_ms)
@@ -331,9 +343,9 @@ def _traced(made: Draft, record: Record) -> Draft:
     return msgspec.structs.replace(made, headers={"traceparent": trace}) if trace else made
 
 
-def _scoring(route: Route, means: Means) -> list[tuple[Role, Ref]]:
+def _scoring(route: Route, means: Means, wanted: Collection[Role]) -> list[tuple[Role, Ref]]:
     """The versions that score: all but those that answer nobody and are still on their way here."""
-    answering = _answering(route)
+    answering = {*_answering(route), *wanted}
     return [(role, ref) for role, ref in route.versions() if role in answering or means.ready(ref.digest)]
 
 

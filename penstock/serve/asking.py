@@ -9,11 +9,13 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 
+from penstock.predict.stage import VERSION
 from penstock.record.codec import repeats_a_key
 from penstock.record.decisions import Prediction
 from penstock.record.errors import NotFound, Refused
 from penstock.release.registry import Entry
 from penstock.serve.answers import TIMEOUT_S, NotJson
+from penstock.serve.carried import CARRIED
 from penstock.serve.desk import Desk, Spoken
 from penstock.serve.front.wire import TooLarge
 from penstock.serve.infer import are_features, face_of
@@ -80,12 +82,23 @@ def entry_named(desk: Desk, name: str, text: str) -> tuple[str, Entry, int]:
     return face.name, entry, number
 
 
+def answers(entry: Entry, number: int) -> bool:
+    """Whether a version answers who asks for it by its number; 0: whether any does."""
+    return entry.route.champion is not None and (
+        not number or number in {ref.version for _, ref in entry.route.versions()}
+    )
+
+
 def must_answer(name: str, entry: Entry, number: int) -> int:
-    """The champion's number; raises NotFound where another version is asked for by its number."""
-    champion = entry.route.champion.version if entry.route.champion else 0
-    if number and number != champion:
-        raise NotFound(f"{name} answers with its champion, v{champion}.", code="not_champion")
-    return champion
+    """The champion's number; raises NotFound where a version is asked for by its number that does not score now."""
+    scoring = {ref.version for _, ref in entry.route.versions()}
+    if number and number not in scoring:
+        told = ", ".join(f"v{one}" for one in sorted(scoring))
+        raise NotFound(
+            f"{name} answers with {told or 'no version yet'}.", code="not_champion",
+            hint="A version has an address from its shadow on until its successor has settled.",
+        )  # fmt: skip
+    return entry.route.champion.version if entry.route.champion else 0
 
 
 def index_of(desk: Desk) -> list[dict[str, str]]:
@@ -129,10 +142,29 @@ def time_for(request: Request, asked_us: Any = None) -> float:
 
 
 async def ask(
-    desk: Desk, name: str, rows: Sequence[Mapping[str, Any]], features: bool, timeout_s: float
+    desk: Desk,
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    features: bool,
+    timeout_s: float,
+    number: int = 0,
 ) -> Sequence[Prediction | Spoken]:
     """What is said of rows that hold the request's columns, or every feature: at once where that can be, and where
-    it does not keep others waiting."""
+    it does not keep others waiting. `number`: the version that is to say it; raises NotFound where another has."""
+    desk.allow(name, len(rows))
+    if number:
+        CARRIED.set({**CARRIED.get(), VERSION: f"{name}/{number}"})
+    said = await _ask(desk, name, rows, features, timeout_s)
+    if number and any(one.version != number for one in said):
+        raise NotFound(
+            f"v{number} of {name} scores no more: another version has answered.", code="not_champion"
+        )
+    return said
+
+
+async def _ask(
+    desk: Desk, name: str, rows: Sequence[Mapping[str, Any]], features: bool, timeout_s: float
+) -> Sequence[Prediction | Spoken]:
     values = [[row[one] for one in desk.faces[name].features] for row in rows] if features else []
     if len(rows) <= AT_ONCE:
         drafts = desk.vectors(name, values) if features else desk.requests(name, rows)

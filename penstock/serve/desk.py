@@ -71,6 +71,7 @@ class Desk(msgspec.Struct, frozen=True):
     futures of their served predictions, on this event loop: who waits for one no longer cancels it. `crowd(model,
     timeout_s)` is what a request is refused with that would wait in vain.
     `health()` says why the system stopped itself and what holds producers back ("": nothing).
+    `allow(model, n)` takes `n` rows of what the model may be asked now, or gives them back where that is negative.
     All raise Refused or Unavailable. `count(name, labels, n)` counts `n` more since the process began.
     """
 
@@ -93,3 +94,4 @@ class Desk(msgspec.Struct, frozen=True):
     log: Log
     blobs: Blob
     count: Callable[[str, Mapping[str, str], int], None] = lambda name, labels, n: None
+    allow: Callable[[str, int], None] = lambda model, n: None

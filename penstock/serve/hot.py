@@ -180,7 +180,7 @@ class Lane:
 
     def flush(self) -> None:
         """Answer all who wait."""
-        waiting, self.waiting = [one for one in self.waiting if not one.call.gone], []
+        waiting, self.waiting = [one for one in self.waiting if self.is_let_in(one)], []
         drafts = [draft for one in waiting for draft in one.drafts]
         if not drafts:
             return None
@@ -195,9 +195,20 @@ class Lane:
         for one in waiting:
             said = [found[draft.id] for draft in one.drafts if draft.id in found]
             if len(said) < len(one.drafts):
+                self.desk.allow(self.face.name, -len(one.drafts))  # it is counted there
                 one.slow(one.call)
             else:
                 one.call.reply(one.told(said))
+
+    def is_let_in(self, one: Waiting) -> bool:
+        """Whether a call's rows may be asked now; it is told where not."""
+        try:
+            if not one.call.gone:
+                self.desk.allow(self.face.name, len(one.drafts))
+        except Unavailable as error:
+            self.refuse([one], error)
+            return False
+        return not one.call.gone
 
     async def put_later(self) -> None:
         """Put requests on the log, in one append all that came while the one before was under way."""

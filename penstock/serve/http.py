@@ -18,6 +18,7 @@ from penstock.record.errors import PenstockError, Unavailable
 from penstock.serve import mlflow, openapi, plain, tensorflow
 from penstock.serve.answers import Endpoint, failed, json_of, refusal
 from penstock.serve.asking import (
+    answers,
     ask,
     body_of,
     entry_of,
@@ -150,8 +151,7 @@ def _model(desk: Desk) -> Endpoint:
 def _ready(desk: Desk) -> Endpoint:
     async def ready(request: Request) -> Response:
         name, entry, number = entry_of(desk, request)
-        champion = entry.route.champion
-        is_ready = champion is not None and number in (0, champion.version)
+        is_ready = answers(entry, number)
         return json_of({"name": name, "ready": is_ready}, 200 if is_ready else 503)
 
     return ready
@@ -165,7 +165,8 @@ def _infer(desk: Desk) -> Endpoint:
         champion = must_answer(name, entry, number)
         face = desk.faces[name]
         rows, features = rows_of(asked.inputs, found, face)
-        said = await ask(desk, name, rows, features, time_for(request, asked.parameters.get("timeout")))
+        timeout_s = time_for(request, asked.parameters.get("timeout"))
+        said = await ask(desk, name, rows, features, timeout_s, number)
         if len(said) == 1 and said[0].error:
             return failed(said[0].error)
         told, rest = answer(asked, face, said, champion, desk.durability)

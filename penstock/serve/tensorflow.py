@@ -77,7 +77,8 @@ async def _said(desk: Desk, request: Request, name: str, found: Any) -> Sequence
     if type(found) is not list:
         raise BadRequest("The rows are a list.")
     rows, features = alike([_decoded(row) for row in found], desk, name, MOST_ROWS)
-    return await ask(desk, name, rows, features, time_for(request))
+    number = int(request.path_params.get("version", 0))  # it is one, or the version was not found
+    return await ask(desk, name, rows, features, time_for(request), number)
 
 
 def _examples(body: dict[str, Any]) -> list[Any]:

@@ -33,7 +33,7 @@ class Stage(msgspec.Struct, Generic[S], frozen=True):
     `step_many` is the same over a batch whose state it owns; it must equal folding `step`, and says of
     each draft which record it came from. `dump` and `load` turn the state into bytes and back.
     `snapshot_every` is the number of records between two written states (1: each commit); `sync` says
-    whether a commit must survive power loss before anything builds on it. `said_as` is the name in the
+    whether what it said must survive power loss before anything builds on it. `said_as` is the name in the
     outputs' ids, where it is not the stage's own: a share says what the undivided stage would say. `refold` does to
     the state what `step_many` does, where that is cheaper without what a step says: a resumption asks no model.
     """
@@ -250,7 +250,7 @@ class Running(Generic[S]):
         commit = self.waiting
         assert commit is not None
         point(Point.STEP, self.stage.name)
-        self.repeated += len(self.log.commit(commit, sync=self.stage.sync).repeats)
+        self.repeated += len(self.log.commit(commit, sync=self.stage.sync and bool(commit.outputs)).repeats)
         point(Point.STEPPED, self.stage.name)
         return self._done()
 

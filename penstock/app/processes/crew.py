@@ -196,7 +196,7 @@ class Crew:
                 return False
             try:
                 if one.name not in self.running:
-                    self.running[one.name] = own(one, self.log, batch_of(one, self.file))
+                    self.running[one.name] = own(one, self.log, batch=batch_of(one, self.file))
                 return self.running[one.name].advance() is not None
             except PenstockError as error:
                 self.running.pop(one.name, None)  # its state may be ahead of the log: begin again from there

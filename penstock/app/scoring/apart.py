@@ -67,6 +67,10 @@ class Apart:
                     return [(None, why.code)] * len(rows)
             return self._one_by_one(rows)
 
+    def memory(self) -> int:
+        """The memory of its process, in bytes."""
+        return self.asks.memory()
+
     def close(self) -> None:
         """End the process, or the connections."""
         with self._lock:

@@ -70,7 +70,8 @@ class Piped:
 
     def memory(self) -> int:
         """The memory that it holds now, in bytes; 0 where it cannot be told."""
-        return _memory_of(self.process.pid) if self.process else 0
+        process = self.process  # another thread may end it meanwhile
+        return _memory_of(process.pid) if process else 0
 
     def end(self) -> None:
         """End the process."""

@@ -15,6 +15,7 @@ from penstock.app.pipeline import load_text
 from penstock.app.place import blobs_of
 from penstock.app.scoring.become import bound
 from penstock.app.scoring.order import HEAD_BYTES, Rows, Scores, Scoring
+from penstock.model.brought import Brought
 from penstock.model.fit import answers
 from penstock.model.pack import Model, load
 from penstock.record.codec import pack, unpack
@@ -44,7 +45,13 @@ def _model(order: Scoring) -> Model:
     blobs = blobs_of(Path(order.home))
     with deferred():
         file = load_text(blobs.get(order.code), order.path)
-    return load(blobs.get(order.digest), file.plan(order.model).pipeline.predict)
+    model = load(blobs.get(order.digest), file.plan(order.model).pipeline.predict)
+    if isinstance(
+        model.fitted, Brought
+    ):  # its library is loaded when it is first asked: before anybody waits
+        with contextlib.suppress(PenstockError):
+            answers(model, [[None] * len(model.kinds)])
+    return model
 
 
 def _read(source: BinaryIO) -> bytes | None:

@@ -117,6 +117,7 @@ def desk(
         system.log,
         system.blobs,
         live.tally.add,
+        live.allow,
     )
 
 
@@ -133,9 +134,9 @@ def _repeated(system: System) -> list[Count]:
     """The stages' outputs that stood on the log already, made again after a crash or a try that failed. What a
     stage joins is mostly there: whoever asked has joined it already."""
     return [
-        Count("outputs_repeated", {"stage": one.stage.name}, one.repeated)
-        for one in [*system.predicting, *system.folding]
-        if not one.stage.name.startswith(f"{JOIN}.")
+        Count("outputs_repeated", {"stage": name}, one.repeated)
+        for name, one in list(system.running.items())
+        if not name.startswith(f"{JOIN}.")
     ]
 
 
@@ -182,6 +183,7 @@ def serving_desk(live: Live, file: File) -> Desk:
         live.system.log,
         live.system.blobs,
         live.tally.add,
+        live.allow,
     )
 
 

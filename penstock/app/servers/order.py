@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from penstock.app.counters import Count
+from penstock.app.models import MODELS_BYTES
 from penstock.app.pressure import Bounds
 
 
@@ -22,6 +23,7 @@ class Serve(msgspec.Struct, frozen=True):
     hosts: tuple[str, ...] = ()
     bounds: Bounds = Bounds()
     sync: bool = False
+    models_bytes: int = MODELS_BYTES
 
 
 class Word(msgspec.Struct, frozen=True, omit_defaults=True):

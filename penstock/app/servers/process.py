@@ -61,7 +61,7 @@ def serve(
     mine = {share_name(f"predict.{name}", order.k, order.n) for name in file.plans}
     system = System(
         file, home.log, home.blobs, home.path, time.perf_counter, None,
-        shares=order.n, serving=Serving(mine.__contains__, order.sync, apart=True),
+        shares=order.n, serving=Serving(mine.__contains__, order.sync, True, order.models_bytes),
     )  # fmt: skip
     live = Live(system, wall_ms, admit=pressure(file, home, order.bounds).admit)
     desk = serving_desk(live, file)

@@ -16,7 +16,10 @@ SAFE = b"x-content-type-options: nosniff\r\nreferrer-policy: no-referrer\r\ncach
 """What stands on every answer that does not say otherwise."""
 FAILED = {"model_late": 504, "model_rests": 503, "model_away": 503}
 """What it is that a model said nothing, where it is not 500: it took too long, fell too often, or is away."""
-_STATUS = {"deadline": 504, "lag": 429, "busy": 429, "log_full": 507, "disk_floor": 507, "log_size": 507}
+_STATUS = {
+    "deadline": 504, "lag": 429, "busy": 429, "rate": 429, "queue": 429, "log_full": 507, "disk_floor": 507,
+    "log_size": 507,
+}  # fmt: skip
 """What an error that passes is over HTTP, where it is not 503: too much at once, or no room."""
 _RETRY_S = {429: b"1", 503: b"1", 507: b"10"}
 _ALWAYS = [tuple(line.split(b": ")) for line in SAFE.splitlines()]

@@ -10,7 +10,16 @@ from typing import Any, Protocol
 from penstock.record.decisions import Prediction
 from penstock.record.errors import Broken, NotFound, PenstockError, Refused, Unavailable
 from penstock.serve.answers import TIMEOUT_S
-from penstock.serve.asking import ask, entry_named, index_of, must_answer, must_be_loaded, stays, unpacked
+from penstock.serve.asking import (
+    answers,
+    ask,
+    entry_named,
+    index_of,
+    must_answer,
+    must_be_loaded,
+    stays,
+    unpacked,
+)
 from penstock.serve.carried import CARRIED, carried
 from penstock.serve.desk import Desk, Spoken
 from penstock.serve.front.call import FAILED, Answer, Call, status_of
@@ -120,7 +129,7 @@ class Remote:
                 raise BadRequest("The request has no inputs.")
             tensors = [tensor(one) for one in asked.inputs]
             rows, features = rows_of(tensors, [values(one) for one in tensors], self.desk.faces[name])
-            call.reply(self.told(asked, await ask(self.desk, name, rows, features, timeout_s)))
+            call.reply(self.told(asked, await ask(self.desk, name, rows, features, timeout_s, number)))
         except Exception as error:
             self.refuse(call, error)
 
@@ -157,8 +166,7 @@ def check(desk: Desk, body: bytes) -> bytes:
 def model_ready(desk: Desk, body: bytes) -> bytes:
     """Whether a model, or a version of it, answers."""
     _, entry, number = entry_named(desk, *named(body))
-    champion = entry.route.champion
-    return flag(champion is not None and number in (0, champion.version))
+    return flag(answers(entry, number))
 
 
 def server_metadata(desk: Desk, body: bytes) -> bytes:

@@ -187,7 +187,7 @@ def test_it_holds_nobody_back(home: Home) -> None:
     """Producers meet the lag of the stages that answer and learn; the comparison may be as far behind as it is."""
     file = load(PIPELINE)
     bounds = pressure(file, home, Bounds())
-    assert set(bounds.lag()) == {
+    assert set(bounds.lag(())) == {
         f"{kind}.agree" for kind in ("predict", "outcome", "monitor", "train", "release")
     } | {"gate"}
     assert home.log.stages()["consistency.agree"].position.n > 1000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,10 @@ class World:
 
     def __init__(self, bounds: Bounds) -> None:
         self.now_s, self.lag, self.free, self.size = 0.0, {"fast": 0, "slow": 0}, 10**12, 0
-        self.pressure = Pressure(
-            bounds, lambda: dict(self.lag), lambda: Disk(self.free, self.size), lambda: self.now_s
-        )
+        self.pressure = Pressure(bounds, self._lags, lambda: Disk(self.free, self.size), lambda: self.now_s)
+
+    def _lags(self, names: Collection[str]) -> dict[str, int]:
+        return {name: self.lag[name] for name in names or self.lag}
 
     def code(self, n: int, *stages: str) -> str:
         """What `n` records meet: "" when they are let in."""
@@ -292,7 +293,7 @@ def flood(folder: Path, bounds: Bounds, seconds: float) -> tuple[int, int]:
             pass
 
     inputs = {"ledger": ["in"]}
-    pressure = Pressure(bounds, lambda: lags(log, inputs), lambda: Disk(10**12, 0))
+    pressure = Pressure(bounds, lambda names: lags(log, inputs), lambda: Disk(10**12, 0))
     worker = threading.Thread(target=follow)
     worker.start()
     until_s, n, most, waits = time.monotonic() + seconds, 0, 0, list[str]()

@@ -1,0 +1,114 @@
+"""A large model loaded while another serves: what its callers notice. `make bench-beside`, or with `ARGS=--json`.
+
+Two models in one file, up in one process: a linear one, and one of 1 GB without a fast form. The first serves at half
+of what it manages, its requests due at a rate; for one run nothing else happens, for the next the large one is asked
+for the first time a third of the way through, and so loaded. Each run counts for itself; the ratio is of medians.
+
+At the end one line a figure, `name value target ok|short`; the exit code is 1 when one is short.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.log import Figure, note, place
+from bench.many import CHILD, Up
+from penstock.cli import show
+
+SIZE = 1_000_000_000
+RUN_S = 9
+ROUNDS = 3
+
+
+def load(url: str, *words: str) -> dict[str, Any]:
+    """A load on the linear model, from a process of its own."""
+    command = [sys.executable, "-m", "penstock.cli", "load", url, "--model", "m1", "--json", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def round_(pipeline: Path, home: Path, rate: float) -> tuple[dict[str, Any], dict[str, Any], float, float]:
+    """A run without, a run with; the seconds that the large one took to answer first, and the rate."""
+    up = Up(pipeline, home)
+    try:
+        words = ("--connections", "16", "--for")
+        rate = rate or load(up.url, "--closed", *words, "4s")["goodput_per_s"] / 2
+        load(up.url, "--rate", f"{rate:.0f}", *words, "2s")
+        alone = load(up.url, "--rate", f"{rate:.0f}", *words, f"{RUN_S}s")
+        took = list[float]()
+
+        def ask() -> None:
+            time.sleep(RUN_S / 3)
+            began = time.monotonic()
+            status = up.ask("m0")
+            took.append(time.monotonic() - began if status == 200 else float("inf"))
+
+        asks = threading.Thread(target=ask)
+        asks.start()
+        beside = load(up.url, "--rate", f"{rate:.0f}", *words, f"{RUN_S}s")
+        asks.join()
+        return alone, beside, took[0], rate
+    finally:
+        up.close()
+
+
+def main() -> int:
+    """Measure, print the table and the figures."""
+    parser = argparse.ArgumentParser(
+        prog="bench/serve/beside.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n  make bench-beside                          three rounds; about two minutes\n"
+        "  make bench-beside ARGS='--size 100000000'  a model of 100 MB",
+    )  # fmt: skip
+    parser.add_argument("--size", type=int, default=SIZE, metavar="BYTES")
+    parser.add_argument(
+        "--folder", type=Path, help="where the data lies while it runs (default: for temporary files)"
+    )
+    parser.add_argument("--json", action="store_true", help="the figures as one JSON object, no table")
+    given = parser.parse_args()
+    base = place(given.folder)
+    base.mkdir(parents=True, exist_ok=True)
+    found = []
+    with tempfile.TemporaryDirectory(prefix="bench-beside-", dir=base) as folder:
+        pipeline, home, rate = Path(folder) / "two.py", Path(folder) / "home", 0.0
+        note("the models are fitted and released")
+        subprocess.run(
+            [sys.executable, str(CHILD), str(pipeline), str(home), "2", str(given.size)], check=True
+        )
+        for i in range(ROUNDS):
+            note(f"round {i + 1} of {ROUNDS}")
+            *one, rate = round_(pipeline, home, rate)
+            found.append(one)
+    p99 = [[run["latency_ms"]["p99"] for run in runs] for *runs, _ in found]
+    failed = sum(run["due"] - run["answered"] for *runs, _ in found for run in runs)
+    ratio = statistics.median(beside for _, beside in p99) / statistics.median(alone for alone, _ in p99)
+    said = [
+        Figure("beside_p99_ratio", ratio, "<1.2"),
+        Figure("beside_unanswered", failed, "<=0"),
+        Figure("beside_large_first_s", max(took for *_, took in found), "<10"),
+    ]
+    if given.json:
+        show.as_json({one.name: {"value": one.value, "target": one.target, "ok": one.ok} for one in said})
+    else:
+        rows = [
+            [round(alone, 2), round(beside, 2), round(took, 1)]
+            for (alone, beside), (*_, took) in zip(p99, found, strict=True)
+        ]
+        head = ["p99 alone, ms", "p99 while it is loaded", "first answer of the large one, s"]
+        show.table(f"{given.size:,} bytes loaded beside {rate:,.0f} requests a second", head, rows)
+        for figure in said:
+            print(figure)
+    return 0 if all(one.ok for one in said) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

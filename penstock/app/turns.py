@@ -1,0 +1,113 @@
+"""app: which of a file's stages is to have a turn now: of a few all of them, of thousands those that have news.
+
+A file with a thousand models has six thousand stages, and nearly all of them have nothing to do. So the log is read
+once for all, and tells who is concerned. What everybody reads (ticks, events that many models look back over) wakes
+nobody: it is folded when something else wakes the stage, or when its turn comes round. A stage that is late for its
+turn says what it would have said then: what it reads is the log.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from penstock.log import Checkpoint, Log
+from penstock.record.decisions import SHARED
+from penstock.record.record import Position
+from penstock.stage import AnyStage
+
+FEW = 100
+"""So many stages all have a turn whenever something is new. Of more, those that have news, and some of the others; and
+what more than so many read wakes nobody by itself."""
+PACE = 25
+"""So many of the others have a turn in a second."""
+READ = 4096
+"""Records that one look reads at most."""
+
+
+class Turns:
+    """The turns of some stages. Safe from any thread; a stage is given to one thread at a time. `known`: how far the
+    stages had come; `clock`: seconds."""
+
+    def __init__(
+        self,
+        log: Log,
+        stages: Sequence[AnyStage],
+        known: Mapping[str, Checkpoint],
+        clock: Callable[[], float],
+    ) -> None:
+        self.log, self.clock = log, clock
+        self.names = {one.name: place for place, one in enumerate(stages)}
+        self.looked = -1
+        """The log's end at the last look."""
+        self._due: dict[str, None] = {}
+        self._busy: set[str] = set()
+        self._lock = threading.Lock()
+        self._round, self._turned_s = list(self.names), clock()
+        self._readers: dict[str, dict[str, list[str]]] = {}  # of each topic, by model
+        for one in stages if len(stages) > FEW else ():
+            for topic in one.inputs:
+                self._readers.setdefault(topic, {}).setdefault(one.label.partition(".")[2], []).append(
+                    one.name
+                )
+        crowds = {topic for topic, readers in self._readers.items() if len(readers) > FEW}
+        self._readers = {t: some for t, some in self._readers.items() if t not in crowds or t in SHARED}
+        self._crowds = crowds
+        self._began = {name: known[name].position.n for name in self.names if name in known}
+        self._position = Position(n=min(self._began.values(), default=log.end().n))
+        self._due.update(dict.fromkeys(self._round if len(stages) <= FEW else ()))
+
+    def look(self) -> None:
+        """See who is to have a turn, if anything was written since the last look."""
+        with self._lock:
+            end = self.log.end().n
+            if end == self.looked:
+                return
+            self.looked = end
+            due = self._round if len(self.names) <= FEW else [*self._news(), *self._next()]
+            self._due.update(dict.fromkeys(sorted(due, key=self.names.__getitem__)))
+
+    def take(self, wanted: Callable[[str], bool] = lambda name: True) -> str | None:
+        """A stage that is to have its turn, and is nobody else's until it is given back."""
+        with self._lock:
+            found = next((one for one in self._due if one not in self._busy and wanted(one)), None)
+            if found is not None:
+                del self._due[found]
+                self._busy.add(found)
+            return found
+
+    def waiting(self, wanted: Callable[[str], bool]) -> bool:
+        """Whether a stage could be taken."""
+        with self._lock:
+            return any(one not in self._busy and wanted(one) for one in self._due)
+
+    def give(self, name: str, *, again: bool) -> None:
+        """A stage has had its turn; `again`: it is to have another."""
+        with self._lock:
+            self._busy.discard(name)
+            if again:
+                self._due[name] = None
+
+    def _news(self) -> Iterator[str]:
+        """Who has news of his own."""
+        records, self._position = self.log.read(list(self._readers), self._position, limit=READ, passing=True)
+        if len(records) == READ:
+            self.looked = -1  # there is more
+        for record in records:
+            readers = self._readers[record.topic]
+            if (
+                record.topic in self._crowds
+            ):  # a decision: of its model's stages, and of those that have no model
+                found = [*readers.get(record.key, ()), *readers.get("", ())]
+            else:
+                found = [name for some in readers.values() for name in some]
+            yield from (name for name in found if self._began.get(name, 0) <= record.position)
+
+    def _next(self) -> list[str]:
+        """Whose turn has come round."""
+        now_s = self.clock()
+        n = min(len(self._round), int((now_s - self._turned_s) * PACE))
+        if n:
+            self._turned_s = now_s
+        turned, self._round = self._round[:n], self._round[n:] + self._round[:n]
+        return turned
