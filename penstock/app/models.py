@@ -20,7 +20,7 @@ from penstock.app.scoring.outside import scorer
 from penstock.app.scoring.piped import Piped, house
 from penstock.log import Blob, Log
 from penstock.model.outside import Endpoint
-from penstock.model.pack import Model, Predict, headed, load, outside
+from penstock.model.pack import Model, Predict, load, outside
 from penstock.record.decisions import Version
 from penstock.record.errors import PenstockError, Unavailable
 from penstock.release.registry import registry
@@ -139,22 +139,26 @@ class Models:
 
     def _made(self, digest: str) -> Model:
         self.know(digest)
-        known, data = self._trained.get(digest), self.blobs.get(digest)
-        name = known.model if known else ""
-        if (there := outside(data)) is not None:
-            model = self._outside(digest, there, name)
-        elif known is not None and self.apart is not None and not known.form:
-            model = self._apart_model(known, self.apart)
+        known = self._trained.get(digest)
+        if known is not None and self.apart is not None and not known.form and not known.form_kind:
+            model, size = self._apart_model(known, self.apart), known.size_bytes
         else:
-            form = self.blobs.get(known.form) if known and known.form else b""
-            model = load(data, None if form else self._predict(digest), form)
-            data = form or data
-            if form:
-                model.warm()
+            model, size = self._here(digest, known)
         with self._lock:
-            self.loaded, self._made_of[digest] = {**self.loaded, digest: model}, len(data)
+            self.loaded, self._made_of[digest] = {**self.loaded, digest: model}, size
         self._make_room(digest)
         return model
+
+    def _here(self, digest: str, known: Version | None) -> tuple[Model, int]:
+        """A model in this process, or what asks one outside of Python; and the bytes that it was made of."""
+        data = self.blobs.get(digest)
+        if (there := outside(data)) is not None:
+            return self._outside(digest, there, known.model if known else ""), len(data)
+        form = self.blobs.get(known.form) if known and known.form else b""
+        model = load(data, None if form else self._predict(digest), form)
+        if form:
+            model.warm()
+        return model, len(form or data)
 
     def _make_room(self, new: str) -> None:
         """Let go of those that were asked longest ago until the others have room. A process that scores ends with the
@@ -178,12 +182,13 @@ class Models:
             give_back()
 
     def _apart_model(self, known: Version, home: Path) -> Model:
+        """A model that a process of its own has: its bytes, which may be many, are read there and not here."""
         order = Scoring(str(home.absolute()), known.digest, known.code, self._path, known.model)
         one = Apart(Piped(house(order)), noted=lambda code: self.noted(known.model, code))
         weakref.finalize(one, one.asks.close)
         one.start()
         self._apart[known.digest] = one
-        return headed(self.blobs.get(known.digest), one)
+        return Model(known.features, "number", [], None, None, None, one)
 
     def _outside(self, digest: str, model: Model, name: str) -> Model:
         """What scores outside of Python does so wherever it is asked. That it does not come up keeps no version from

@@ -115,12 +115,9 @@ def _fitted(packed: Packed) -> Any:
 
 
 class _Head(msgspec.Struct, frozen=True):
-    """A `Packed` without the model: its bytes, which may be many, are passed over."""
+    """As much of a `Packed` as tells how it is to be opened: the model's bytes are passed over."""
 
     format: str
-    features: str
-    task: Task
-    kinds: list[str]
 
 
 _outside: msgspec.msgpack.Decoder[Program | Endpoint] = msgspec.msgpack.Decoder(Program | Endpoint)
@@ -129,14 +126,6 @@ _outside: msgspec.msgpack.Decoder[Program | Endpoint] = msgspec.msgpack.Decoder(
 def outside(data: bytes) -> Model | None:
     """The model of bytes whose model scores outside of Python; None of any other, which is not unpacked."""
     return load(data) if unpack(data, _Head).format == "outside" else None
-
-
-def headed(
-    data: bytes, apart: Callable[[Sequence[Sequence[Value]]], list[tuple[float | None, str]]]
-) -> Model:
-    """A model of which another process has what was fitted."""
-    packed = unpack(data, _Head)
-    return Model(packed.features, packed.task, packed.kinds, None, None, None, apart)
 
 
 def score(model: Model, rows: Sequence[Sequence[Value]]) -> list[float | None]:

@@ -87,7 +87,9 @@ def test_a_process_ends_with_the_last_use_of_its_model(home: Home) -> None:
     (quick,) = versions(home, 1, other=True)
     first = registry(home.log).models[MODEL].versions[1]
     models = Models(load(PIPELINE), home.log, home.blobs, home.path, most_bytes=10 << 20)
-    models._trained[first.digest] = msgspec.structs.replace(first, form="")  # as if none had been found
+    models._trained[first.digest] = msgspec.structs.replace(
+        first, form="", form_kind=""
+    )  # as if none had been found
     model = models.get(first.digest)
     apart: Any = model.apart
     pid = apart.asks.process.pid
