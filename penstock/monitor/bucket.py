@@ -84,7 +84,8 @@ def _together(into: Bucket, name: str, numbers: Numbers, column: ColumnProfile |
     if gone:
         into.missing[name] = into.missing.get(name, 0) + gone
     if len(known):  # a running sum adds one after the other, as `sum` of an array does not
-        into.sums[name] = float(np.cumsum(np.concatenate(([into.sums.get(name, 0.0)], known)))[-1])
+        with np.errstate(over="ignore", invalid="ignore"):
+            into.sums[name] = float(np.cumsum(np.concatenate(([into.sums.get(name, 0.0)], known)))[-1])
     if column is None:
         return
     cells = into.cells.setdefault(name, {})

@@ -25,7 +25,9 @@ ROWS = 130
 
 def system(home: Home, trainer: Any = None) -> System:
     """The file at work on a home."""
-    return System(load(PIPELINE), home.log, home.blobs, home.path, time.perf_counter, trainer, sync=False)
+    made = System(load(PIPELINE), home.log, home.blobs, home.path, time.perf_counter, trainer, sync=False)
+    made.warm()
+    return made
 
 
 def prepare(folder: Path, generations: Any = GENERATIONS) -> Path:
