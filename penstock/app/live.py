@@ -335,7 +335,7 @@ class Live:
             return [asyncio.create_task(self._one(model, draft)) for draft in drafts]
         self._champion(model)
         room = self.answers.room(model)
-        futures = await self._put(model, drafts[:room], time.monotonic() + TIMEOUT_S)
+        futures = await self._put(model, drafts[:room], time.monotonic() + TIMEOUT_S) if room else []
         return futures + [self._full(model) for _ in drafts[room:]]
 
     def _full(self, model: str) -> asyncio.Future[Prediction]:

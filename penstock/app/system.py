@@ -326,7 +326,6 @@ class System:
     def _quick(self, model: str) -> bool:
         """Whether a model answers here, at once."""
         found = self._answering(model)
-        found = self._answering(model)
         running = self.running.get(found[0])
         if len(found) > 1 or not self.joint or running is None:
             return False
