@@ -128,7 +128,7 @@ def main() -> int:
     """Measure, print the table and the figures."""
     parser = argparse.ArgumentParser(
         prog="bench/many.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="examples:\n  make bench-many                        a thousand models; about three minutes\n"
+        epilog="examples:\n  make bench-many                        a thousand models; about five minutes\n"
         "  make bench-many ARGS='--models 100'    fewer\n  make bench-many ARGS=--json",
     )  # fmt: skip
     parser.add_argument("--models", type=int, default=MODELS, metavar="N")

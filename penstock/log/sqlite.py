@@ -148,7 +148,7 @@ class SqliteLog:
     def load(self, stage: str, *, claim: bool = False) -> Checkpoint:
         """See the port."""
         if claim:
-            found: Checkpoint = self._write(Claim(stage), False)  # a power loss ends every owner
+            found: Checkpoint = self._write(Claim(stage), True)
         else:
             with self._reading() as db:
                 found = tables.checkpoint(db, stage)
