@@ -355,7 +355,7 @@ class Live:
         futures = [self.answers.expect(model, draft.id) for draft in drafts]
         try:
             done = await asyncio.to_thread(self._append, model, self.system.owned(model, drafts))
-        except BaseException:
+        except BaseException:  # a call that was given up, too: nobody waits any more
             for future in futures:
                 future.cancel()
             raise

@@ -116,7 +116,7 @@ def _ending() -> Iterator[None]:
         status = 0
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1
-    except BaseException:
+    except BaseException:  # whatever it is, it must not reach the code that the parent goes on with
         traceback.print_exc()
     finally:
         sys.stderr.flush()

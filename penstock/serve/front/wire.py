@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import asyncio
 from collections import deque
 from collections.abc import Callable
@@ -115,7 +116,7 @@ class Front:
 IDLE, HEAD, BODY, LINGER = "idle", "head", "body", "linger"
 
 
-class Client(asyncio.Protocol):
+class Client(asyncio.Protocol, abc.ABC):
     """A connection, whatever is spoken over it."""
 
     transport: asyncio.Transport
@@ -144,13 +145,13 @@ class Client(asyncio.Protocol):
         self.unread_s = 0.0
         self.transport.resume_reading()
 
+    @abc.abstractmethod
     def refuse(self, error: PenstockError) -> None:
         """Say what is wrong with what is coming in, and end."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def sweep(self, now_s: float) -> None:
         """End what takes too long."""
-        raise NotImplementedError
 
 
 class Connection(Client):
