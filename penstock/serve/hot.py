@@ -156,13 +156,10 @@ class Lane:
             kinds = _KINDS.get(one.datatype, ())
             if width != len(self.face.features) or not 0 < n <= MOST_ROWS or one.name in self.own:
                 return None
-            if (
-                len(one.data) != n * width
-                or set(map(type, one.data)) not in kinds
-                or one.datatype not in ("FP64", "FP32")
-            ):
+            found = set(map(type, one.data))
+            if len(one.data) != n * width or found not in kinds or one.datatype not in ("FP64", "FP32"):
                 return None
-            numbers = list(map(float, one.data))
+            numbers = one.data if found == {float} else list(map(float, one.data))
             return self.desk.vectors(
                 self.face.name, [numbers[i : i + width] for i in range(0, n * width, width)]
             )
