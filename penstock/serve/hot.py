@@ -116,7 +116,8 @@ class Later:
 
 
 class Lane:
-    """The requests of one model: those that came in the same turn of the event loop are answered in one."""
+    """The requests of one model: those that came in the same turn of the event loop, or while they were gathered, are
+    answered in one."""
 
     def __init__(
         self, desk: Desk, face: ModelFace, soon: Soon, slow: Slow, note: Callable[[BaseException], None]
@@ -143,7 +144,7 @@ class Lane:
         return self.put(Waiting(call, drafts, partial(self.told, asked.id), self.slow, timeout_s))
 
     def put(self, one: Waiting) -> None:
-        """Let a call wait for the end of the turn."""
+        """Let a call wait for those that come with it."""
         if not self.waiting:
             self.soon(self.flush)
         self.waiting.append(one)
@@ -269,6 +270,12 @@ def failed(said: Answered) -> Answer:
     return Answer(status, _encode(text), headers=[(b"retry-after", b"1")] if status == 503 else ())
 
 
-def lanes(desk: Desk, soon: Soon, slow: Slow, note: Callable[[BaseException], None]) -> Mapping[str, Lane]:
-    """A lane for each model."""
-    return {name: Lane(desk, face, soon, slow, note) for name, face in desk.faces.items()}
+def lanes(
+    desk: Desk, loop: asyncio.AbstractEventLoop, slow: Slow, note: Callable[[BaseException], None]
+) -> Mapping[str, Lane]:
+    """A lane for each model, flushed at the end of the turn, or once its requests were gathered for so long."""
+
+    def soon(face: ModelFace) -> Soon:
+        return partial(loop.call_later, face.gather_s) if face.gather_s else loop.call_soon
+
+    return {name: Lane(desk, face, soon(face), slow, note) for name, face in desk.faces.items()}
