@@ -63,13 +63,18 @@ def cpu_s(pid: int) -> float:
 
 
 def memory_mb(pid: int) -> float:
-    """Memory of a whole tree, each shared page once (PSS)."""
-    total = 0
+    """Memory of a whole tree."""
+    return sum(memories_mb(pid))
+
+
+def memories_mb(pid: int) -> list[float]:
+    """The memory of each process of a tree, each shared page once (PSS)."""
+    found = []
     for one in tree(pid):
         with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
-                total += int(line.split()[1]) if line.startswith("Pss:") else 0
-    return total / 1024
+            lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
+            found.append(sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024)
+    return found
 
 
 class Running:

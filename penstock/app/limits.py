@@ -7,22 +7,34 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from penstock.record.codec import span
 from penstock.record.errors import DefinitionError, Unavailable
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What callers meet; 0 is no limit."""
+    """What callers meet; 0 is no limit. `gather_ms`: how long a request waits for others."""
 
     rate: float = 0.0
     queue: int = 0
+    gather_ms: int = 0
 
 
-def limits(*, rate: float = 0.0, queue: int = 0) -> Limits:
+MOST_GATHER_MS = 1_000
+
+
+def limits(*, rate: float = 0.0, queue: int = 0, gather: str = "") -> Limits:
     """Limit a model: `rate` rows a second are taken on average (what was not used in the last second may come at
-    once), and of a model that may take its time `queue` rows wait at most. What is more is told 429."""
+    once), and of a model that may take its time `queue` rows wait at most. What is more is told 429. `gather`, a span
+    like "2ms": a request waits for so long that those that come meanwhile are scored and written with it."""
     if rate < 0 or queue < 0:
         raise DefinitionError("A limit is 0 (none) or more.", code="arguments")
-    return Limits(float(rate), int(queue))
+    try:
+        gather_ms = span(gather) if gather else 0
+    except ValueError as error:
+        raise DefinitionError(str(error), code="arguments") from None
+    if not 0 <= gather_ms <= MOST_GATHER_MS:
+        raise DefinitionError("Requests are gathered for a second at most.", code="arguments")
+    return Limits(float(rate), int(queue), gather_ms)
 
 
 class Rates:

@@ -71,6 +71,8 @@ class Answers:
 
     def _oldest_s(self, model: str) -> float:
         """For how long the first of a model's requests has waited."""
+        if not self._count:
+            return 0.0
         with self._lock:
             first = next(iter(self._waiting.get(model, {}).values()), None)
         return self.clock() - first.since_s if first is not None else 0.0

@@ -76,8 +76,7 @@ def kinds_of(rows: Sequence[Sequence[Value]], width: int) -> list[str]:
 def matrix(rows: Sequence[Sequence[Value]], kinds: Sequence[str]) -> Matrix:
     """Rows as (n, columns): float64 with NaN for missing; object, with None, once a column holds text."""
     if "category" not in kinds:
-        numbers = [[math.nan if value is None else value for value in row] for row in rows]
-        return np.array(numbers, dtype=np.float64).reshape(len(rows), len(kinds))
+        return np.array(rows, dtype=np.float64).reshape(len(rows), len(kinds))  # None is a NaN then
     out = np.empty((len(rows), len(kinds)), dtype=object)
     for i, row in enumerate(rows):
         out[i] = [

@@ -20,12 +20,13 @@ from penstock.release.registry import Registry
 
 class ModelFace(msgspec.Struct, frozen=True):
     """What a client may know of a model: its request's columns and its features, in order. Not `asked`: it serves a
-    queue, and answers nobody at the door."""
+    queue, and answers nobody at the door. `gather_s`: so long a request waits for others to be answered with it."""
 
     name: str
     request: Source
     features: Sequence[str]
     asked: bool = True
+    gather_s: float = 0.0
 
 
 class Spoken(msgspec.Struct, frozen=True, gc=False):

@@ -96,7 +96,7 @@ class Door:
         self.app, self.note, self.unbegun = app, note, 0
         self.tasks: set[asyncio.Task[None]] = set()
         self.loop = asyncio.get_running_loop()
-        known = lanes(desk, self.loop.call_soon, self.slow, note)
+        known = lanes(desk, self.loop, self.slow, note)
         self.hot = {f"/v2/models/{name}/infer".encode(): lane for name, lane in known.items()}
 
         def count(status: str, code: str) -> None:

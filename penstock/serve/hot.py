@@ -116,7 +116,8 @@ class Later:
 
 
 class Lane:
-    """The requests of one model: those that came in the same turn of the event loop are answered in one."""
+    """The requests of one model: those that came in the same turn of the event loop, or while they were gathered, are
+    answered in one."""
 
     def __init__(
         self, desk: Desk, face: ModelFace, soon: Soon, slow: Slow, note: Callable[[BaseException], None]
@@ -143,7 +144,7 @@ class Lane:
         return self.put(Waiting(call, drafts, partial(self.told, asked.id), self.slow, timeout_s))
 
     def put(self, one: Waiting) -> None:
-        """Let a call wait for the end of the turn."""
+        """Let a call wait for those that come with it."""
         if not self.waiting:
             self.soon(self.flush)
         self.waiting.append(one)
@@ -156,13 +157,10 @@ class Lane:
             kinds = _KINDS.get(one.datatype, ())
             if width != len(self.face.features) or not 0 < n <= MOST_ROWS or one.name in self.own:
                 return None
-            if (
-                len(one.data) != n * width
-                or set(map(type, one.data)) not in kinds
-                or one.datatype not in ("FP64", "FP32")
-            ):
+            found = set(map(type, one.data))
+            if len(one.data) != n * width or found not in kinds or one.datatype not in ("FP64", "FP32"):
                 return None
-            numbers = list(map(float, one.data))
+            numbers = one.data if found == {float} else list(map(float, one.data))
             return self.desk.vectors(
                 self.face.name, [numbers[i : i + width] for i in range(0, n * width, width)]
             )
@@ -272,6 +270,12 @@ def failed(said: Answered) -> Answer:
     return Answer(status, _encode(text), headers=[(b"retry-after", b"1")] if status == 503 else ())
 
 
-def lanes(desk: Desk, soon: Soon, slow: Slow, note: Callable[[BaseException], None]) -> Mapping[str, Lane]:
-    """A lane for each model."""
-    return {name: Lane(desk, face, soon, slow, note) for name, face in desk.faces.items()}
+def lanes(
+    desk: Desk, loop: asyncio.AbstractEventLoop, slow: Slow, note: Callable[[BaseException], None]
+) -> Mapping[str, Lane]:
+    """A lane for each model, flushed at the end of the turn, or once its requests were gathered for so long."""
+
+    def soon(face: ModelFace) -> Soon:
+        return partial(loop.call_later, face.gather_s) if face.gather_s else loop.call_soon
+
+    return {name: Lane(desk, face, soon(face), slow, note) for name, face in desk.faces.items()}

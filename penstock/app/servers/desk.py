@@ -16,7 +16,7 @@ from penstock.app.counters import Count, plain
 from penstock.app.home import Views
 from penstock.app.live import Admit, Live
 from penstock.app.looks import Looks
-from penstock.app.pipeline import File
+from penstock.app.pipeline import File, Plan
 from penstock.app.retract import Retracted, retract
 from penstock.app.system import Numbered, Report, System, append
 from penstock.feature import JOIN, asked, raw
@@ -141,10 +141,12 @@ def _repeated(system: System) -> list[Count]:
 
 
 def _faces(file: File) -> dict[str, ModelFace]:
-    return {
-        n: ModelFace(n, raw(asked(p.pipeline.request)), p.features.names, p.pipeline.serves is None)
-        for n, p in file.plans.items()
-    }
+    def face(name: str, plan: Plan) -> ModelFace:
+        one = plan.pipeline
+        gather_s = one.limits.gather_ms / 1000
+        return ModelFace(name, raw(asked(one.request)), plan.features.names, one.serves is None, gather_s)
+
+    return {name: face(name, plan) for name, plan in file.plans.items()}
 
 
 def _durability(system: System) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import msgspec
 
@@ -14,7 +14,7 @@ from penstock.record.errors import Refused, Unavailable
 from penstock.record.record import START, Draft
 from penstock.serve.desk import Desk
 from penstock.serve.front.call import Answer, Call
-from penstock.serve.hot import Lane
+from penstock.serve.hot import Lane, lanes
 from tests.unit.serve.test_http import DESK, FACE
 
 PATH = b"/v2/models/m/infer"
@@ -72,6 +72,42 @@ async def turns(n: int = 4) -> None:
     """Some turns of the event loop."""
     for _ in range(n):
         await asyncio.sleep(0)
+
+
+def test_requests_are_gathered() -> None:
+    """Where a model says for how long: nothing is put before, and then all that came."""
+
+    class Timers:
+        """An event loop's two ways to be told later."""
+
+        def __init__(self) -> None:
+            self.soon, self.later = list[Callable[[], None]](), list[tuple[float, Callable[[], None]]]()
+
+        def call_soon(self, what: Callable[[], None]) -> None:
+            """At the end of the turn."""
+            self.soon.append(what)
+
+        def call_later(self, seconds: float, what: Callable[[], None]) -> None:
+            """When so much time is over."""
+            self.later.append((seconds, what))
+
+    async def run() -> None:
+        log, timers = Log(), Timers()
+        patient = msgspec.structs.replace(FACE, name="patient", gather_s=0.002)
+        desk = msgspec.structs.replace(log.desk(), faces={"m": FACE, "patient": patient})
+        made = lanes(desk, cast(asyncio.AbstractEventLoop, timers), lambda call: None, lambda e: None)
+        for i in range(3):
+            made["patient"](Call(b"POST", PATH, (), body(f"w{i}"), lambda call, said: None), 5.0)
+            await turns()
+        assert log.puts == [] and timers.soon == []
+        ((seconds, flush),) = timers.later
+        flush()
+        await turns()
+        assert seconds == 0.002 and [len(one) for one in log.puts] == [3]
+        made["m"](Call(b"POST", PATH, (), body("w"), lambda call, said: None), 5.0)
+        assert len(timers.soon) == 1 and len(timers.later) == 1
+
+    asyncio.run(run())
 
 
 def test_those_who_come_meanwhile_are_put_together() -> None:
