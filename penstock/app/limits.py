@@ -1,4 +1,4 @@
-"""app: how much may be asked of a model: rows a second, and rows that wait for their answers."""
+"""app: how much may be asked of a model: rows a second, rows that wait for their answers, processes that score."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ from penstock.record.errors import DefinitionError, Unavailable
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What callers meet; 0 is no limit."""
+    """What callers meet; 0 is no limit. `processes`: that a model scored apart has at most."""
 
     rate: float = 0.0
     queue: int = 0
+    processes: int = 2
 
 
-def limits(*, rate: float = 0.0, queue: int = 0) -> Limits:
+def limits(*, rate: float = 0.0, queue: int = 0, processes: int = 2) -> Limits:
     """Limit a model: `rate` rows a second are taken on average (what was not used in the last second may come at
-    once), and of a model that may take its time `queue` rows wait at most. What is more is told 429."""
+    once), and of a model that may take its time `queue` rows wait at most. What is more is told 429. A model that is
+    scored apart has `processes` at most: one is asked, another goes on where that one hangs."""
     if rate < 0 or queue < 0:
         raise DefinitionError("A limit is 0 (none) or more.", code="arguments")
-    return Limits(float(rate), int(queue))
+    if processes < 1:
+        raise DefinitionError("A model is scored by 1 process or more.", code="arguments")
+    return Limits(float(rate), int(queue), int(processes))
 
 
 class Rates:

@@ -85,6 +85,7 @@ class Live:
         system.parts.models.noted = lambda model, code: self.tally.add(
             "models_fell", {"model": model, "code": code}
         )
+        system.parts.models.waiting = self._waiting
         system.parts.models.gone = lambda n: self.tally.add("models_unloaded", {}, n)
         self.stopping = threading.Event()
         self.broken: str = ""
@@ -197,6 +198,12 @@ class Live:
         self.tally.add("turns_held", {"code": code})
         if self.stopping.wait(HOLD_S):
             raise Unavailable("Whoever scores this queue is away.", code=code)
+
+    def _waiting(self, model: str) -> int:
+        """How many rows wait for a model; of a queue with a deadline all of them do."""
+        plan = self.system.file.plans.get(model)
+        queue = plan.pipeline.serves if plan is not None else None
+        return MOST_WAITING if queue is not None and queue.within_ms else self.answers.waiting(model)
 
     def _asks(self, model: str) -> None:
         """Raise Refused for a model that is not asked at the door."""

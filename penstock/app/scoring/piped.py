@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import subprocess
@@ -44,12 +45,13 @@ class Speech(msgspec.Struct, frozen=True):
 
 
 class Piped:
-    """A process that speaks so. `process` is there while it lives."""
+    """A process that speaks so. `process` is there while it lives. One thread at a time has it; any may `kill`."""
 
     def __init__(self, speech: Speech, clock: Callable[[], float] = time.monotonic) -> None:
         self.speech, self.clock = speech, clock
         self.process: subprocess.Popen[bytes] | None = None
         self._words = bytearray()
+        self._unsent, self._heard, self._until_s, self._rows = memoryview(b""), bytearray(), 0.0, 0
 
     def start(self, limits: Limits) -> None:
         """Have it run and greeted; raises Fell."""
@@ -58,15 +60,21 @@ class Piped:
         self.end()
         self._words.clear()
         self.process = _nursery.submit(self.speech.begin).result()
-        if code := self._talk(self.speech.hello, limits.start_s, self.speech.greeted):
+        self._say(self.speech.hello, limits.start_s)
+        if code := self._hear(self.speech.greeted, self._until_s):
             self._fall(code)
 
-    def ask(self, rows: Sequence[Row], limits: Limits) -> Scores:
-        """The answer to a batch; raises Fell, with the process ended, where none comes in time."""
+    def put(self, rows: Sequence[Row], limits: Limits) -> None:
+        """Begin to ask about a batch; raises Fell where there is no process to be had."""
         self.start(limits)
-        return self._talk(
-            self.speech.asked(rows), limits.batch_s, lambda data: self.speech.answered(data, len(rows))
-        )
+        self._say(self.speech.asked(rows), limits.batch_s)
+        self._rows = len(rows)
+
+    def hear(self, within_s: float = math.inf) -> Scores | None:
+        """The answer; None where it is not here so soon. Raises Fell, with the process ended, where none comes by
+        the batch's deadline."""
+        until_s = min(self.clock() + within_s, self._until_s)
+        return self._hear(lambda data: self.speech.answered(data, self._rows), until_s)
 
     def memory(self) -> int:
         """The memory that it holds now, in bytes; 0 where it cannot be told."""
@@ -87,18 +95,24 @@ class Piped:
                 with contextlib.suppress(OSError):
                     pipe.close()
 
-    def close(self) -> None:
-        """End it for good."""
-        self.end()
-        self.speech.close()
+    def kill(self) -> None:
+        """Have the process end, whatever it does; who has it finds out."""
+        process = self.process
+        if process is not None:
+            process.kill()
 
-    def _talk(self, data: bytes, within_s: float, read: Callable[[bytes], T]) -> T:
-        """Send, and read what comes; raises Fell."""
-        until_s = self.clock() + within_s
+    def _say(self, data: bytes, within_s: float) -> None:
+        self._unsent, self._heard = memoryview(data), bytearray()
+        self._until_s = self.clock() + within_s
+
+    def _hear(self, read: Callable[[bytes], T], until_s: float) -> T | None:
+        """Send what is left to send, and read what comes; raises Fell."""
         try:
-            self._send(data, until_s)
+            self._send(until_s)
             return read(self._read(until_s))
         except TimeoutError:
+            if until_s < self._until_s:
+                return None
             self._fall("model_late")
         except (Breach, msgspec.MsgspecError):
             self._fall("model_protocol")
@@ -106,39 +120,41 @@ class Piped:
             self._fall("model_died")
         raise AssertionError
 
-    def _send(self, data: bytes, until_s: float) -> None:
+    def _send(self, until_s: float) -> None:
         assert self.process is not None and self.process.stdin is not None
         pipe = self.process.stdin.fileno()
         os.set_blocking(pipe, False)
-        sent = memoryview(data)
-        while sent:
+        while self._unsent:
             self._ready(self.process, pipe, select.POLLOUT, until_s)
-            sent = sent[os.write(pipe, sent[: 1 << 16]) :]
+            self._unsent = self._unsent[os.write(pipe, self._unsent[: 1 << 16]) :]
 
     def _read(self, until_s: float) -> bytes:
         assert self.process is not None and self.process.stdout is not None
-        pipe, parts = self.process.stdout.fileno(), bytearray()
-        while n := self.speech.wanted(parts):
+        pipe = self.process.stdout.fileno()
+        while n := self.speech.wanted(self._heard):
             self._ready(self.process, pipe, select.POLLIN, until_s)
             part = os.read(pipe, n)
             if not part:
                 raise EOFError
-            parts += part
-        return bytes(parts)
+            self._heard += part
+        return bytes(self._heard)
 
     def _ready(self, process: subprocess.Popen[bytes], pipe: int, for_: int, until_s: float) -> None:
-        """Wait for a pipe; what stands on standard error is read meanwhile, so that nobody is held by it."""
-        while (left_s := until_s - self.clock()) > 0:
+        """Wait for a pipe; what stands on standard error is read meanwhile, so that nobody is held by it. It is looked
+        at once at least: who was kept from running himself blames nobody."""
+        while True:
+            left_s = until_s - self.clock()
             waits = select.poll()
             waits.register(pipe, for_)
             if process.stderr is not None:
                 waits.register(process.stderr, select.POLLIN)
-            ready = {found for found, _ in waits.poll(max(1, int(left_s * 1000)))}
+            ready = {found for found, _ in waits.poll(max(0, math.ceil(left_s * 1000)))}
             if ready - {pipe}:
                 self._overhear(process)
             if pipe in ready:
                 return
-        raise TimeoutError
+            if left_s <= 0:
+                raise TimeoutError
 
     def _overhear(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stderr is not None

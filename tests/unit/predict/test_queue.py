@@ -14,7 +14,7 @@ from penstock.app.dead import again, letters
 from penstock.app.system import clock_draft, newest_tick, standing
 from penstock.feature import Fold, compile, count, source
 from penstock.log.memory import MemoryLog
-from penstock.model.pack import Model
+from penstock.model.pack import Model, Told
 from penstock.predict.answers import Reply, replies, reply_to
 from penstock.predict.queue import Queue, queue
 from penstock.predict.stage import Means, Predicting, predict_stage
@@ -58,7 +58,7 @@ class Plain:
         return x[:, [1, 1]] / 100
 
 
-Apart = Callable[[Any], list[tuple[float | None, str]]]
+Apart = Callable[[Any], list[Told]]
 
 
 def running(
@@ -165,9 +165,9 @@ class Away:
     def __init__(self, code: str, times: int) -> None:
         self.code, self.times, self.asked = code, times, 0
 
-    def __call__(self, rows: Any) -> list[tuple[float | None, str]]:
+    def __call__(self, rows: Any) -> list[Told]:
         self.asked += 1
-        return [(None, self.code) if self.asked <= self.times else (0.5, "") for _ in rows]
+        return [(None, self.code, False) if self.asked <= self.times else (0.5, "", False) for _ in rows]
 
 
 @pytest.mark.parametrize("code", ["model_away", "model_rests"])
