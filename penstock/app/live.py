@@ -200,10 +200,10 @@ class Live:
             raise Unavailable("Whoever scores this queue is away.", code=code)
 
     def _waiting(self, model: str) -> int:
-        """How many rows wait for a model; of a queue with a deadline all of them do."""
+        """How many rows wait for a model now: of a queue they lie on the log."""
         plan = self.system.file.plans.get(model)
-        queue = plan.pipeline.serves if plan is not None else None
-        return MOST_WAITING if queue is not None and queue.within_ms else self.answers.waiting(model)
+        queued = plan is not None and plan.pipeline.serves is not None
+        return self.system.behind(model) if queued else self.answers.waiting(model)
 
     def _asks(self, model: str) -> None:
         """Raise Refused for a model that is not asked at the door."""

@@ -47,7 +47,7 @@ class Odd:
         for value in x[:, 0]:
             if value == 101:
                 raise ValueError("secret")
-            if value == 103 or (value == 104 and Path(__file__).with_name("broken").exists()):
+            if 103 <= value < 104 or (value == 104 and Path(__file__).with_name("broken").exists()):
                 os.abort()
         return 1 / (1 + np.exp(-x[:, [0, 0]]))
 
@@ -190,7 +190,7 @@ def memory(up: Up) -> int:
 def test_a_queue_that_does_not_get_on_holds_its_producers_back(up: Up, client: Client) -> None:
     """A model that falls again and again is left alone for a while: what comes meanwhile waits, up to the bound, and
     producers are told when to come back. Killed and up again, each request that was taken has its score, once."""
-    client.append("ask", [ask(f"fall{i}", 103) for i in range(3)])
+    client.append("ask", [ask(f"fall{i}", 103.5 + i / 8) for i in range(3)])
     answered(client, {f"fall{i}" for i in range(3)}, client.answer_to("odd", "retried").position)
     before, end, taken = memory(up), up.client.get("/status").json()["end"], list[str]()
     for n in range(1000):

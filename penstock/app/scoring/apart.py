@@ -61,14 +61,15 @@ class Apart:
 
     def __call__(self, rows: Sequence[Row]) -> list[Told]:
         """What the model says of each row; where it says nothing, why: `model_failed`, `model_died`, `model_late`,
-        `model_protocol`, `model_away`, `row_rests` where a process fell over that row just now, or `model_rests` where
-        the model fell too often."""
+        `model_protocol`, `model_away`, `row_rests` where a process fell over that row just now and others wait, or
+        `model_rests` where the model fell too often."""
         if not rows:
             return []
         with self._lock:
             if self.clock() < self._rests_until_s:
                 return [(None, "model_rests", False)] * len(rows)
-            known = [self._knows(row) for row in rows] if self._known else [None] * len(rows)
+            crowded = len(rows) > 1 or self.asks.waiting() > 1
+            known = [self._knows(row, crowded) for row in rows] if self._known else [None] * len(rows)
             if any(one is not None and one[0] is not None for one in known):
                 return self._one_by_one(rows)
             asked = [row for row, one in zip(rows, known, strict=True) if one is None]
@@ -95,7 +96,7 @@ class Apart:
         until_s = self.clock() + self.limits.tries_s
         told: list[Told] = []
         for row in rows:
-            known = self._knows(row)
+            known = self._knows(row, crowded=True)
             if known is not None:
                 told.append((*known[:2], True))
                 continue
@@ -129,8 +130,9 @@ class Apart:
         if len(self._known) > MOST_KNOWN:
             del self._known[next(iter(self._known))]
 
-    def _knows(self, row: Row) -> Told | None:
-        """What is told of a row that is known; where a process that was left with it has answered since, that."""
+    def _knows(self, row: Row, crowded: bool) -> Told | None:
+        """What is told of a row that is known; where a process that was left with it has answered since, that. Where
+        it holds up nobody it is asked again."""
         digest = _digest(row)
         until_s, why = self._known.get(digest, (0.0, None))
         if why is None:
@@ -138,9 +140,11 @@ class Apart:
         if self.clock() >= until_s:
             del self._known[digest]
             return None
-        if why.later is not None and why.later.done():
-            return _told(why.later.result(), 1)[0]
-        return (None, "row_rests", False)
+        said = why.later.result() if why.later is not None and why.later.done() else None
+        if said is not None:
+            return _told(said, 1)[0]
+        is_asked = why.later is not None and not why.later.done()
+        return (None, "row_rests", False) if crowded or is_asked else None
 
     def _fell(self) -> None:
         self._falls += 1

@@ -57,8 +57,8 @@ class Limits(msgspec.Struct, frozen=True):
 
 class Fell(Exception):
     """There is no answer: a process died, or took too long, or a server is away. `code` says which; `whole`: row by
-    row it would be no better; `later` has the answer, where one comes after all."""
+    row it would be no better; `later` has the answer that comes after all, or None where none does."""
 
-    def __init__(self, code: str, *, whole: bool = False, later: Future[Scores] | None = None) -> None:
+    def __init__(self, code: str, *, whole: bool = False, later: Future[Scores | None] | None = None) -> None:
         super().__init__(code)
         self.code, self.whole, self.later = code, whole, later

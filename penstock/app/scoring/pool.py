@@ -175,9 +175,9 @@ class Pool:
 
     def _leave(
         self, one: Piped, rows: Sequence[Row], began_s: float, limits: Limits
-    ) -> Future[Scores] | None:
+    ) -> Future[Scores | None] | None:
         """Let an overdue process be; what it still says of a single row."""
-        later: Future[Scores] = Future()
+        later: Future[Scores | None] = Future()
         with self._turn:
             self._left.append(one)
         if len(rows) > 1:
@@ -185,7 +185,7 @@ class Pool:
         _beside(self._see_out, one, began_s, limits, later)
         return later if len(rows) == 1 else None
 
-    def _see_out(self, one: Piped, began_s: float, limits: Limits, later: Future[Scores]) -> None:
+    def _see_out(self, one: Piped, began_s: float, limits: Limits, later: Future[Scores | None]) -> None:
         try:
             said = one.hear()
         except Fell:
@@ -197,7 +197,7 @@ class Pool:
             else:
                 self.pace.took(1, self.clock() - began_s)
                 self._ready.append(one)
-                later.set_result(said)
+            later.set_result(said)
             self._turn.notify_all()
         if said is None:
             self._bring(one, limits)

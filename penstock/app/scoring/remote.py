@@ -58,6 +58,10 @@ class Remote:
         """None of ours."""
         return 0
 
+    def waiting(self) -> int:
+        """A server takes many calls at once: nobody waits for another's row."""
+        return 0
+
     def trim(self, limits: Limits) -> bool:
         """Nothing is too large."""
         return False

@@ -218,10 +218,15 @@ def test_where_all_hang_the_first_one_is_ended(made: Make) -> None:
 
 
 def test_a_row_is_known_for_a_while(made: Make) -> None:
-    """Then it is asked again; another value is another row."""
-    apart = made(msgspec.structs.replace(HASTY, known_s=0.3, strikes=9))
+    """Then it is asked again, and so it is where it is alone; another value is another row."""
+    wait = [2]
+    apart = made(msgspec.structs.replace(HASTY, known_s=0.5, strikes=9), waiting=lambda: wait[0])
     assert [said(apart, rows(x))[0][1] for x in (3, 3, 3.5)] == ["model_died", "row_rests", "model_died"]
-    time.sleep(0.4)
+    wait[0] = 1
+    assert said(apart, rows(3)) == [(None, "model_died")]
+    wait[0] = 2
+    assert said(apart, rows(3)) == [(None, "row_rests")]
+    time.sleep(0.6)
     assert said(apart, rows(3)) == [(None, "model_died")]
 
 
