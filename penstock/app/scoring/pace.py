@@ -9,9 +9,11 @@ KEPT = 64
 """So many of the newest batches of each size are remembered; sizes are told apart by their powers of two."""
 USUAL = 0.9
 """What this part of them kept within is usual: a few slow rows make no slow model."""
-TIMES, FLOOR_S = 10.0, 0.5
-"""A batch is overdue when it takes so many times what is usual, and never sooner than the floor: a busy machine keeps
-a process from running for some tenths of a second."""
+TIMES = 10.0
+"""A batch is overdue when it takes so many times what is usual..."""
+FLOOR_S, ROW_FLOOR_S = 0.25, 0.5
+"""...and never sooner than this: a busy machine keeps a process from running for some tenths of a second. The rows of
+a batch are only asked again, one by one; a single row is given up."""
 
 
 class Pace:
@@ -33,4 +35,4 @@ class Pace:
             return math.inf
         found = sorted(self._took[near])
         usual_s = found[int(USUAL * (len(found) - 1))] * (1 << max(0, size - near))
-        return max(FLOOR_S, TIMES * usual_s)
+        return max(ROW_FLOOR_S if rows == 1 else FLOOR_S, TIMES * usual_s)

@@ -12,15 +12,18 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import msgspec
 
-from penstock.app.scoring.order import HEAD_BYTES, Fell, Limits, Row, Rows, Scores, Scoring
-from penstock.record.codec import pack, unpack
+from penstock.app.scoring.order import Fell, Limits, Row, Scores
+
+if TYPE_CHECKING:
+    from penstock.app.scoring.loaded import Forked
+
+    Process: TypeAlias = subprocess.Popen[bytes] | Forked
 
 T = TypeVar("T")
-COMMAND = (sys.executable, "-m", "penstock.app.scoring.process")
 _QUIET = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 WORDS_BYTES = 2048
 """So much of the last that a process wrote on its standard error is told when it falls."""
@@ -33,15 +36,17 @@ class Breach(ValueError):
 class Speech(msgspec.Struct, frozen=True):
     """How a process is begun and talked to. `hello` goes first; `greeted` reads its answer: "" or a code. `asked`
     are the bytes of a batch, `answered` reads the answer to n rows; both readers raise Breach or msgspec's errors.
-    `wanted` says how many bytes an answer lacks at least, 0 when it is whole. `close`: nothing is begun any more."""
+    `wanted` says how many bytes an answer lacks at least, 0 when it is whole. `close`: nothing is begun any more.
+    `memory`: what is held besides the processes that were begun, in bytes."""
 
-    begin: Callable[[], subprocess.Popen[bytes]]
+    begin: Callable[[], Process]
     hello: bytes
     greeted: Callable[[bytes], str]
     asked: Callable[[Sequence[Row]], bytes]
     answered: Callable[[bytes, int], Scores]
     wanted: Callable[[bytearray], int]
     close: Callable[[], None] = lambda: None
+    memory: Callable[[], int] = lambda: 0
 
 
 class Piped:
@@ -49,7 +54,7 @@ class Piped:
 
     def __init__(self, speech: Speech, clock: Callable[[], float] = time.monotonic) -> None:
         self.speech, self.clock = speech, clock
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
         self._words = bytearray()
         self._unsent, self._heard, self._until_s, self._rows = memoryview(b""), bytearray(), 0.0, 0
 
@@ -79,7 +84,7 @@ class Piped:
     def memory(self) -> int:
         """The memory that it holds now, in bytes; 0 where it cannot be told."""
         process = self.process  # another thread may end it meanwhile
-        return _memory_of(process.pid) if process else 0
+        return memory_of(process.pid) if process else 0
 
     def end(self) -> None:
         """End the process."""
@@ -139,7 +144,7 @@ class Piped:
             self._heard += part
         return bytes(self._heard)
 
-    def _ready(self, process: subprocess.Popen[bytes], pipe: int, for_: int, until_s: float) -> None:
+    def _ready(self, process: Process, pipe: int, for_: int, until_s: float) -> None:
         """Wait for a pipe; what stands on standard error is read meanwhile, so that nobody is held by it. It is looked
         at once at least: who was kept from running himself blames nobody."""
         while True:
@@ -156,7 +161,7 @@ class Piped:
             if left_s <= 0:
                 raise TimeoutError
 
-    def _overhear(self, process: subprocess.Popen[bytes]) -> None:
+    def _overhear(self, process: Process) -> None:
         assert process.stderr is not None
         os.set_blocking(process.stderr.fileno(), False)
         with contextlib.suppress(BlockingIOError):
@@ -174,29 +179,6 @@ class Piped:
         raise Fell(code)
 
 
-def house(order: Scoring) -> Speech:
-    """How a model of Python's is scored: this house's own process, messages behind their lengths."""
-    pipe = subprocess.PIPE
-
-    def begin() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(COMMAND, stdin=pipe, stdout=pipe, env=quiet(), bufsize=0)
-
-    def asked(rows: Sequence[Row]) -> bytes:
-        data = pack(Rows([list(row) for row in rows]))
-        return len(data).to_bytes(HEAD_BYTES) + data
-
-    def wanted(parts: bytearray) -> int:
-        if len(parts) < HEAD_BYTES:
-            return HEAD_BYTES - len(parts)
-        return HEAD_BYTES + int.from_bytes(parts[:HEAD_BYTES]) - len(parts)
-
-    def said(data: bytes) -> Scores:
-        return unpack(data[HEAD_BYTES:], Scores)
-
-    hello = msgspec.json.encode(order) + b"\n"
-    return Speech(begin, hello, lambda data: said(data).code, asked, lambda data, n: said(data), wanted)
-
-
 def quiet() -> dict[str, str]:
     """The environment of a scoring process: ours, and one thread for each library of linear algebra."""
     return {**os.environ, **_QUIET}
@@ -207,8 +189,10 @@ _nursery = ThreadPoolExecutor(1, "penstock-apart")
 them, as Linux has it."""
 
 
-def _memory_of(pid: int) -> int:
+def memory_of(pid: int) -> int:
+    """The memory that a process holds, in bytes: of what it shares with others its part (on Linux; 0 elsewhere)."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
-    except (OSError, ValueError):
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
         return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) << 10

@@ -72,7 +72,7 @@ class Pool:
 
     def memory(self) -> int:
         """What its processes hold together, in bytes."""
-        return sum(one.memory() for one in self.all)
+        return sum(one.memory() for one in self.all) + self.speech.memory()
 
     def trim(self, limits: Limits) -> bool:
         """Keep its processes within their memory: what hangs goes first, then the spare ones; whether the one that was
@@ -138,13 +138,11 @@ class Pool:
     def _spare(self, limits: Limits) -> None:
         """Have another process made ready, beside, where there is room for it."""
         with self._turn:
-            begun = len(self.all) - len(self._cold)
             if self._closed or self._coming or not self._cold or len(self.all) == 1:
                 return
             if self.clock() < self._no_spare_before_s:
                 return
-            largest = max(one.memory() for one in self.all)
-            if (begun + 1) * largest > limits.most_bytes:
+            if self.memory() + max(one.memory() for one in self.all) > limits.most_bytes:
                 self._no_spare_before_s = self.clock() + limits.rest_s
                 return
             one = self._cold.pop(0)

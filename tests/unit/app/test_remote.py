@@ -134,7 +134,10 @@ def test_tensorflows_rest(said: Any, output: str, apart: Any, there: There) -> N
     """Rows as lists, or as objects where columns are named."""
     there.says = {"predictions": said}
     assert answers(apart(protocol="tensorflow", output=output), [[1, None], [2, 3]]) == [(0.1, ""), (0.2, "")]
-    assert answers(apart(protocol="tensorflow", columns="ab", output=output), [[1, 2], [3, 4]])[1] == (0.2, "")
+    assert answers(apart(protocol="tensorflow", columns="ab", output=output), [[1, 2], [3, 4]])[1] == (
+        0.2,
+        "",
+    )
     assert there.asked[0][:2] == ("/v1/models/m:predict", {"instances": [[1, None], [2, 3]]})
     assert there.asked[1][1] == {"instances": [{"a": 1, "b": 2}, {"a": 3, "b": 4}]}
 
