@@ -17,10 +17,9 @@ import msgspec
 from penstock.app.limits import Limits
 from penstock.app.pipeline import File, load_text
 from penstock.app.scoring.apart import LIMITS, PATIENT, Apart
-from penstock.app.scoring.loaded import house
 from penstock.app.scoring.order import Scoring
 from penstock.app.scoring.outside import scorer
-from penstock.app.scoring.piped import Speech
+from penstock.app.scoring.piped import Speech, house
 from penstock.app.scoring.pool import Pool
 from penstock.log import Blob, Log
 from penstock.model.outside import Endpoint

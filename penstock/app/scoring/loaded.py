@@ -15,16 +15,10 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
-
-import msgspec
-
-from penstock.app.scoring.order import HEAD_BYTES, Row, Rows, Scores, Scoring
-from penstock.app.scoring.piped import Speech, memory_of, quiet
-from penstock.record.codec import pack, unpack
 
 COMMAND = (sys.executable, "-m", "penstock.app.scoring.process")
 WORD_BYTES = 64
+_QUIET = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class Loaded:
@@ -128,34 +122,6 @@ class Forked:
         return not ends.poll(timeout_s)
 
 
-def house(order: Scoring) -> Speech:
-    """How a model of Python's is scored: this house's own processes, messages behind their lengths."""
-    made: list[Loaded] = []
-
-    def begin() -> Forked:
-        if not made or not made[-1].forks:
-            made.append(Loaded(msgspec.json.encode(order)))
-        return made[-1].fork()
-
-    def asked(rows: Sequence[Row]) -> bytes:
-        data = pack(Rows([list(row) for row in rows]))
-        return len(data).to_bytes(HEAD_BYTES) + data
-
-    def wanted(parts: bytearray) -> int:
-        if len(parts) < HEAD_BYTES:
-            return HEAD_BYTES - len(parts)
-        return HEAD_BYTES + int.from_bytes(parts[:HEAD_BYTES]) - len(parts)
-
-    def said(data: bytes) -> Scores:
-        return unpack(data[HEAD_BYTES:], Scores)
-
-    def memory() -> int:
-        return sum(memory_of(one.process.pid) for one in made if one.process.poll() is None and not one.alone)
-
-    def close() -> None:
-        for one in made:
-            one.end()
-
-    return Speech(
-        begin, b"", lambda data: said(data).code, asked, lambda data, n: said(data), wanted, close, memory
-    )
+def quiet() -> dict[str, str]:
+    """The environment of a scoring process: ours, and one thread for each library of linear algebra."""
+    return {**os.environ, **_QUIET}

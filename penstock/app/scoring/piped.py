@@ -12,19 +12,16 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TypeVar
 
 import msgspec
 
-from penstock.app.scoring.order import Fell, Limits, Row, Scores
+from penstock.app.scoring.loaded import Forked, Loaded
+from penstock.app.scoring.order import HEAD_BYTES, Fell, Limits, Row, Rows, Scores, Scoring
+from penstock.record.codec import pack, unpack
 
-if TYPE_CHECKING:
-    from penstock.app.scoring.loaded import Forked
-
-    Process: TypeAlias = subprocess.Popen[bytes] | Forked
-
+Process = subprocess.Popen[bytes] | Forked
 T = TypeVar("T")
-_QUIET = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 WORDS_BYTES = 2048
 """So much of the last that a process wrote on its standard error is told when it falls."""
 
@@ -179,9 +176,37 @@ class Piped:
         raise Fell(code)
 
 
-def quiet() -> dict[str, str]:
-    """The environment of a scoring process: ours, and one thread for each library of linear algebra."""
-    return {**os.environ, **_QUIET}
+def house(order: Scoring) -> Speech:
+    """How a model of Python's is scored: this house's own processes, messages behind their lengths."""
+    made: list[Loaded] = []
+
+    def begin() -> Forked:
+        if not made or not made[-1].forks:
+            made.append(Loaded(msgspec.json.encode(order)))
+        return made[-1].fork()
+
+    def asked(rows: Sequence[Row]) -> bytes:
+        data = pack(Rows([list(row) for row in rows]))
+        return len(data).to_bytes(HEAD_BYTES) + data
+
+    def wanted(parts: bytearray) -> int:
+        if len(parts) < HEAD_BYTES:
+            return HEAD_BYTES - len(parts)
+        return HEAD_BYTES + int.from_bytes(parts[:HEAD_BYTES]) - len(parts)
+
+    def said(data: bytes) -> Scores:
+        return unpack(data[HEAD_BYTES:], Scores)
+
+    def memory() -> int:
+        return sum(memory_of(one.process.pid) for one in made if one.process.poll() is None and not one.alone)
+
+    def close() -> None:
+        for one in made:
+            one.end()
+
+    return Speech(
+        begin, b"", lambda data: said(data).code, asked, lambda data, n: said(data), wanted, close, memory
+    )
 
 
 _nursery = ThreadPoolExecutor(1, "penstock-apart")

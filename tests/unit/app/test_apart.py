@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +16,8 @@ import pytest
 from penstock.app.pipeline import load_text
 from penstock.app.place import blobs_of
 from penstock.app.scoring.apart import Apart
-from penstock.app.scoring.loaded import house
 from penstock.app.scoring.order import Limits, Scoring
+from penstock.app.scoring.piped import house
 from penstock.app.scoring.pool import Pool
 from penstock.model.pack import Model, dump
 from tests.unit.app.asker import ends_with, lives, said
@@ -72,16 +74,20 @@ HASTY = Limits(batch_s=2.5, tries_s=6.0)
 Make = Callable[..., Apart]
 
 
+def ordered(folder: Path, text: bytes = TEXT) -> Scoring:
+    """What tells of the model of a file."""
+    blobs = blobs_of(folder)
+    file = load_text(text, "odd.py")
+    blobs.put(file.text)
+    plan = file.plans["odd"]
+    model = Model(plan.features.digest, "binary", ["number"], plan.pipeline.fit(None), None)  # type: ignore[arg-type]
+    return Scoring(str(folder), blobs.put(dump(model)), file.code, "odd.py", "odd")
+
+
 @pytest.fixture
 def made(tmp_path: Path) -> Iterator[Make]:
-    """The model apart, and what is noted of it."""
-    blobs = blobs_of(tmp_path)
-    file = load_text(TEXT, "odd.py")
-    blobs.put(file.text)
-    model = Model(
-        file.plans["odd"].features.digest, "binary", ["number"], file.plans["odd"].pipeline.fit(None), None
-    )  # type: ignore[arg-type]
-    order = Scoring(str(tmp_path), blobs.put(dump(model)), file.code, "odd.py", "odd")
+    """Makes the model apart."""
+    order = ordered(tmp_path)
     started: list[Apart] = []
 
     def make(
@@ -261,6 +267,26 @@ def test_all_end_when_it_is_closed(made: Make) -> None:
     eventually(lambda: pids(apart) == [] and not apart.asks._coming)  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("threads", [False, True])
+def test_they_are_forked_where_that_is_safe(tmp_path: Path, made: Make, threads: bool) -> None:
+    """Of one process that has loaded the model; where a library has begun threads there is none but those that score.
+    Either way another goes on, none is left at the end, and none waits to be reaped."""
+    more = b"import threading\nif __name__ != '__main__':\n    threading.Thread(target=time.sleep, args=(99,), daemon=True).start()\n"
+    order = ordered(tmp_path, TEXT + more if threads else TEXT)
+    apart = ready(made, 2, 2, **msgspec.structs.asdict(order))
+    parents = {
+        int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in pids(apart)
+    }
+    assert (parents == {os.getpid()}) is threads and len(parents) == 1
+    before = pids(apart)
+    os.kill(before[0], signal.SIGKILL)
+    assert said(apart, rows(7)) == [(0.7, "")] and not Path(f"/proc/{before[0]}").exists()
+    eventually(lambda: len(apart.asks._ready) == 2)  # type: ignore[union-attr]
+    known = {*pids(apart), *(parents - {os.getpid()})}
+    apart.close()
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in known))
+
+
 def test_it_outlives_the_thread_that_began_it(made: Make) -> None:
     """A version is fetched on a thread that ends then."""
     noted: list[str] = []
@@ -284,7 +310,7 @@ def test_it_ends_with_who_asks(made: Make, tmp_path: Path) -> None:
         "import sys, os, threading, msgspec\n"
         "from penstock.app.scoring.apart import Apart\n"
         "from penstock.app.scoring.order import Scoring\n"
-        "from penstock.app.scoring.loaded import house\n"
+        "from penstock.app.scoring.piped import house\n"
         "from penstock.app.scoring.pool import Pool\n"
         "one = Apart(Pool(house(msgspec.json.decode(sys.argv[1], type=Scoring)))); one.start()\n"
         "print(one.asks.all[0].process.pid, flush=True)\n"

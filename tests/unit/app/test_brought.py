@@ -14,8 +14,8 @@ from penstock.app.models import Models
 from penstock.app.pipeline import File, load_text
 from penstock.app.replay import replay
 from penstock.app.scoring.apart import Apart
-from penstock.app.scoring.loaded import house
 from penstock.app.scoring.order import Scoring
+from penstock.app.scoring.piped import house
 from penstock.app.scoring.pool import Pool
 from penstock.app.system import System
 from penstock.app.train import carry_out
