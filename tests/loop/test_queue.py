@@ -23,6 +23,7 @@ MOST_LAG = 300
 FILE = '''
 """A model with manners that depend on what it is asked."""
 import os
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -47,6 +48,8 @@ class Odd:
         for value in x[:, 0]:
             if value == 101:
                 raise ValueError("secret")
+            if value == 105:
+                time.sleep(60)
             if 103 <= value < 104 or (value == 104 and Path(__file__).with_name("broken").exists()):
                 os.abort()
         return 1 / (1 + np.exp(-x[:, [0, 0]]))
@@ -179,6 +182,16 @@ def test_what_failed_is_scored_again(up: Up, client: Client) -> None:
     with pytest.raises(NotFound):
         again(log, [second], "me", 0)
     log.close()
+
+
+def test_who_hangs_delays_nobody(up: Up, client: Client) -> None:
+    """It is given up long before its deadline of 5 s while others lie behind it; those are answered, each alone."""
+    end, began = up.client.get("/status").json()["end"], time.monotonic()
+    rows = [ask(f"behind{i}", 1.0 + i / 64) for i in range(64)]
+    client.append("ask", [*rows[:5], ask("hangs", 105), *rows[5:]])
+    found = answered(client, {row["ask_id"] for row in rows} | {"hangs"}, end - 1)
+    assert time.monotonic() - began < 4.5
+    assert found.pop("hangs").error == "model_late" and {one.error for one in found.values()} == {""}
 
 
 def memory(up: Up) -> int:

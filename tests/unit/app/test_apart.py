@@ -271,7 +271,7 @@ def test_all_end_when_it_is_closed(made: Make) -> None:
 def test_they_are_forked_where_that_is_safe(tmp_path: Path, made: Make, threads: bool) -> None:
     """Of one process that has loaded the model; where a library has begun threads there is none but those that score.
     Either way another goes on, none is left at the end, and none waits to be reaped."""
-    more = b"import threading\nif __name__ != '__main__':\n    threading.Thread(target=time.sleep, args=(99,), daemon=True).start()\n"
+    more = b"import threading\nthreading.Thread(target=time.sleep, args=(99,), daemon=True).start()\n"
     order = ordered(tmp_path, TEXT + more if threads else TEXT)
     apart = ready(made, 2, 2, **msgspec.structs.asdict(order))
     parents = {
