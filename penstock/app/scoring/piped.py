@@ -97,6 +97,11 @@ class Piped:
                 with contextlib.suppress(OSError):
                     pipe.close()
 
+    def resident(self) -> int:
+        """The same, with all that it shares: told at next to no cost."""
+        process = self.process
+        return _resident_of(process.pid) if process else 0
+
     def kill(self) -> None:
         """Have the process end, whatever it does; who has it finds out."""
         process = self.process
@@ -212,6 +217,13 @@ def house(order: Scoring) -> Speech:
 _nursery = ThreadPoolExecutor(1, "penstock-apart")
 """Processes are begun on one thread, which lives as long as this process: they end when the thread does that began
 them, as Linux has it."""
+
+
+def _resident_of(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    except (OSError, ValueError):
+        return 0
 
 
 def memory_of(pid: int) -> int:

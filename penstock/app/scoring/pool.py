@@ -19,6 +19,8 @@ from penstock.app.scoring.piped import Piped, Speech
 
 LOOK_S = 0.02
 """How often a batch that is overdue, and held up nobody, is looked at again."""
+WEIGH_S = 1.0
+"""How often memory is told exactly, which takes milliseconds, where the processes may be too large."""
 
 
 class Pool:
@@ -43,7 +45,7 @@ class Pool:
         self._turn = threading.Condition()
         self._last: Row | None = None  # a row that was answered
         self._closed = False
-        self._no_spare_before_s = 0.0
+        self._no_spare_before_s = self._weighed_s = float("-inf")
 
     def start(self, limits: Limits) -> None:
         """Have one process ready; raises Fell."""
@@ -78,9 +80,16 @@ class Pool:
         """Keep its processes within their memory: what hangs goes first, then the spare ones; whether the one that was
         asked last had to go, too."""
         with self._turn:
-            if self.memory() <= limits.most_bytes or not self._ready:
+            resident = self._ready[0].resident() if self._ready else 0
+            if resident * (len(self.all) + 1) <= limits.most_bytes:  # theirs, and of what they were forked of
                 return False
-            grew = self._ready[0].memory() > limits.most_bytes
+            now_s, most = self.clock(), limits.most_bytes
+            if resident <= most and now_s < self._weighed_s + WEIGH_S:
+                return False
+            self._weighed_s = now_s
+            if self.memory() <= most:
+                return False
+            grew = self._ready[0].memory() > most
             for one in self._left:
                 one.kill()
             kept = 0 if grew else 1

@@ -37,7 +37,7 @@ def main() -> None:
     control = socket.socket(fileno=0)
     os.dup2(2, 1)  # what the user's code prints is no answer
     bound()
-    model, code = None, ""
+    model, code, opened = None, "", _count("fd")
     try:
         model = _model(msgspec.json.decode(control.recv(ORDER_BYTES), type=Scoring))
     except PenstockError as error:
@@ -49,8 +49,8 @@ def main() -> None:
         word, fds, _, _ = socket.recv_fds(control, WORD_BYTES, 1)
         if not word:
             return None
-        channel = socket.socket(fileno=fds[0])
-        if not _may_fork():
+        channel = socket.socket(fileno=fds[0])  # one more than there were
+        if sys.platform != "linux" or _count("task") > 1 or _count("fd") > opened + 1:
             with contextlib.suppress(OSError):
                 control.sendall(b"alone")
             return _serve(channel, model, code)
@@ -58,9 +58,10 @@ def main() -> None:
         channel.close()
 
 
-def _may_fork() -> bool:
-    """Whether this is the only thread: of others a fork takes the locks along, and not who would let them go."""
-    return sys.platform == "linux" and len(list(Path("/proc/self/task").iterdir())) == 1
+def _count(what: str) -> int:
+    """How many threads ("task") or open files ("fd") this process has, as Linux tells. A fork takes the locks of other
+    threads along, and not who would let them go; and a file or a connection would be read by several."""
+    return len(list(Path(f"/proc/self/{what}").iterdir())) if sys.platform == "linux" else 0
 
 
 def _fork(control: socket.socket, channel: socket.socket, model: Model | None, code: str) -> None:
