@@ -3,7 +3,7 @@
 The model takes 20 ms. In turn, for each server, on one core:
 
 - overload: ten times as many requests as it manages, due at a rate, each with a deadline of 2 s (`timeout-ms`).
-- hang: one row makes the model hang for good; eight other clients go on.
+- hang: one row makes the model hang for good, then one more every 5 s; eight other clients go on.
 - big: 200 MB of JSON, with its length given, in chunks, and compressed; how soon it is refused, and the memory.
 - slow: 200 connections that send a byte a second; eight other clients go on.
 - odd: bodies that are no JSON, or JSON of the wrong kind; NaN and numbers beyond floats.
@@ -56,7 +56,10 @@ def figures(found: dict[str, Found]) -> list[Figure]:
             Figure("abuse_overload_health_s", over.get("health_s"), "<1"),
             Figure("abuse_overload_back_s", over.get("back_s"), "<5"),
         ],
-        "hang": [Figure("abuse_hang_share", stuck.get("share"), ">=0.8")],
+        "hang": [
+            Figure("abuse_hang_share", stuck.get("share"), ">=0.8"),
+            Figure("abuse_hang_often_share", stuck.get("often"), ">=0.8"),
+        ],
         "big": [
             Figure("abuse_big_refused_s", max(large[f"{n}_s"] for n in variants) if refused else None, "<1"),
             Figure(

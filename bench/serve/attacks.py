@@ -25,6 +25,8 @@ from bench.serve.process import Running, cpu_s, load, memory_mb, result, start_l
 DEADLINE_S = 2.0
 BIG = 200_000_000
 PATIENCE_S = 20.0
+OFTEN, HANGS_S = 4, 5.0
+"""So many more rows hang, one in so many seconds."""
 
 Found = dict[str, Any]
 
@@ -94,29 +96,42 @@ def overload(stand: Stand) -> Found:
 
 
 def hang(stand: Stand) -> Found:
-    """One row hangs; the others' rate, as a share of what it was, and whether health tells of it."""
+    """One row hangs, then another every so often; the others' rate, as a share of what it was, how long they wait,
+    and whether health tells of it."""
     with stand.up() as one:
-        row = [666.0, *one.place.case.rows[0][1:]]
         stuck: list[tuple[int, float]] = []
+        threads: list[threading.Thread] = []
 
-        def wait() -> None:
-            began = time.monotonic()
+        def wait(n: int) -> None:
+            row, began = [666.0, float(n), *one.place.case.rows[0][2:]], time.monotonic()
             status, _ = one.ask(one.server.where, json.dumps(one.server.body(row)), PATIENCE_S)
             stuck.append((status, time.monotonic() - began))
 
+        def strike() -> None:
+            threads.append(threading.Thread(target=wait, args=(len(threads),)))
+            threads[-1].start()
+
         before = load(stand.client, one, 8, 1.5)["in_window"] / 1.5
-        thread = threading.Thread(target=wait)
-        thread.start()
+        strike()
         time.sleep(0.5)
         said = load(stand.client, one, 8, 3.0, timeout_s=3.0)
+        loading = start_load(stand.client, one, 8, OFTEN * HANGS_S, timeout_s=3.0)
+        for _ in range(OFTEN):
+            time.sleep(HANGS_S / 2)
+            strike()
+            time.sleep(HANGS_S / 2)
+        often = result(loading)
         status, _ = health(one, 3.0)
         one.kill()
-        thread.join()
+        for thread in threads:
+            thread.join()
     return {
         "share": said["in_window"] / 3.0 / before if before else 0.0,
-        "health": status,
-        "stuck": stuck[0][0],
-    }
+        "often": often["in_window"] / (OFTEN * HANGS_S) / before if before else 0.0,
+        "often_p99_ms": often["ms"].get("p99"), "often_max_ms": often["ms"].get("max"), "often_late": often["late"],
+        "health": status, "stuck": Counter(status for status, _ in stuck),
+        "stuck_s": max(took for _, took in stuck),
+    }  # fmt: skip
 
 
 def _begun(one: Running, *headers: str) -> socket.socket:

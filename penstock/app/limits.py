@@ -1,4 +1,4 @@
-"""app: how much may be asked of a model: rows a second, and rows that wait for their answers."""
+"""app: how much may be asked of a model: rows a second, rows that wait for their answers, processes that score."""
 
 from __future__ import annotations
 
@@ -12,29 +12,34 @@ from penstock.record.errors import DefinitionError, Unavailable
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What callers meet; 0 is no limit. `gather_ms`: how long a request waits for others."""
+    """What callers meet; 0 is no limit. `processes`: that a model scored apart has at most; `gather_ms`: how long a
+    request waits for others."""
 
     rate: float = 0.0
     queue: int = 0
+    processes: int = 2
     gather_ms: int = 0
 
 
 MOST_GATHER_MS = 1_000
 
 
-def limits(*, rate: float = 0.0, queue: int = 0, gather: str = "") -> Limits:
+def limits(*, rate: float = 0.0, queue: int = 0, processes: int = 2, gather: str = "") -> Limits:
     """Limit a model: `rate` rows a second are taken on average (what was not used in the last second may come at
-    once), and of a model that may take its time `queue` rows wait at most. What is more is told 429. `gather`, a span
-    like "2ms": a request waits for so long that those that come meanwhile are scored and written with it."""
+    once), and of a model that may take its time `queue` rows wait at most. What is more is told 429. A model that is
+    scored apart has `processes` at most: one is asked, another goes on where that one hangs. `gather`, a span like
+    "2ms": a request waits for so long that those that come meanwhile are scored and written with it."""
     if rate < 0 or queue < 0:
         raise DefinitionError("A limit is 0 (none) or more.", code="arguments")
+    if processes < 1:
+        raise DefinitionError("A model is scored by 1 process or more.", code="arguments")
     try:
         gather_ms = span(gather) if gather else 0
     except ValueError as error:
         raise DefinitionError(str(error), code="arguments") from None
     if not 0 <= gather_ms <= MOST_GATHER_MS:
         raise DefinitionError("Requests are gathered for a second at most.", code="arguments")
-    return Limits(float(rate), int(queue), gather_ms)
+    return Limits(float(rate), int(queue), int(processes), gather_ms)
 
 
 class Rates:

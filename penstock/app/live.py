@@ -85,6 +85,7 @@ class Live:
         system.parts.models.noted = lambda model, code: self.tally.add(
             "models_fell", {"model": model, "code": code}
         )
+        system.parts.models.waiting = self._waiting
         system.parts.models.gone = lambda n: self.tally.add("models_unloaded", {}, n)
         self.stopping = threading.Event()
         self.broken: str = ""
@@ -197,6 +198,12 @@ class Live:
         self.tally.add("turns_held", {"code": code})
         if self.stopping.wait(HOLD_S):
             raise Unavailable("Whoever scores this queue is away.", code=code)
+
+    def _waiting(self, model: str) -> int:
+        """How many rows wait for a model now: of a queue they lie on the log."""
+        plan = self.system.file.plans.get(model)
+        queued = plan is not None and plan.pipeline.serves is not None
+        return self.system.behind(model) if queued else self.answers.waiting(model)
 
     def _asks(self, model: str) -> None:
         """Raise Refused for a model that is not asked at the door."""

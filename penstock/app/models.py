@@ -9,15 +9,18 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
+from penstock.app.limits import Limits
 from penstock.app.pipeline import File, load_text
 from penstock.app.scoring.apart import LIMITS, PATIENT, Apart
 from penstock.app.scoring.order import Scoring
 from penstock.app.scoring.outside import scorer
-from penstock.app.scoring.piped import Piped, house
+from penstock.app.scoring.piped import Speech, house
+from penstock.app.scoring.pool import Pool
 from penstock.log import Blob, Log
 from penstock.model.outside import Endpoint
 from penstock.model.pack import Model, Predict, load, outside
@@ -57,8 +60,9 @@ class Models:
         self._order = itertools.count()
         self.noted: Callable[[str, str], None] = lambda model, code: None
         self.gone: Callable[[int], None] = lambda n: None
+        self.waiting: Callable[[str], int] = lambda model: 0  # how many rows wait for a model's answers now
         self._trained: dict[str, Version] = {}  # the first version that a digest was registered as
-        self._files = {file.code: file}
+        self._files, self._plans = {file.code: file}, file.plans
         self._path = file.path
         self._coming: set[str] = set()
         self._loading: dict[str, threading.Lock] = {}
@@ -184,17 +188,24 @@ class Models:
     def _apart_model(self, known: Version, home: Path) -> Model:
         """A model that a process of its own has: its bytes, which may be many, are read there and not here."""
         order = Scoring(str(home.absolute()), known.digest, known.code, self._path, known.model)
-        one = Apart(Piped(house(order)), noted=lambda code: self.noted(known.model, code))
+        one = Apart(self._pool(known.model, house(order)), noted=lambda code: self.noted(known.model, code))
         weakref.finalize(one, one.asks.close)
         one.start()
         self._apart[known.digest] = one
         return Model(known.features, "number", [], None, None, None, one)
 
+    def _pool(self, model: str, speech: Speech) -> Pool:
+        """The processes that score a model, as many as its limits say."""
+        plan = self._plans.get(model)
+        most = (plan.pipeline.limits if plan is not None else Limits()).processes
+        return Pool(speech, most, lambda: self.waiting(model))
+
     def _outside(self, digest: str, model: Model, name: str) -> Model:
         """What scores outside of Python does so wherever it is asked. That it does not come up keeps no version from
         being here: it is told row by row, and left alone when it goes on."""
         limits = LIMITS if self.apart is not None else PATIENT
-        one = scorer(model, limits, lambda code: self.noted(name, code))
+        pool = partial(self._pool, name) if self.apart is not None else Pool
+        one = scorer(model, limits, lambda code: self.noted(name, code), pool)
         assert one is not None
         weakref.finalize(one, one.asks.close)
         if not isinstance(model.fitted, Endpoint):

@@ -422,6 +422,12 @@ class System:
         """Whether a model's answering stage has been beyond a position: what it had to say there is said."""
         return all(self.own(name).position.n > place for name in self._answering(model))
 
+    def behind(self, model: str) -> int:
+        """How many of a model's requests lie on the log beyond where its answering stage stands: a batch of a queue
+        at most."""
+        reached = min((self.own(name).position for name in self._answering(model)), key=lambda one: one.n)
+        return len(self.log.read([self._request(model).topic, vectors(model)], reached, limit=BATCH)[0])
+
     def elsewhere(self, model: str, place: int) -> bool:
         """Whether the request at a position is answered by another process."""
         topics, n = [self._request(model).topic, vectors(model)], self.shares

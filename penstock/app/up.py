@@ -146,7 +146,7 @@ def _up(
     system.deploy(wall_ms())
     bounds = pressure(file, home, settings.bounds)
     live = Live(system, wall_ms, tick_s=settings.tick_s, admit=bounds.admit)
-    with _doors(live, home, settings, training, nursery) as where:
+    with _doors(live, home, settings, training, nursery, stop) as where:
         said(where)
         hook = Webhook(home, settings.webhook, stop) if settings.webhook else None
         if hook:
@@ -190,7 +190,12 @@ def _no_answers(stage: str) -> bool:
 
 @contextlib.contextmanager
 def _doors(
-    live: Live, home: Home, settings: Settings, training: Mapping[str, float], nursery: Nursery | None
+    live: Live,
+    home: Home,
+    settings: Settings,
+    training: Mapping[str, float],
+    nursery: Nursery | None,
+    stop: threading.Event,
 ) -> Iterator[str]:
     """The system at work and its doors open, in this process or in others; the address."""
     remote = None if settings.grpc_port is None else bind(settings.host, settings.grpc_port, "--grpc-port")
@@ -214,7 +219,7 @@ def _doors(
         server = Server(live, home, settings, training, inside, elsewhere=keeper.counts)
         live.start()
         server.start()
-        keeper.start()
+        keeper.start(stop)
         yield address(listens) + by_grpc
         listens.close()
         if remote is not None:

@@ -56,6 +56,10 @@ class Answers:
         left, most = self.most - self._count, self.of_model.get(model, 0)
         return max(0, min(left, most - len(self._waiting.get(model, {}))) if most else left)
 
+    def waiting(self, model: str) -> int:
+        """How many of a model's requests wait."""
+        return len(self._waiting.get(model, ()))
+
     def full(self, model: str) -> Unavailable:
         """What the next one is told where there is no room."""
         if self._count >= self.most:

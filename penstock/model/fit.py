@@ -15,7 +15,7 @@ from penstock.model import forms
 from penstock.model.brought import brought
 from penstock.model.forms.steps import is_sklearn
 from penstock.model.outside import Outside, named
-from penstock.model.pack import Matrix, Model, Predict, Task, kinds_of, matrix, score, where
+from penstock.model.pack import Matrix, Model, Predict, Task, Told, kinds_of, matrix, score, where
 from penstock.record.decisions import Evaluation
 from penstock.record.errors import PenstockError, Refused
 
@@ -102,7 +102,7 @@ def answers(model: Model, values: Sequence[Sequence[Any]], batch: int = 1024) ->
     for start in range(0, len(values), batch):
         part = values[start : start + batch]
         if model.apart is not None:
-            out.extend(score for score, _ in model.apart(part))
+            out.extend(score for score, _, _ in model.apart(part))
             continue
         try:
             out.extend(score(model, part))
@@ -111,11 +111,12 @@ def answers(model: Model, values: Sequence[Sequence[Any]], batch: int = 1024) ->
     return out
 
 
-def told(model: Model, values: Sequence[Sequence[Any]]) -> list[tuple[float | None, str]]:
-    """The same, and why there is none: `model_failed`, or what became of the process that the model is scored in."""
+def told(model: Model, values: Sequence[Sequence[Any]]) -> list[Told]:
+    """The same, and why there is none: `model_failed`, or what became of the process that the model is scored in; and
+    whether a row was asked by itself."""
     if model.apart is not None:
         return model.apart(values)
-    return [(score, "" if score is not None else "model_failed") for score in answers(model, values)]
+    return [(score, "" if score is not None else "model_failed", False) for score in answers(model, values)]
 
 
 def _alone(model: Model, row: Sequence[Any]) -> float | None:

@@ -22,6 +22,8 @@ from penstock.record.errors import Refused
 Matrix = NDArray[Any]
 Predict = Callable[[Any, Matrix], Any]
 Task = Literal["binary", "number"]
+Told = tuple[float | None, str, bool]
+"""A score, or none and why; and whether the row was asked by itself, whatever came with it."""
 
 
 class Packed(msgspec.Struct, frozen=True):
@@ -42,7 +44,7 @@ class Packed(msgspec.Struct, frozen=True):
 
 class Model(msgspec.Struct, frozen=True):
     """A model in memory, ready to score vectors of its feature set. Where there is a form, or it is scored `apart`
-    (rows to scores, or why there is none), what was fitted is not unpacked."""
+    (rows to what is told of them), what was fitted is not unpacked."""
 
     features: str
     task: Task
@@ -50,7 +52,7 @@ class Model(msgspec.Struct, frozen=True):
     fitted: Any
     predict: Predict | None
     form: Scores | None = None
-    apart: Callable[[Sequence[Sequence[Value]]], list[tuple[float | None, str]]] | None = None
+    apart: Callable[[Sequence[Sequence[Value]]], list[Told]] | None = None
 
     def warm(self) -> None:
         """Score a row of nothing, so that the first one to be asked need not wait for what is made ready then."""

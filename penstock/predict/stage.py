@@ -14,7 +14,7 @@ import msgspec
 
 from penstock.feature import FeatureSet, Fold, Past
 from penstock.model.fit import told
-from penstock.model.pack import Model
+from penstock.model.pack import Model, Told
 from penstock.predict.queue import HOLDS, Queue
 from penstock.record.codec import pack, unpack
 from penstock.record.decisions import (
@@ -364,27 +364,29 @@ def _say(ref: Ref, asks: Sequence[Ask], means: Means, awaited: bool) -> list[Sai
     able = [ask for ask in asks if not ask.error and model.features in ask.values]
     rows = [ask.values[model.features] for ask in able]
     found = _told(model, rows)
-    while awaited and (why := next((code for _, code in found if code in HOLDS), "")):
+    while awaited and (why := next((code for _, code, _ in found if code in HOLDS), "")):
         means.hold(why)
         found = _told(model, rows)
-    scores = iter(found)
     if len(able) == len(asks):
-        return [Said(batch, model.features, score, why) for score, why in scores]
-    out = []
+        return [
+            Said(ask.record.o if alone else batch, model.features, score, why)
+            for ask, (score, why, alone) in zip(asks, found, strict=True)
+        ]
+    said, out = iter(found), []
     for ask in asks:
         if ask.error or model.features not in ask.values:
             out.append(Said(batch, model.features, None, ask.error or "features_unknown"))
             continue
-        score, why = next(scores)
-        out.append(Said(batch, model.features, score, why))
+        score, why, alone = next(said)
+        out.append(Said(ask.record.o if alone else batch, model.features, score, why))
     return out
 
 
-def _told(model: Model, rows: Sequence[Sequence[Value]]) -> list[tuple[float | None, str]]:
+def _told(model: Model, rows: Sequence[Sequence[Value]]) -> list[Told]:
     try:
         return told(model, rows) if rows else []
     except PenstockError as error:
-        return [(None, error.code) for _ in rows]
+        return [(None, error.code, False) for _ in rows]
 
 
 def _prediction(

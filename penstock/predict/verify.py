@@ -101,13 +101,13 @@ class _Sweep:
                 return
             scores = told(model, [one[2].values for one in able])
         except PenstockError as error:
-            scores = [(None, "model_failed")] * len(able)
+            scores = [(None, "model_failed", False)] * len(able)
             if any(one[2].error == "" for one in able):
                 self.unequal.append(
                     Unequal(able[0][0], able[0][1], f"the model cannot be loaded: {error.code}")
                 )
                 return
-        for (id, position, said), (score, why) in zip(able, scores, strict=True):
+        for (id, position, said), (score, why, _) in zip(able, scores, strict=True):
             if not same([score], [said.score]):
                 what = f"score: {why}" if why not in ("", "model_failed") else "score"
                 self.unequal.append(Unequal(id, position, what))

@@ -23,6 +23,7 @@ MOST_LAG = 300
 FILE = '''
 """A model with manners that depend on what it is asked."""
 import os
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -47,7 +48,9 @@ class Odd:
         for value in x[:, 0]:
             if value == 101:
                 raise ValueError("secret")
-            if value == 103 or (value == 104 and Path(__file__).with_name("broken").exists()):
+            if value == 105:
+                time.sleep(60)
+            if 103 <= value < 104 or (value == 104 and Path(__file__).with_name("broken").exists()):
                 os.abort()
         return 1 / (1 + np.exp(-x[:, [0, 0]]))
 
@@ -181,6 +184,16 @@ def test_what_failed_is_scored_again(up: Up, client: Client) -> None:
     log.close()
 
 
+def test_who_hangs_delays_nobody(up: Up, client: Client) -> None:
+    """It is given up long before its deadline of 5 s while others lie behind it; those are answered, each alone."""
+    end, began = up.client.get("/status").json()["end"], time.monotonic()
+    rows = [ask(f"behind{i}", 1.0 + i / 64) for i in range(64)]
+    client.append("ask", [*rows[:5], ask("hangs", 105), *rows[5:]])
+    found = answered(client, {row["ask_id"] for row in rows} | {"hangs"}, end - 1)
+    assert time.monotonic() - began < 4.5
+    assert found.pop("hangs").error == "model_late" and {one.error for one in found.values()} == {""}
+
+
 def memory(up: Up) -> int:
     """What the server holds."""
     status = Path(f"/proc/{up.process.pid}/status").read_text()
@@ -190,7 +203,7 @@ def memory(up: Up) -> int:
 def test_a_queue_that_does_not_get_on_holds_its_producers_back(up: Up, client: Client) -> None:
     """A model that falls again and again is left alone for a while: what comes meanwhile waits, up to the bound, and
     producers are told when to come back. Killed and up again, each request that was taken has its score, once."""
-    client.append("ask", [ask(f"fall{i}", 103) for i in range(3)])
+    client.append("ask", [ask(f"fall{i}", 103.5 + i / 8) for i in range(3)])
     answered(client, {f"fall{i}" for i in range(3)}, client.answer_to("odd", "retried").position)
     before, end, taken = memory(up), up.client.get("/status").json()["end"], list[str]()
     for n in range(1000):

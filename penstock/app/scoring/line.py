@@ -18,8 +18,9 @@ from pathlib import Path
 import msgspec
 
 from penstock.app.scoring import become
+from penstock.app.scoring.loaded import quiet
 from penstock.app.scoring.order import Row, Scores
-from penstock.app.scoring.piped import Breach, Speech, quiet
+from penstock.app.scoring.piped import Breach, Speech
 from penstock.model.outside import Program
 from penstock.model.pack import Model
 from penstock.record.decisions import Value

@@ -11,17 +11,21 @@ import msgspec
 from penstock.app.scoring.apart import PATIENT, Apart
 from penstock.app.scoring.line import line
 from penstock.app.scoring.order import Limits
-from penstock.app.scoring.piped import Piped
+from penstock.app.scoring.piped import Speech
+from penstock.app.scoring.pool import Pool
 from penstock.model.outside import Endpoint, Program
 from penstock.model.pack import Model
 
 
 def scorer(
-    model: Model, limits: Limits = PATIENT, noted: Callable[[str], None] = lambda code: None
+    model: Model,
+    limits: Limits = PATIENT,
+    noted: Callable[[str], None] = lambda code: None,
+    pool: Callable[[Speech], Pool] = Pool,
 ) -> Apart | None:
-    """What scores a model outside of Python; None of any other model."""
+    """What scores a model outside of Python; None of any other model. `pool` makes the processes of a program."""
     if isinstance(model.fitted, Program):
-        return Apart(Piped(line(model, model.fitted)), limits, noted=noted)
+        return Apart(pool(line(model, model.fitted)), limits, noted=noted)
     if isinstance(model.fitted, Endpoint):
         from penstock.app.scoring.remote import Remote  # a client, of which most have no need
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import subprocess
@@ -15,12 +16,12 @@ from typing import TypeVar
 
 import msgspec
 
+from penstock.app.scoring.loaded import Forked, Loaded
 from penstock.app.scoring.order import HEAD_BYTES, Fell, Limits, Row, Rows, Scores, Scoring
 from penstock.record.codec import pack, unpack
 
+Process = subprocess.Popen[bytes] | Forked
 T = TypeVar("T")
-COMMAND = (sys.executable, "-m", "penstock.app.scoring.process")
-_QUIET = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 WORDS_BYTES = 2048
 """So much of the last that a process wrote on its standard error is told when it falls."""
 
@@ -32,24 +33,27 @@ class Breach(ValueError):
 class Speech(msgspec.Struct, frozen=True):
     """How a process is begun and talked to. `hello` goes first; `greeted` reads its answer: "" or a code. `asked`
     are the bytes of a batch, `answered` reads the answer to n rows; both readers raise Breach or msgspec's errors.
-    `wanted` says how many bytes an answer lacks at least, 0 when it is whole. `close`: nothing is begun any more."""
+    `wanted` says how many bytes an answer lacks at least, 0 when it is whole. `close`: nothing is begun any more.
+    `memory`: what is held besides the processes that were begun, in bytes."""
 
-    begin: Callable[[], subprocess.Popen[bytes]]
+    begin: Callable[[], Process]
     hello: bytes
     greeted: Callable[[bytes], str]
     asked: Callable[[Sequence[Row]], bytes]
     answered: Callable[[bytes, int], Scores]
     wanted: Callable[[bytearray], int]
     close: Callable[[], None] = lambda: None
+    memory: Callable[[], int] = lambda: 0
 
 
 class Piped:
-    """A process that speaks so. `process` is there while it lives."""
+    """A process that speaks so. `process` is there while it lives. One thread at a time has it; any may `kill`."""
 
     def __init__(self, speech: Speech, clock: Callable[[], float] = time.monotonic) -> None:
         self.speech, self.clock = speech, clock
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
         self._words = bytearray()
+        self._unsent, self._heard, self._until_s, self._rows = memoryview(b""), bytearray(), 0.0, 0
 
     def start(self, limits: Limits) -> None:
         """Have it run and greeted; raises Fell."""
@@ -58,20 +62,26 @@ class Piped:
         self.end()
         self._words.clear()
         self.process = _nursery.submit(self.speech.begin).result()
-        if code := self._talk(self.speech.hello, limits.start_s, self.speech.greeted):
+        self._say(self.speech.hello, limits.start_s)
+        if code := self._hear(self.speech.greeted, self._until_s):
             self._fall(code)
 
-    def ask(self, rows: Sequence[Row], limits: Limits) -> Scores:
-        """The answer to a batch; raises Fell, with the process ended, where none comes in time."""
+    def put(self, rows: Sequence[Row], limits: Limits) -> None:
+        """Begin to ask about a batch; raises Fell where there is no process to be had."""
         self.start(limits)
-        return self._talk(
-            self.speech.asked(rows), limits.batch_s, lambda data: self.speech.answered(data, len(rows))
-        )
+        self._say(self.speech.asked(rows), limits.batch_s)
+        self._rows = len(rows)
+
+    def hear(self, within_s: float = math.inf) -> Scores | None:
+        """The answer; None where it is not here so soon. Raises Fell, with the process ended, where none comes by
+        the batch's deadline."""
+        until_s = min(self.clock() + within_s, self._until_s)
+        return self._hear(lambda data: self.speech.answered(data, self._rows), until_s)
 
     def memory(self) -> int:
         """The memory that it holds now, in bytes; 0 where it cannot be told."""
         process = self.process  # another thread may end it meanwhile
-        return _memory_of(process.pid) if process else 0
+        return memory_of(process.pid) if process else 0
 
     def end(self) -> None:
         """End the process."""
@@ -87,18 +97,29 @@ class Piped:
                 with contextlib.suppress(OSError):
                     pipe.close()
 
-    def close(self) -> None:
-        """End it for good."""
-        self.end()
-        self.speech.close()
+    def resident(self) -> int:
+        """The same, with all that it shares: told at next to no cost."""
+        process = self.process
+        return _resident_of(process.pid) if process else 0
 
-    def _talk(self, data: bytes, within_s: float, read: Callable[[bytes], T]) -> T:
-        """Send, and read what comes; raises Fell."""
-        until_s = self.clock() + within_s
+    def kill(self) -> None:
+        """Have the process end, whatever it does; who has it finds out."""
+        process = self.process
+        if process is not None:
+            process.kill()
+
+    def _say(self, data: bytes, within_s: float) -> None:
+        self._unsent, self._heard = memoryview(data), bytearray()
+        self._until_s = self.clock() + within_s
+
+    def _hear(self, read: Callable[[bytes], T], until_s: float) -> T | None:
+        """Send what is left to send, and read what comes; raises Fell."""
         try:
-            self._send(data, until_s)
+            self._send(until_s)
             return read(self._read(until_s))
         except TimeoutError:
+            if until_s < self._until_s:
+                return None
             self._fall("model_late")
         except (Breach, msgspec.MsgspecError):
             self._fall("model_protocol")
@@ -106,41 +127,43 @@ class Piped:
             self._fall("model_died")
         raise AssertionError
 
-    def _send(self, data: bytes, until_s: float) -> None:
+    def _send(self, until_s: float) -> None:
         assert self.process is not None and self.process.stdin is not None
         pipe = self.process.stdin.fileno()
         os.set_blocking(pipe, False)
-        sent = memoryview(data)
-        while sent:
+        while self._unsent:
             self._ready(self.process, pipe, select.POLLOUT, until_s)
-            sent = sent[os.write(pipe, sent[: 1 << 16]) :]
+            self._unsent = self._unsent[os.write(pipe, self._unsent[: 1 << 16]) :]
 
     def _read(self, until_s: float) -> bytes:
         assert self.process is not None and self.process.stdout is not None
-        pipe, parts = self.process.stdout.fileno(), bytearray()
-        while n := self.speech.wanted(parts):
+        pipe = self.process.stdout.fileno()
+        while n := self.speech.wanted(self._heard):
             self._ready(self.process, pipe, select.POLLIN, until_s)
             part = os.read(pipe, n)
             if not part:
                 raise EOFError
-            parts += part
-        return bytes(parts)
+            self._heard += part
+        return bytes(self._heard)
 
-    def _ready(self, process: subprocess.Popen[bytes], pipe: int, for_: int, until_s: float) -> None:
-        """Wait for a pipe; what stands on standard error is read meanwhile, so that nobody is held by it."""
-        while (left_s := until_s - self.clock()) > 0:
+    def _ready(self, process: Process, pipe: int, for_: int, until_s: float) -> None:
+        """Wait for a pipe; what stands on standard error is read meanwhile, so that nobody is held by it. It is looked
+        at once at least: who was kept from running himself blames nobody."""
+        while True:
+            left_s = until_s - self.clock()
             waits = select.poll()
             waits.register(pipe, for_)
             if process.stderr is not None:
                 waits.register(process.stderr, select.POLLIN)
-            ready = {found for found, _ in waits.poll(max(1, int(left_s * 1000)))}
+            ready = {found for found, _ in waits.poll(max(0, math.ceil(left_s * 1000)))}
             if ready - {pipe}:
                 self._overhear(process)
             if pipe in ready:
                 return
-        raise TimeoutError
+            if left_s <= 0:
+                raise TimeoutError
 
-    def _overhear(self, process: subprocess.Popen[bytes]) -> None:
+    def _overhear(self, process: Process) -> None:
         assert process.stderr is not None
         os.set_blocking(process.stderr.fileno(), False)
         with contextlib.suppress(BlockingIOError):
@@ -159,11 +182,13 @@ class Piped:
 
 
 def house(order: Scoring) -> Speech:
-    """How a model of Python's is scored: this house's own process, messages behind their lengths."""
-    pipe = subprocess.PIPE
+    """How a model of Python's is scored: this house's own processes, messages behind their lengths."""
+    made: list[Loaded] = []
 
-    def begin() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(COMMAND, stdin=pipe, stdout=pipe, env=quiet(), bufsize=0)
+    def begin() -> Forked:
+        if not made or not made[-1].forks:
+            made.append(Loaded(msgspec.json.encode(order)))
+        return made[-1].fork()
 
     def asked(rows: Sequence[Row]) -> bytes:
         data = pack(Rows([list(row) for row in rows]))
@@ -177,13 +202,16 @@ def house(order: Scoring) -> Speech:
     def said(data: bytes) -> Scores:
         return unpack(data[HEAD_BYTES:], Scores)
 
-    hello = msgspec.json.encode(order) + b"\n"
-    return Speech(begin, hello, lambda data: said(data).code, asked, lambda data, n: said(data), wanted)
+    def memory() -> int:
+        return sum(memory_of(one.process.pid) for one in made if one.process.poll() is None and not one.alone)
 
+    def close() -> None:
+        for one in made:
+            one.end()
 
-def quiet() -> dict[str, str]:
-    """The environment of a scoring process: ours, and one thread for each library of linear algebra."""
-    return {**os.environ, **_QUIET}
+    return Speech(
+        begin, b"", lambda data: said(data).code, asked, lambda data, n: said(data), wanted, close, memory
+    )
 
 
 _nursery = ThreadPoolExecutor(1, "penstock-apart")
@@ -191,8 +219,17 @@ _nursery = ThreadPoolExecutor(1, "penstock-apart")
 them, as Linux has it."""
 
 
-def _memory_of(pid: int) -> int:
+def _resident_of(pid: int) -> int:
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
     except (OSError, ValueError):
         return 0
+
+
+def memory_of(pid: int) -> int:
+    """The memory that a process holds, in bytes: of what it shares with others its part (on Linux; 0 elsewhere)."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) << 10

@@ -52,20 +52,24 @@ class Remote:
         except PenstockError as error:
             raise _fell(error) from None
         until_s = self.clock() + limits.tries_s
-        return Scores([self._alone(row, until_s) for row in rows] if len(rows) > 1 else [None])
+        return Scores([self._alone(row, until_s) for row in rows] if len(rows) > 1 else [None], alone=True)
 
     def memory(self) -> int:
         """None of ours."""
         return 0
 
-    def end(self) -> None:
+    def waiting(self) -> int:
+        """A server takes many calls at once: nobody waits for another's row."""
+        return 0
+
+    def trim(self, limits: Limits) -> bool:
+        """Nothing is too large."""
+        return False
+
+    def close(self) -> None:
         """End the connections."""
         if self._client is not None:
             self._client.close()
-
-    def close(self) -> None:
-        """The same."""
-        self.end()
 
     def _alone(self, row: Row, until_s: float) -> float | None:
         left_s = until_s - self.clock()

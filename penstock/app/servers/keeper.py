@@ -21,7 +21,7 @@ from penstock.record.errors import Unavailable
 
 WATCH_S = 0.1
 """How soon a process that ended is replaced."""
-END_S = 12.0
+END_S, NOTHING_S = 12.0, 0.5
 SOON_S, LONGEST_PAUSE_S = 0.5, 5.0
 """A process that ends sooner than this has not served; how long it is left alone then, at most."""
 
@@ -31,6 +31,7 @@ class Serving:
 
     def __init__(self, channel: socket.socket) -> None:
         self.channel, self.began_s = channel, time.monotonic()
+        self.pid = 0  # until whoever forked it has said so
         self.first = Word()  # that it serves, or why it cannot
         self.counts: list[Count] = []
         self.status: int | None = None
@@ -41,6 +42,9 @@ class Serving:
         with contextlib.suppress(OSError), self.channel.makefile("rb") as lines:
             for text in lines:
                 word = msgspec.json.decode(text, type=Word)
+                if word.pid:
+                    self.pid = word.pid
+                    continue
                 if not self.spoke.is_set():
                     self.first = word
                     self.spoke.set()
@@ -55,10 +59,10 @@ class Serving:
             self.channel.shutdown(socket.SHUT_WR)
 
     def wait(self, timeout_s: float) -> None:
-        """Until it has ended, by force if need be."""
-        if not self.ended.wait(timeout_s) and self.first.pid:
+        """Until it has ended, by force if need be: one that has not served yet has nothing to answer."""
+        if not self.ended.wait(timeout_s if self.spoke.is_set() else NOTHING_S) and self.pid:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.first.pid, signal.SIGKILL)
+                os.kill(self.pid, signal.SIGKILL)
             self.ended.wait()
         self.channel.close()
 
@@ -84,11 +88,14 @@ class Keeper:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="penstock-servers", daemon=True)
 
-    def start(self) -> None:
-        """Start all and wait until they serve; raises Unavailable where one cannot."""
+    def start(self, stop: threading.Event) -> None:
+        """Start all and wait until they serve; raises Unavailable where one cannot, or it is to stop meanwhile."""
         self.processes = [Serving(self.nursery.begin(order, self.listens)) for order in self.orders]
         for one in self.processes:
-            one.spoke.wait()
+            while not one.spoke.wait(WATCH_S):
+                if stop.is_set():
+                    self.stop()
+                    raise Unavailable("It was asked to end before it served.", code="stopped")
             if not one.first.serves:
                 self.stop()
                 word = one.first

@@ -77,16 +77,18 @@ class Listening:
             server = await self._loop.create_unix_server(door.front, sock=self._socket)
         else:
             server = await self._loop.create_server(door.front, sock=self._socket, backlog=BACKLOG)
-        servers = [server]
+        servers = [(server, self._socket)]
         if self._remote is not None:
-            servers.append(await self._loop.create_server(door.remote, sock=self._remote, backlog=BACKLOG))
+            remote = await self._loop.create_server(door.remote, sock=self._remote, backlog=BACKLOG)
+            servers.append((remote, self._remote))
         self._ready.put(None)
         while not self._stopping.is_set():
             door.turn()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), SWEEP_S)
-        for server, front in zip(servers, door.fronts, strict=False):
-            server.close()
+        for (server, listens), front in zip(servers, door.fronts, strict=False):
+            for one in _closed(server, listens):
+                await self._loop.connect_accepted_socket(front, one)
             front.close()
         until_s = self._loop.time() + GRACE_S
         while any(front.open for front in door.fronts) and self._loop.time() < until_s:
@@ -99,3 +101,15 @@ class Listening:
         for task in list(door.tasks):
             task.cancel()
         await asyncio.sleep(0)
+
+
+def _closed(server: asyncio.AbstractServer, listens: socket.socket) -> list[socket.socket]:
+    """Close a server; the connections that nobody has taken from its queue, which would be cut off else: they are made
+    before anybody here hears of them."""
+    found: list[socket.socket] = []
+    with listens.dup() as queued, contextlib.suppress(OSError):
+        server.close()
+        queued.setblocking(False)
+        while True:
+            found.append(queued.accept()[0])
+    return found

@@ -89,6 +89,8 @@ def _tend(control: socket.socket, begin: Begin) -> None:
                     other.close()
                 with _ending():
                     begin(msgspec.json.decode(data, type=Serve), listens, channel)
+            with contextlib.suppress(OSError):
+                channel.sendall(line(Word(pid=pid)))
             for door in listens:
                 door.close()  # who asks is refused once those that serve are gone
             alive[os.pidfd_open(pid)] = pid, channel

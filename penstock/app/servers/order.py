@@ -27,8 +27,8 @@ class Serve(msgspec.Struct, frozen=True):
 
 
 class Word(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is said of a serving process, a line each: that it serves, or why it cannot; what it has counted since it
-    began, now and then; and the status that it ended with."""
+    """What is said of a serving process, a line each: its number, by who forked it; that it serves, or why it cannot;
+    what it has counted since it began, now and then; and the status that it ended with."""
 
     serves: bool = False
     pid: int = 0

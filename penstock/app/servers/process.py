@@ -74,7 +74,7 @@ def serve(
     door = Listening(lambda: Door(desk, app, keys, order.hosts, note), *listens)
     live.start()
     door.start()
-    say(Word(serves=True, pid=os.getpid()))
+    say(Word(serves=True))
     while not stop.wait(COUNT_S) and not live.broken:
         say(Word(counts=live.tally.read()))
     door.stop()

@@ -14,7 +14,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 REASONS = {one.value: one.phrase.encode() for one in HTTPStatus} | {499: b"Client Closed Request"}
 SAFE = b"x-content-type-options: nosniff\r\nreferrer-policy: no-referrer\r\ncache-control: no-store\r\n"
 """What stands on every answer that does not say otherwise."""
-FAILED = {"model_late": 504, "model_rests": 503, "model_away": 503}
+FAILED = {"model_late": 504, "model_rests": 503, "model_away": 503, "row_rests": 503}
 """What it is that a model said nothing, where it is not 500: it took too long, fell too often, or is away."""
 _STATUS = {
     "deadline": 504, "lag": 429, "busy": 429, "rate": 429, "queue": 429, "log_full": 507, "disk_floor": 507,

@@ -6,7 +6,11 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+from penstock.app.scoring.apart import Apart
+from penstock.app.scoring.order import Row
 
 
 def lives(pid: int) -> bool:
@@ -34,3 +38,8 @@ def ends_with(code: str, *arguments: str, **environment: str) -> bool:
     while lives(pid) and time.monotonic() < until_s:
         time.sleep(0.02)
     return not lives(pid)
+
+
+def said(apart: Apart, rows: Sequence[Row]) -> list[tuple[float | None, str]]:
+    """What a model that is scored apart says of rows, however they were asked."""
+    return [(score, why) for score, why, _ in apart(rows)]

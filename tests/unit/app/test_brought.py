@@ -15,13 +15,15 @@ from penstock.app.pipeline import File, load_text
 from penstock.app.replay import replay
 from penstock.app.scoring.apart import Apart
 from penstock.app.scoring.order import Scoring
-from penstock.app.scoring.piped import Piped, house
+from penstock.app.scoring.piped import house
+from penstock.app.scoring.pool import Pool
 from penstock.app.system import System
 from penstock.app.train import carry_out
 from penstock.model.pack import score
 from penstock.record.decisions import Version
 from penstock.release.registry import registry
 from tests.crash.player import history
+from tests.unit.app.asker import said
 
 PIPELINE = Path(__file__).parents[2] / "crash" / "pipeline.py"
 FIT = """
@@ -65,9 +67,9 @@ def test_its_library_says_the_same_apart(played: tuple[Home, File, Version]) -> 
     ]
     here = score(Models(file, home.log, home.blobs).get(version.digest), rows)
     order = Scoring(str(home.path), version.digest, version.code, str(PIPELINE), "agree")
-    apart = Apart(Piped(house(order)))
+    apart = Apart(Pool(house(order)))
     try:
-        there = apart(rows)
+        there = said(apart, rows)
     finally:
         apart.close()
     assert all(

@@ -92,7 +92,7 @@ def test_a_process_ends_with_the_last_use_of_its_model(home: Home) -> None:
     )  # as if none had been found
     model = models.get(first.digest)
     apart: Any = model.apart
-    pid = apart.asks.process.pid
+    pid = apart.asks.all[0].process.pid
     assert apart.memory() > models.most_bytes  # its interpreter alone is larger
     models.get(quick)
     assert set(models.loaded) == {quick} and Path(f"/proc/{pid}").exists()

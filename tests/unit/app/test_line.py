@@ -18,12 +18,13 @@ from penstock.app.scoring.apart import Apart
 from penstock.app.scoring.line import line
 from penstock.app.scoring.order import Limits
 from penstock.app.scoring.outside import ready
-from penstock.app.scoring.piped import WORDS_BYTES, Piped
+from penstock.app.scoring.piped import WORDS_BYTES
+from penstock.app.scoring.pool import Pool
 from penstock.model.fit import answers
 from penstock.model.outside import Program
 from penstock.model.pack import Model, dump, outside
 from penstock.record.errors import Refused, Unavailable
-from tests.unit.app.asker import ends_with
+from tests.unit.app.asker import ends_with, said
 
 PROGRAM = f"""#!{sys.executable} -I
 import json, os, sys, time
@@ -68,7 +69,7 @@ def made() -> Iterator[Make]:
         program: Program | None = None, noted: Callable[[str], None] = lambda code: None, **more: Any
     ) -> Apart:
         spoken = line(model(program or of(PROGRAM), **more), program or of(PROGRAM))
-        started.append(Apart(Piped(spoken), LIMITS, noted=noted))
+        started.append(Apart(Pool(spoken), LIMITS, noted=noted))
         return started[-1]
 
     yield make
@@ -82,7 +83,7 @@ def test_it_is_told_what_comes_and_answers_row_by_row(made: Make, tmp_path: Path
     note = tmp_path / "note"
     program = Program(PROGRAM.encode(), model=str(note).encode(), columns=("x", "text"))
     apart = made(program, kinds=("number", "category"))
-    assert apart([[1, "é\n"], [None, None], [8, 3], [float("nan"), ""], [True, "a"]]) == [
+    assert said(apart, [[1, "é\n"], [None, None], [8, 3], [float("nan"), ""], [True, "a"]]) == [
         (0.1, ""), (None, "model_failed"), (0.8, ""), (None, "model_failed"), (0.1, ""),
     ]  # fmt: skip
     hello, told, row, folder, arguments = json.loads(note.read_text())
@@ -105,7 +106,7 @@ def test_the_others_of_its_batch_are_answered(made: Make, value: int, code: str)
     """Whatever it does to one row: it is begun again for the rest."""
     noted: list[str] = []
     apart = made(noted=noted.append)
-    assert apart([[9], [value], [0]]) == [(0.9, ""), (None, code), (0.0, "")]
+    assert said(apart, [[9], [value], [0]]) == [(0.9, ""), (None, code), (0.0, "")]
     assert noted == [code, code]
 
 
@@ -114,12 +115,12 @@ def test_what_it_shouts_holds_nobody_and_goes_no_further(
 ) -> None:
     """More than a pipe holds; then it falls, and its last words are told to whoever runs us, cut short."""
     apart = made()
-    assert apart([[6], [9]]) == [(0.6, ""), (0.9, "")] and apart([[9]]) == [(0.9, "")]
+    assert said(apart, [[6], [9]]) == [(0.6, ""), (0.9, "")] and said(apart, [[9]]) == [(0.9, "")]
     assert capfd.readouterr().err == ""
-    assert apart([[3]]) == [(None, "model_died")]
+    assert said(apart, [[3]]) == [(None, "model_died")]
     told = capfd.readouterr().err
     assert "model_died" in told and told.endswith("xxsecret words\n") and len(told) < WORDS_BYTES + 100
-    assert apart([[7]]) == [(0.7, "")] and apart([[9]]) == [(0.9, "")]
+    assert said(apart, [[7]]) == [(0.7, "")] and said(apart, [[9]]) == [(0.9, "")]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def test_what_does_not_come_up_says_why(made: Make, text: str, code: str) -> Non
     with pytest.raises(Unavailable) as raised:
         apart.start()
     assert raised.value.code == code
-    assert [apart([[1]])[0][1] for _ in range(3)] == [code, code, "model_rests"]
+    assert [said(apart, [[1]])[0][1] for _ in range(3)] == [code, code, "model_rests"]
 
 
 def test_it_ends_with_who_asks(tmp_path: Path) -> None:
@@ -151,7 +152,7 @@ def test_it_ends_with_who_asks(tmp_path: Path) -> None:
         "from penstock.model.outside import Program\n"
         "from penstock.model.pack import Model\n"
         "one = scorer(Model('f', 'binary', ['number'], Program(sys.argv[1], columns=('x',)), None)); one.start()\n"
-        "print(one.asks.process.pid, flush=True)\n"
+        "print(one.asks.all[0].process.pid, flush=True)\n"
         "threading.Thread(target=one, args=([[2]],), daemon=True).start()\n"
         "sys.stdin.read()\n"
     )
@@ -172,10 +173,11 @@ def test_the_examples(made: Make, language: str, tmp_path: Path) -> None:
     elif shutil.which("Rscript") is None:
         pytest.skip("needs R: Rscript (Debian: r-base-core)")
     rows = [[0.25, 3.0], [None, -1e-7], [-40.0, 1e3]]
-    said = made(Program(program, b"0.5\n-1.5\n2e-3\n", ("a", "b")), kinds=("number", "number"))(rows)
+    apart = made(Program(program, b"0.5\n-1.5\n2e-3\n", ("a", "b")), kinds=("number", "number"))
+    found = said(apart, rows)
     sums = [0.5 - 1.5 * (a or 0) + 2e-3 * b for a, b in rows]
-    assert [why for _, why in said] == ["", "", ""]
-    assert [one for one, _ in said] == pytest.approx([1 / (1 + math.exp(-one)) for one in sums], rel=1e-14)
+    assert [why for _, why in found] == ["", "", ""]
+    assert [one for one, _ in found] == pytest.approx([1 / (1 + math.exp(-one)) for one in sums], rel=1e-14)
 
 
 def test_its_bytes_are_its_versions(tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ import pytest
 
 from penstock.app.scoring.apart import PATIENT, Apart
 from penstock.app.scoring.line import line
-from penstock.app.scoring.piped import Piped
+from penstock.app.scoring.pool import Pool
 from penstock.model.outside import Program
 from penstock.model.pack import Model
+from tests.unit.app.asker import said
 
 HERE = Path(__file__).parent
 EXAMPLE = HERE.parents[2] / "examples" / "programs" / "mojo"
@@ -68,7 +69,7 @@ def asked(program: bytes, columns: tuple[str, ...], task: str) -> Apart:
     """The MOJO, scored apart."""
     one = Program(program, (HERE / "late.mojo.zip").read_bytes(), columns)
     kinds = ["category" if name == "depot" else "number" for name in columns]
-    return Apart(Piped(line(Model("f", task, kinds, one, None), one)), PATIENT)  # type: ignore[arg-type]
+    return Apart(Pool(line(Model("f", task, kinds, one, None), one)), PATIENT)  # type: ignore[arg-type]
 
 
 def test_it_says_what_h2o_says(program: bytes) -> None:
@@ -77,7 +78,7 @@ def test_it_says_what_h2o_says(program: bytes) -> None:
         [1.5, 100.0, "north"], [9.0, 700.0, "south"], [None, 350.0, None], [1.0, 900.0, "nowhere"],
         [12.5, None, "south"],
     ]  # fmt: skip
-    said = [
+    scores = [
         0.16936348705598503,
         0.8404562179206734,
         0.24041204425212565,
@@ -86,7 +87,7 @@ def test_it_says_what_h2o_says(program: bytes) -> None:
     ]
     for order in ((0, 1, 2), (2, 0, 1)):
         apart = asked(program, tuple(COLUMNS[at] for at in order), "binary")
-        assert apart([[row[at] for at in order] for row in rows]) == [(score, "") for score in said]
+        assert said(apart, [[row[at] for at in order] for row in rows]) == [(score, "") for score in scores]
         apart.close()
 
 
@@ -96,5 +97,5 @@ def test_a_column_that_does_not_come_or_another_kind_is_refused(
 ) -> None:
     """When it starts, by the program itself."""
     apart = asked(program, columns, task)
-    assert apart([[1.0] * len(columns)]) == [(None, "model_refused")]
+    assert said(apart, [[1.0] * len(columns)]) == [(None, "model_refused")]
     apart.close()

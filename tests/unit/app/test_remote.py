@@ -18,6 +18,7 @@ from penstock.app.scoring.remote import Remote
 from penstock.model.outside import Endpoint, named
 from penstock.model.pack import Model, dump, outside
 from penstock.record.errors import Refused, Unavailable
+from tests.unit.app.asker import said as answers
 
 LIMITS = Limits(batch_s=0.4, tries_s=2.0, strikes=3, rest_s=0.3)
 
@@ -102,7 +103,7 @@ def v2(data: list[Any], shape: list[int], name: str = "out") -> dict[str, Any]:
 def test_a_vector_by_v2(said: Any, scores: list[float], apart: Any, there: There) -> None:
     """One tensor of all features; an answer of one number a row, or of two, of which the last counts."""
     there.says = said
-    assert [one for one, _ in apart(input="in", datatype="FP32")([[1, None], [True, 0.5]])] == scores
+    assert [one for one, _ in answers(apart(input="in", datatype="FP32"), [[1, None], [True, 0.5]])] == scores
     sent = {"name": "in", "datatype": "FP32", "shape": [2, 2], "data": [1, None, 1, 0.5]}
     assert there.asked == [("/v2/models/m/infer", {"inputs": [sent]}, "")]
 
@@ -112,14 +113,14 @@ def test_columns_by_v2(apart: Any, there: There, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("k1\n")
     there.says = v2([0.3], [1], "p")
     one = apart(("number", "category"), columns=["a", "b"], output="p", key_file=str(tmp_path / "key"))
-    assert one([[2.0, "x"]]) == [(0.3, "")]
+    assert answers(one, [[2.0, "x"]]) == [(0.3, "")]
     _, asked, key = there.asked[0]
     assert key == "Bearer k1" and asked["outputs"] == [{"name": "p"}] and asked["inputs"] == [
         {"name": "a", "datatype": "FP64", "shape": [1, 1], "data": [2.0]},
         {"name": "b", "datatype": "BYTES", "shape": [1, 1], "data": ["x"]},
     ]  # fmt: skip
     there.says = v2([0.3], [1], "q")
-    assert one([[2.0, "x"]]) == [(None, "model_failed")]
+    assert answers(one, [[2.0, "x"]]) == [(None, "model_failed")]
 
 
 OBJECTS = [{"q": 1, "p": 0.1}, {"q": 1, "p": 0.2}]
@@ -132,8 +133,11 @@ OBJECTS = [{"q": 1, "p": 0.1}, {"q": 1, "p": 0.2}]
 def test_tensorflows_rest(said: Any, output: str, apart: Any, there: There) -> None:
     """Rows as lists, or as objects where columns are named."""
     there.says = {"predictions": said}
-    assert apart(protocol="tensorflow", output=output)([[1, None], [2, 3]]) == [(0.1, ""), (0.2, "")]
-    assert apart(protocol="tensorflow", columns="ab", output=output)([[1, 2], [3, 4]])[1] == (0.2, "")
+    assert answers(apart(protocol="tensorflow", output=output), [[1, None], [2, 3]]) == [(0.1, ""), (0.2, "")]
+    assert answers(apart(protocol="tensorflow", columns="ab", output=output), [[1, 2], [3, 4]])[1] == (
+        0.2,
+        "",
+    )
     assert there.asked[0][:2] == ("/v1/models/m:predict", {"instances": [[1, None], [2, 3]]})
     assert there.asked[1][1] == {"instances": [{"a": 1, "b": 2}, {"a": 3, "b": 4}]}
 
@@ -148,7 +152,7 @@ def test_a_row_that_it_refuses_costs_no_other(apart: Any, there: There) -> None:
     there.says = says
     one = apart(("number",), protocol="tensorflow")
     for _ in range(5):
-        assert one([[1], [3], [2]]) == [(0.5, ""), (None, "model_failed"), (0.5, "")]
+        assert answers(one, [[1], [3], [2]]) == [(0.5, ""), (None, "model_failed"), (0.5, "")]
 
 
 @pytest.mark.parametrize("status", [401, 404, 500, 503])
@@ -156,12 +160,12 @@ def test_one_that_cannot_is_left_alone(status: int, apart: Any, there: There) ->
     """After three falls for a while; then it is asked again."""
     there.says = (status, {"error": "secret"})
     one, code = apart(), "model_failed" if status == 500 else "model_away"
-    assert [one([[1, 2]])[0][1] for _ in range(4)] == [code] * 3 + ["model_rests"]
+    assert [answers(one, [[1, 2]])[0][1] for _ in range(4)] == [code] * 3 + ["model_rests"]
     asked = len(there.asked)
-    assert one([[1, 2]]) == [(None, "model_rests")] and len(there.asked) == asked
+    assert answers(one, [[1, 2]]) == [(None, "model_rests")] and len(there.asked) == asked
     there.says = v2([0.1], [1])
     time.sleep(0.35)
-    assert one([[1, 2]]) == [(0.1, "")]
+    assert answers(one, [[1, 2]]) == [(0.1, "")]
 
 
 def test_one_that_is_late(apart: Any, there: There) -> None:
@@ -173,7 +177,7 @@ def test_one_that_is_late(apart: Any, there: There) -> None:
 
     there.says = says
     began = time.monotonic()
-    assert apart()([[1, 2]] * 50) == [(None, "model_late")] * 50
+    assert answers(apart(), [[1, 2]] * 50) == [(None, "model_late")] * 50
     assert time.monotonic() - began < 0.7 and len(there.asked) == 1
 
 
@@ -181,7 +185,7 @@ def test_nonsense_is_no_score(apart: Any, there: There) -> None:
     """Another number of rows, texts, or no JSON of the protocol."""
     for said in (v2([0.1, 0.2], [2]), v2(["a"], [1]), {"predictions": 1}):
         there.says = said
-        assert apart()([[1, 2]]) == [(None, "model_failed")]
+        assert answers(apart(), [[1, 2]]) == [(None, "model_failed")]
 
 
 def test_starting_asks_whether_the_model_is_known(apart: Any, there: There) -> None:

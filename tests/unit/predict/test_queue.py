@@ -14,7 +14,7 @@ from penstock.app.dead import again, letters
 from penstock.app.system import clock_draft, newest_tick, standing
 from penstock.feature import Fold, compile, count, source
 from penstock.log.memory import MemoryLog
-from penstock.model.pack import Model
+from penstock.model.pack import Model, Told
 from penstock.predict.answers import Reply, replies, reply_to
 from penstock.predict.queue import Queue, queue
 from penstock.predict.stage import Means, Predicting, predict_stage
@@ -58,7 +58,7 @@ class Plain:
         return x[:, [1, 1]] / 100
 
 
-Apart = Callable[[Any], list[tuple[float | None, str]]]
+Apart = Callable[[Any], list[Told]]
 
 
 def running(
@@ -165,9 +165,9 @@ class Away:
     def __init__(self, code: str, times: int) -> None:
         self.code, self.times, self.asked = code, times, 0
 
-    def __call__(self, rows: Any) -> list[tuple[float | None, str]]:
+    def __call__(self, rows: Any) -> list[Told]:
         self.asked += 1
-        return [(None, self.code) if self.asked <= self.times else (0.5, "") for _ in rows]
+        return [(None, self.code, False) if self.asked <= self.times else (0.5, "", False) for _ in rows]
 
 
 @pytest.mark.parametrize("code", ["model_away", "model_rests"])
@@ -254,3 +254,30 @@ def test_a_deadline_that_is_none(within: str) -> None:
     with pytest.raises((DefinitionError, Refused)) as caught:
         queue(within)
     assert caught.value.code == "unit"
+
+
+class Crowd:
+    """A model whose scores depend on who is asked together."""
+
+    def predict_proba(self, x: Any) -> Any:
+        return x[:, [0, 0]] * 0 + len(x) / 100
+
+
+def test_what_was_asked_alone_is_a_batch_of_one() -> None:
+    """Where one row of a batch was late the others were asked by themselves; verify asks them so again."""
+    log = log_of(*(asked(id) for id in "abc"))
+    crowd = Model(FEATURES.digest, "binary", ["number"] * 2, Crowd(), None)
+
+    def apart(rows: Any) -> list[Told]:
+        return [(None, "model_late", True) if i == 1 else (0.01, "", True) for i in range(len(rows))]
+
+    one = running(log, None, model=lambda digest: msgspec.structs.replace(crowd, apart=apart))
+    one.batch = 9
+    while one.advance() is not None:
+        pass
+    said = [read(record, Prediction) for record in every(log, [predictions("m")])]
+    assert [(one.score, one.batch) for one in said] == [
+        (s, one.o.n) for s, one in zip((0.01, None, 0.01), said, strict=True)
+    ]
+    sets = {FEATURES.digest: FEATURES}
+    assert verify(log, "m", ask, sets, lambda digest: crowd, lambda features, record: []).unequal == []
