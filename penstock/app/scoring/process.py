@@ -11,8 +11,11 @@ import os
 import signal
 import socket
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -30,6 +33,9 @@ from penstock.record.codec import pack, unpack
 from penstock.record.errors import PenstockError
 
 ORDER_BYTES, WORD_BYTES = 1 << 16, 64
+BEHIND = 10
+"""The niceness of loading."""
+EXIT_TRIES = 50
 
 
 def main() -> None:
@@ -39,7 +45,7 @@ def main() -> None:
     bound()
     model, code, opened = None, "", _count("fd")
     try:
-        model = _model(msgspec.json.decode(control.recv(ORDER_BYTES), type=Scoring))
+        model = _behind(_model, msgspec.json.decode(control.recv(ORDER_BYTES), type=Scoring))
     except PenstockError as error:
         code = error.code
     gc.collect()
@@ -56,6 +62,22 @@ def main() -> None:
             return _serve(channel, model, code)
         _fork(control, channel, model, code)
         channel.close()
+
+
+def _behind(make: Callable[[Scoring], Model], order: Scoring) -> Model:
+    """Made on a thread that others come before: those who are answered by other models notice little of it."""
+
+    def yielding() -> None:
+        if sys.platform == "linux":  # elsewhere niceness is the process's, and is not given back
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BEHIND)
+
+    with ThreadPoolExecutor(1, initializer=yielding) as aside:
+        made = aside.submit(make, order).result()
+    for _ in range(EXIT_TRIES):  # a thread that was joined may be on its way out still
+        if _count("task") <= 1:
+            break
+        time.sleep(0.001)
+    return made
 
 
 def _count(what: str) -> int:
