@@ -61,6 +61,7 @@ class Models:
         self.noted: Callable[[str, str], None] = lambda model, code: None
         self.gone: Callable[[int], None] = lambda n: None
         self.waiting: Callable[[str], int] = lambda model: 0  # how many rows wait for a model's answers now
+        self.quick: Callable[[Model], bool] = lambda model: model.quick
         self._trained: dict[str, Version] = {}  # the first version that a digest was registered as
         self._files, self._plans = {file.code: file}, file.plans
         self._path = file.path
@@ -84,7 +85,7 @@ class Models:
         model = self.loaded.get(digest)
         self._asked[digest] = next(self._order)
         hurries = getattr(self._hurry, "on", False)
-        if hurries and (model is None or not model.quick):
+        if hurries and (model is None or not self.quick(model)):
             raise Slow
         return model or self._load(digest)
 
@@ -108,7 +109,7 @@ class Models:
         if model is None and self.apart is not None:
             return not self.ready(digest)
         try:
-            return self.get(digest).quick
+            return self.quick(self.get(digest))
         except PenstockError:  # whoever is answered by it is told
             return False
 

@@ -8,9 +8,10 @@ threads, `app.processes` in several processes.
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -556,7 +557,13 @@ def finish(log: Log, intent: Intent, result: Version | Failure, epoch: int, posi
 def one_thread() -> None:
     """One thread a linear-algebra library in this thread: answers are small, stages run side by side,
     and how many threads there are must not change a bit of a score."""
-    threadpoolctl.threadpool_limits(1)
+    _libraries(len(sys.modules)).limit(limits=1)
+
+
+@lru_cache(maxsize=1)
+def _libraries(modules: int) -> threadpoolctl.ThreadpoolController:
+    """The linear-algebra libraries of this process: looked for again where modules have been loaded since."""
+    return threadpoolctl.ThreadpoolController()
 
 
 def folds(file: File, blobs: Blob) -> list[AnyStage]:

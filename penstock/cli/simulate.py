@@ -25,6 +25,7 @@ GROUPS = {
         "trained", "failed_trainings", "verdict_ship", "verdict_block", "verdict_inconclusive",
         "shadow", "canary", "champion", "settled", "withdrawn", "rolled_back", "rolled_back_by_rule",
     ),
+    "asks": ("answered_at_once", "asked_again", "asked_a_rival", "asker_fenced"),
     "faults": (
         "killed_before", "killed_after", "lost", "unsure", "away", "short", "stale", "blob_away",
         "zombie_fenced", "restored", "restored_from_state", "rebooted", "restarted",

@@ -10,6 +10,7 @@ import msgspec
 
 from penstock.dataset.kept import NEVER, horizon_ms
 from penstock.feature import FeatureSet, Fold
+from penstock.feature.definition.plan import Key
 from penstock.feature.replay import Answers, Decoded, Spread, answers, replay
 from penstock.feature.state.table import SLACK_MS
 from penstock.log import Blob, Log
@@ -211,11 +212,13 @@ def past(
     log: Log, name: str, features: FeatureSet, requests: Sequence[Record]
 ) -> list[tuple[Record, list[Value]]]:
     """The values of requests whose time lies too far back for the live state of stage `name`: read from the
-    log itself. Raises Refused where retention has taken what they would need."""
+    log itself, of which only what they ask about is kept. Raises Refused where retention has taken what they would
+    need."""
     if min(request.time_ms for request in requests) < horizon_ms(log, features):
         raise Refused("Retention has taken events that this request looks back to.", code="log_passed")
     fold = Fold(features, prune=False)
     wanted = {request.o for request in requests}
+    asked = _asked(fold, requests)
     topics = tuple(sorted({*features.topics, features.request.topic, AGAIN}))
     made: list[tuple[Record, list[Value]]] = []
     for records, _ in folded(log, name, topics, stop=Position(n=max(wanted) + 1), limit=4096):
@@ -225,8 +228,22 @@ def past(
                 if record.o in wanted:
                     made.append((record, fold.read(record, event)))
                 if features.reads(record.topic):
-                    fold.add(record, event)
+                    due = fold.fit(record, event)
+                    mine = [(t, take) for t, take in due if take is not None and take.entity in asked[t.key]]
+                    fold.fold(record, mine)
     return made
+
+
+def _asked(fold: Fold, requests: Sequence[Record]) -> dict[Key, set[Value]]:
+    """The entities that requests ask about, by key: no other events are seen by them."""
+    nodes, found = fold.features.nodes, {key: set[Value]() for key in fold.features.series}
+    for request in requests:
+        with contextlib.suppress(Poison):
+            event = fold.event(request)
+            for node in nodes:
+                if node.aggregate is not None:
+                    found[fold.features.series[node.series]].add(getattr(event, nodes[node.inputs[0]].column))
+    return found
 
 
 def described(chosen: Sequence[Row], source: str, o: Position, blobs: Blob) -> Dataset:

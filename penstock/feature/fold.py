@@ -15,7 +15,7 @@ import msgspec
 from penstock.feature.definition.plan import FeatureSet, Node
 from penstock.feature.state.reading import Reading, reading
 from penstock.feature.state.series import Series
-from penstock.feature.state.table import SLACK_MS, Table, Take, Unfit
+from penstock.feature.state.table import SLACK_MS, Table, Take, Unfit, tables_of
 from penstock.record.codec import pack, unpack
 from penstock.record.decisions import RETRACTIONS, Retraction, Value, read
 from penstock.record.errors import Poison, Refused
@@ -61,16 +61,17 @@ class Fold:
         self.seen = -1  # what lies at or before this place has been folded
         self.taken: set[int] = set()  # the positions of what was taken back
         self.dropped: dict[str, int] = {}
-        self.tables = [
-            Table(key, [n.aggregate for n in features.nodes if n.aggregate is not None and n.series == i])
-            for i, key in enumerate(features.series)
-        ]
+        self.tables = [table.fresh() for table in tables_of(features)]
         self._adding = {
             topic: [table for table in self.tables if table.key.topic == topic] for topic in features.sources
         }
-        self._whole = reading(features, self.tables, features.names)
+        self._reach_ms = {
+            topic: max((table.horizon_ms for table in tables), default=_NEVER)
+            for topic, tables in self._adding.items()
+        }
+        self.whole = reading(features, self.tables, features.names)
         self._some: dict[tuple[str, ...], Reading] = {}
-        self._asked = [attrgetter(name) for name in self._whole.columns]
+        self._asked = [attrgetter(name) for name in self.whole.columns]
 
     def event(self, record: Record) -> Event:
         """The event of a source or of the request (of a retraction an empty one); raises Poison."""
@@ -102,12 +103,13 @@ class Fold:
             raise self.features.sources[record.topic].poison(record, error.code, error.what) from None
         return due
 
-    def fold(self, record: Record, due: Due) -> None:
+    def fold(self, record: Record, due: Sequence[tuple[Table, Take | None]]) -> None:
         """Fold a record that fits."""
-        if record.o <= self.seen:
+        o = record.o
+        if o <= self.seen:
             self._drop(f"{record.topic}: again")
             return
-        self.seen = record.o
+        self.seen = o
         if record.topic == RETRACTIONS:
             taken = read(record, Retraction)
             if due:
@@ -117,14 +119,13 @@ class Fold:
                     table.remove(take, taken.time_ms, taken.position)
             return
         now_ms, time_ms = self.now_ms if self.prune else None, record.time_ms
-        tables = self._adding[record.topic]
-        if now_ms is not None and all(time_ms <= now_ms - SLACK_MS - table.horizon_ms for table in tables):
+        if now_ms is not None and time_ms <= now_ms - SLACK_MS - self._reach_ms[record.topic]:
             self._drop(f"{record.topic}: late")
         for table, take in due:
             if take is None:
                 self._drop(f"{record.topic}: no {table.key.entity}")
             else:
-                table.add(take, time_ms, record.o, now_ms)
+                table.add(take, time_ms, o, now_ms)
 
     def _due(self, topic: str, event: Event) -> Due:
         due: Due = []
@@ -163,11 +164,11 @@ class Fold:
         """The values for a request whose position is O. Raises Poison where it is none, Past when its time
         lies too far back, and whatever a function of the user's raises."""
         event = event or self.features.request.event(record)
-        return self._whole.outputs(self._evaluate(event, record.time_ms, record.topic))
+        return self.whole.outputs(self._evaluate(event, record.time_ms, record.topic))
 
     def _evaluate(self, event: Event, t_ms: int, topic: str) -> list[Any]:
         self._keeps(t_ms, topic)
-        return self._whole.slots([get(event) for get in self._asked], t_ms)
+        return self.whole.slots([get(event) for get in self._asked], t_ms)
 
     def _keeps(self, t_ms: int, topic: str) -> None:
         if self.prune and self.tables and t_ms < self.now_ms - SLACK_MS:
@@ -183,7 +184,7 @@ class Fold:
     ) -> list[list[Value]]:
         """As `get`, for each of some, in order."""
         self._keeps(t_ms, self.features.request.topic)
-        some = self._whole if not names else self._some.get(tuple(names)) or self._chosen(tuple(names))
+        some = self.whole if not names else self._some.get(tuple(names)) or self._chosen(tuple(names))
         try:
             asked = [[columns[name] for name in some.columns] for columns in rows]
         except KeyError as error:
@@ -191,7 +192,7 @@ class Fold:
                 f'The features need the column "{error.args[0]}" of {self.features.request.topic}.',
                 code="unknown_column", hint="Give it, or ask for features that do without.",
             ) from None  # fmt: skip
-        return [some.outputs(slots) for slots in some.each(asked, t_ms)]
+        return [some.outputs(some.slots(columns, t_ms)) for columns in asked]
 
     def _chosen(self, names: tuple[str, ...]) -> Reading:
         for name in names:
@@ -220,7 +221,7 @@ class Fold:
             return Seen(name, value, kind, self.features.request.topic, "", 0, 0, -1, -1)
         entity, table = slots[node.inputs[0]], self.tables[node.series]
         series = table.series.get(entity, Series(table.shape))
-        low, high = self._whole.places(node, series, t_ms)
+        low, high = self.whole.places(node, series, t_ms)
         forgotten, ends = table.behind(entity, one, t_ms)
         if one.kind in ("last", "since"):
             low, forgotten = max(low, high - 1), 0

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from penstock.feature.definition.language import Aggregate
 from penstock.feature.definition.plan import FeatureSet, mixed
 from penstock.feature.fold import Fold
-from penstock.feature.state.reading import Group, Reading, reading
+from penstock.feature.state.reading import Group, Reading
 from penstock.feature.state.table import FOREVER_MS, SLACK_MS, Table, Take
 from penstock.record.decisions import RETRACTIONS, Retraction, Value, read
 from penstock.record.event import Event
@@ -102,7 +102,7 @@ class Decoded:
     def __init__(self, features: FeatureSet) -> None:
         self.features = features
         self.fold = Fold(features, prune=False)
-        self.reading = reading(features, self.fold.tables, features.names)
+        self.reading = self.fold.whole
         self.taken = [Taken(table) for table in self.fold.tables]
         self._of = {id(one.table): one for one in self.taken}
         self.clear()
@@ -557,20 +557,23 @@ def _folded(
     taken: Taken, groups: Sequence[Group], decoded: Decoded, columns: dict[int, list[Any]]
 ) -> dict[int, Answers]:
     """The same by the series and looks that serve live. What they hold stays for the requests to come."""
-    slots = [slot for group in groups for slot in group.places]
-    asked = tuple({group.asked: "" for group in groups})
-    plan = Reading(("",) * len(asked), asked, list(groups), [], decoded.reading.size, tuple(slots))
+    found: dict[int, list[Value]] = {slot: [] for group in groups for slot in group.places}
+    asked, looks = {group.asked for group in groups}, [group.look for group in groups]
+    entities = [(slot, columns[slot]) for slot in asked]
     moves, next_ = _moves(taken), 0
-    made: list[list[Value]] = []
-    entities = zip(*(columns[slot] for slot in asked), strict=True)
-    for whose, t_ms, o in zip(entities, decoded.t_ms, decoded.o, strict=True):
+    slots: list[Any] = [None] * decoded.reading.size
+    for i, (t_ms, o) in enumerate(zip(decoded.t_ms, decoded.o, strict=True)):
         while next_ < len(moves) and moves[next_][0] < o:
             _move(taken, *moves[next_])
             taken.folded = moves[next_][0] + 1
             next_ += 1
-        made.append(plan.outputs(plan.slots(whose, t_ms)))
-    found = zip(*made, strict=True) if made else ([] for _ in slots)
-    return {slot: answers(list(column)) for slot, column in zip(slots, found, strict=True)}
+        for slot, column in entities:
+            slots[slot] = column[i]
+        for look in looks:
+            look(slots, t_ms)
+        for slot, values in found.items():
+            values.append(slots[slot])
+    return {slot: answers(values) for slot, values in found.items()}
 
 
 def _moves(taken: Taken) -> list[tuple[int, int, bool]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from itertools import islice
 
 import msgspec
 
@@ -19,7 +20,8 @@ class MemoryLog:
 
     def __init__(self) -> None:
         self._records: list[Record | None] = []  # None: dropped
-        self._topics: dict[str, Position] = {}  # from where on each is whole
+        self._topics: set[str] = set()
+        self._first: dict[str, Position] = {}  # from where on those are whole of which something was dropped
         self._ids: dict[tuple[str, str], Record] = {}
         self._producers: dict[str, int] = {}
         self._stages: dict[str, Checkpoint] = {}
@@ -41,7 +43,7 @@ class MemoryLog:
         places: list[int] = []
         repeats: list[int] = []
         for i, draft in enumerate(drafts):
-            self._topics.setdefault(draft.topic, START)
+            self._topics.add(draft.topic)
             first = self._ids.get((draft.topic, draft.id)) if draft.id else None
             if first is not None:
                 repeats.append(i)
@@ -72,16 +74,17 @@ class MemoryLog:
             end = len(self._records)
             if start.n > end:
                 raise Broken("The log went backwards.", code="log_backwards")
-            if not passing and any(START.n < start.n < self.first(topic).n for topic in topics):
+            if (
+                self._first
+                and not passing
+                and any(START.n < start.n < self.first(topic).n for topic in topics)
+            ):
                 raise Broken("Retention has dropped records that were not read yet.", code="log_passed")
             below = min(stop.n, end) if stop else end
-            wanted = where.test() if where else lambda record: True
-            found: list[Record] = []
-            for record in self._records[start.n : below]:
-                if record is not None and record.topic in topics and wanted(record):
-                    found.append(record)
-                    if len(found) == limit:
-                        return found, Position(n=record.position + 1)
+            there = (r for r in self._records[start.n : below] if r is not None and r.topic in topics)
+            found = list(islice(filter(where.test(), there) if where else there, limit))
+            if len(found) == limit:
+                return found, Position(n=found[-1].position + 1)
             return found, Position(n=max(start.n, below))
 
     def find(self, topic: str, id: str) -> Record | None:
@@ -105,7 +108,7 @@ class MemoryLog:
 
     def first(self, topic: str) -> Position:
         """See the port."""
-        return self._topics.get(topic, START)
+        return self._first.get(topic, START)
 
     def join(self, drafts: Sequence[Draft], then: Then, *, sync: bool = True) -> tuple[Appended, Appended]:
         """See the port. What was appended is taken back where nothing comes of it."""
@@ -129,7 +132,7 @@ class MemoryLog:
                 if record is not None and record.topic == topic:
                     self._records[place] = None
                     self._ids.pop((topic, record.id), None)
-                    self._topics[topic] = Position(n=place + 1)
+                    self._first[topic] = Position(n=place + 1)
                     gone += 1
             return gone
 
@@ -174,4 +177,5 @@ class MemoryLog:
 
     def stages(self) -> dict[str, Checkpoint]:
         """See the port."""
-        return {name: msgspec.structs.replace(at, state=b"") for name, at in sorted(self._stages.items())}
+        places = sorted((name, at.epoch, at.position, at.state_position) for name, at in self._stages.items())
+        return {name: Checkpoint(epoch, position, b"", saved) for name, epoch, position, saved in places}

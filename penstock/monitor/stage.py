@@ -7,6 +7,7 @@ the time that is next.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -91,7 +92,8 @@ class _Watch:
     """What the stage was declared with, and its step."""
 
     def __init__(self, model: str, rules: Sequence[Rule], request: Source, features: Sequence[str]) -> None:
-        self.model, self.rules, self.request = model, rules, request
+        self.model, self.request = model, request
+        self.rules = [(str(rule), rule) for rule in rules]
         self.names = (*features, "score")
         self.optional = [name for name in request.columns if name != request.id]
         self.grain_ms = _grain(rules)
@@ -170,26 +172,23 @@ class _Watch:
         if until_ms <= state.judged_ms:
             return []
         before_ms, state.judged_ms = state.judged_ms, until_ms
-        made = []
-        busy = {int(at) * self.grain_ms // HOUR_MS for at in state.buckets}
-        for hour in sorted(
-            busy.intersection(range(state.hour or until_ms // HOUR_MS - 1, until_ms // HOUR_MS))
-        ):
-            one = _hour(self.model, state, hour, self.grain_ms, self.names, self.request)
+        made, spans = [], Spans(state, self.grain_ms)
+        for hour in spans.hours(state.hour or until_ms // HOUR_MS - 1, until_ms // HOUR_MS):
+            one = _hour(self.model, state, hour, spans, self.names, self.request)
             made += [draft(profiles(self.model), one, key=self.model, t_ms=now_ms)] if one else []
         state.hour = until_ms // HOUR_MS
-        for rule in self.rules:
+        for text, rule in self.rules:
             step_ms = max(self.grain_ms, rule.measure.window_ms // JUDGED)
             if until_ms // step_ms == before_ms // step_ms:
                 continue
-            made += _judge(self.model, rule, state, until_ms, now_ms, self.grain_ms, self.request.columns)
+            made += _judge(self.model, text, rule, state, until_ms, now_ms, spans, self.request.columns)
         if until_ms // DRIFT_MS != before_ms // DRIFT_MS:
             self.forget(state, until_ms)
         return made + self.withdrawn(state, now_ms)
 
     def withdrawn(self, state: Watching, now_ms: int) -> list[Draft]:
         """Clear the alerts of rules that the file no longer has."""
-        gone = state.raised.keys() - {str(rule) for rule in self.rules}
+        gone = state.raised.keys() - {text for text, _ in self.rules}
         cleared = [
             msgspec.structs.replace(state.raised.pop(text), state="cleared", t_ms=now_ms)
             for text in sorted(gone)
@@ -235,19 +234,37 @@ def _follow(state: Watching, record: Record) -> None:
             bucket.cells = {}  # they were counted in another version's cells
 
 
-def _between(state: Watching, from_ms: int, to_ms: int, grain_ms: int) -> list[Bucket]:
-    """The buckets of (from, to], oldest first."""
-    span = range(from_ms // grain_ms, (to_ms - 1) // grain_ms + 1)
-    if len(span) > len(state.buckets):
-        return [state.buckets[at] for at in sorted(state.buckets, key=int) if int(at) in span]
-    return [state.buckets[at] for at in map(str, span) if at in state.buckets]
+class Spans:
+    """The buckets that there are at a tick, in order of time."""
+
+    def __init__(self, state: Watching, grain_ms: int) -> None:
+        self.grain_ms = grain_ms
+        self.numbers = sorted(map(int, state.buckets))
+        self.buckets = [state.buckets[str(n)] for n in self.numbers]
+
+    def hours(self, first: int, end: int) -> list[int]:
+        """The numbers of the hours from `first` on, below `end`, that have buckets."""
+        low, high = (bisect_left(self.numbers, -(-hour * HOUR_MS // self.grain_ms)) for hour in (first, end))
+        return sorted({n * self.grain_ms // HOUR_MS for n in self.numbers[low:high]})
+
+    def between(self, from_ms: int, to_ms: int) -> list[Bucket]:
+        """The buckets of (from, to], oldest first."""
+        low = bisect_left(self.numbers, from_ms // self.grain_ms)
+        return self.buckets[low : bisect_left(self.numbers, -(-to_ms // self.grain_ms), low)]
 
 
 def _judge(
-    model: str, rule: Rule, state: Watching, until_ms: int, now_ms: int, grain_ms: int, columns: Sequence[str]
+    model: str,
+    text: str,
+    rule: Rule,
+    state: Watching,
+    until_ms: int,
+    now_ms: int,
+    spans: Spans,
+    columns: Sequence[str],
 ) -> list[Draft]:
-    measure, text = rule.measure, str(rule)
-    buckets = _between(state, until_ms - measure.window_ms, until_ms, grain_ms)
+    measure = rule.measure
+    buckets = spans.between(until_ms - measure.window_ms, until_ms)
     value, rows = _measured(measure, buckets, state.profiles.get(str(state.champion)), columns)
     standing, holds = text in state.raised, rule.holds(value)
     if rows < (1 if standing else measure.at_least):
@@ -299,10 +316,10 @@ def _share(part: float, whole: int) -> tuple[float, int]:
 
 
 def _hour(
-    model: str, state: Watching, hour: int, grain_ms: int, names: Sequence[str], request: Source
+    model: str, state: Watching, hour: int, spans: Spans, names: Sequence[str], request: Source
 ) -> Hour | None:
     """The record of one hour; None when nothing happened in it."""
-    buckets = _between(state, hour * HOUR_MS, (hour + 1) * HOUR_MS, grain_ms)
+    buckets = spans.between(hour * HOUR_MS, (hour + 1) * HOUR_MS)
     if not any(one.requests or one.served or one.known for one in buckets):
         return None
     asked, served = sum(one.requests for one in buckets), sum(one.served for one in buckets)
@@ -318,7 +335,7 @@ def _hour(
             means[name] = sum(one.sums.get(name, 0.0) for one in buckets) / (served - gone)
     drifts: dict[str, float] = {}
     if reference and (hour + 1) % DRIFT_HOURS == 0:  # an hour has too few rows for it
-        day = _between(state, (hour + 1) * HOUR_MS - DRIFT_MS, (hour + 1) * HOUR_MS, grain_ms)
+        day = spans.between((hour + 1) * HOUR_MS - DRIFT_MS, (hour + 1) * HOUR_MS)
         drifts = {n: drift(reference.columns[n], *cells(day, n)) for n in names if n in reference.columns}
     p50, p99 = quantiles(buckets)
     return Hour(

@@ -21,6 +21,7 @@ pytest.importorskip("sklearn")
 from penstock.app.simulation.faulty import FaultyLog
 from penstock.app.simulation.schedule import Ground, Run, ground, run
 from penstock.dataset import outcome
+from penstock.log import Appended
 from penstock.log.memory import MemoryLog
 from penstock.release import stage as release
 from penstock.stage import Running
@@ -61,6 +62,7 @@ def test_no_schedule_of_the_flights_breaks_a_law(flights: Ground) -> None:
     faults = (
         "killed_before", "killed_after", "lost", "unsure", "away", "short", "stale", "blob_away", "zombie_fenced",
         "restored_from_state", "rebooted", "restarted", "batch_sent_again", "result_twice", "trainer_died",
+        "answered_at_once", "asked_again", "asked_a_rival", "asker_fenced",
     )  # fmt: skip
     assert min(reached[name] for name in faults) >= 10, reached
     assert sum(one.seen.get("predictions_verified", 0) for one in runs) > 1000
@@ -111,6 +113,7 @@ def test_a_trace_tells_every_step(flights: Ground) -> None:
 # Planted bugs: each is what somebody would write who did not know better.
 
 commit, append, advance = MemoryLog.commit, MemoryLog.append, Running.advance
+join, put = MemoryLog.join, Running.put
 faulty, spoken, judged = FaultyLog.commit, outcome._outcome, release._judged
 numbers = itertools.count()
 
@@ -161,6 +164,41 @@ def trusting(running: Any) -> Any:
     return advance(running)
 
 
+def two_writes(log: Any, drafts: Any, then: Any, *, sync: bool = True) -> Any:
+    """Requests in one write, their answers in the next."""
+    done = log.append(drafts)
+    return done, log.commit(then(done))
+
+
+def told_too_soon(log: Any, drafts: Any, then: Any, *, sync: bool = True) -> Any:
+    """Now and then somebody is answered by what is then not kept."""
+    made: list[Any] = []
+
+    def seen(done: Any) -> Any:
+        made.extend((done, then(done)))
+        if next(numbers) % 10 == 0:
+            raise LookupError
+        return made[1]
+
+    try:
+        return join(log, drafts, seen)
+    except LookupError:
+        return made[0], Appended([], [], made[0].end)
+
+
+def asked_anew(log: Any, drafts: Any, then: Any, *, sync: bool = True) -> Any:
+    """Who asks again is answered anew."""
+    return join(log, drafts, lambda done: then(msgspec.structs.replace(done, repeats=[])))
+
+
+def hopeful(running: Any, drafts: Any) -> Any:
+    """What came of a write that failed is built upon."""
+    try:
+        return put(running, drafts)
+    finally:
+        running.torn = False
+
+
 PLANTED = {
     "position first": (FaultyLog, "commit", position_first),
     "position last": (FaultyLog, "commit", position_last),
@@ -170,6 +208,10 @@ PLANTED = {
     "a step that counts": (outcome, "_outcome", counted),
     "no verdict": (release, "_judged", lenient),
     "commit in doubt": (Running, "advance", trusting),
+    "asked and answered in two writes": (FaultyLog, "join", two_writes),
+    "told too soon": (MemoryLog, "join", told_too_soon),
+    "asked anew": (MemoryLog, "join", asked_anew),
+    "a failed write built upon": (Running, "put", hopeful),
 }
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
-from penstock.log import Appended, Blob, Checkpoint, Commit, Log, Where
+from penstock.log import Appended, Blob, Checkpoint, Commit, Joint, Log, Then, Where
 from penstock.record.errors import Unavailable
 from penstock.record.record import START, Draft, Position, Record
 
@@ -60,6 +60,8 @@ def drawn(chance: random.Random, kinds: Sequence[str] = tuple(KINDS)) -> dict[st
 class FaultyLog:
     """One process's handle on a log."""
 
+    alone = True
+
     def __init__(self, log: Log, faults: Faults) -> None:
         self.log, self.faults = log, faults
         self._away = 0
@@ -103,6 +105,13 @@ class FaultyLog:
         """See the port."""
         done = self._write(lambda: self.log.commit(commit, sync=sync))
         self._past(done.end)
+        return done
+
+    def join(self, drafts: Sequence[Draft], then: Then, *, sync: bool = True) -> tuple[Appended, Appended]:
+        """See the port. What `then` reads comes by this handle, too."""
+        log = cast(Joint, self.log)
+        done = self._write(lambda: log.join(drafts, then, sync=sync))
+        self._past(done[1].end)
         return done
 
     def load(self, stage: str, *, claim: bool = False) -> Checkpoint:

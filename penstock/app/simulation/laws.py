@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from penstock.app.home import Books
-from penstock.app.pipeline import File
+from penstock.app.pipeline import File, Plan
 from penstock.app.simulation.small import History
 from penstock.feature import JOIN, Scored, answers
 from penstock.feature.definition.scored import answer_columns
@@ -38,7 +38,8 @@ from penstock.record.decisions import (
     predictions,
     read,
 )
-from penstock.record.record import START, Draft, Record
+from penstock.record.record import START, Draft, Position, Record, output_id
+from penstock.release.registry import Entry, registry
 from penstock.stage import AnyStage, every, with_ids
 
 
@@ -68,6 +69,7 @@ class Watch:
         self.served: set[tuple[str, int]] = set()
         self.asked: set[tuple[str, str]] = set()
         self.joined: set[tuple[str, str]] = set()
+        self.answers: dict[tuple[str, str], bytes] = {}
         self.laws: dict[str, Callable[[Record], None]] = {
             INTENTS: self._intent,
             VERSIONS: self._version,
@@ -102,6 +104,30 @@ class Watch:
             demand(now.position.n >= before.position.n, "A stage's position does not go back", name)
             demand(now.epoch >= before.epoch, "An epoch does not go back", name)
         self.stages = stages
+
+    def told(self, model: str, request: str, answer: bytes) -> None:
+        """Somebody was told an answer."""
+        stands = said(self.log, self.file.plan(model), request)
+        demand(stands == answer, "Whoever is told an answer finds it on the log", (model, request))
+        first = self.answers.setdefault((model, request), answer)
+        demand(first == answer, "A request asked again is answered as it was", (model, request))
+
+    def hold_told(self) -> None:
+        """Whatever was told stands still, served once."""
+        for (model, request), answer in self.answers.items():
+            plan = self.file.plan(model)
+            demand(said(self.log, plan, request) == answer, "What was told stands for ever", (model, request))
+            served = (model, unpack(answer, Prediction).position) in self.served
+            demand(served, "What was told was served", (model, request))
+
+    def joint(self, models: Sequence[str], since: Position) -> None:
+        """Of a joint write there stands all or nothing: each request with its answer."""
+        for model in models:
+            plan = self.file.plan(model)
+            for record in self.log.read([plan.pipeline.request.topic], since)[0]:
+                entry = registry(self.log, Position(n=record.position)).models.get(model, Entry())
+                answered = said(self.log, plan, record.id) is not None or entry.route.champion is None
+                demand(answered, "What is answered at once stands with its answer, or not at all", record.id)
 
     def _ask(self, record: Record) -> None:
         self.asked.add((record.topic, record.id))
@@ -168,6 +194,16 @@ class Watch:
             place = outcome.model, outcome.request
             demand(place not in self.joined, "A request's outcome comes once, then is amended", record.id)
             self.joined.add(place)
+
+
+def said(log: Log, plan: Plan, request: str) -> bytes | None:
+    """The answer that stands to a request."""
+    topic = plan.pipeline.request.topic
+    asked = log.find(topic, request)
+    if asked is None:
+        return None
+    found = log.find(predictions(plan.name), output_id(f"predict.{plan.name}", topic, asked.position, 0))
+    return None if found is None else found.value
 
 
 def drained(log: Log, file: File, stages: Sequence[AnyStage], watch: Watch) -> None:

@@ -11,7 +11,7 @@ import functools
 import itertools
 import random
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,12 +22,13 @@ from penstock.app.pipeline import File, load
 from penstock.app.replay import Timed, replay
 from penstock.app.simulation import laws
 from penstock.app.simulation.faulty import Faults, FaultyBlob, FaultyLog, Killed, drawn
+from penstock.app.simulation.producers import Asker, producers
 from penstock.app.simulation.small import PERIODS, History, history, shrink
 from penstock.app.system import System, clock_draft, decide
 from penstock.app.train import Order, carry_out
 from penstock.log.blob import MemoryBlob
 from penstock.log.memory import MemoryLog
-from penstock.record.codec import digest
+from penstock.record.codec import digest, unpack
 from penstock.record.decisions import (
     FAILURES,
     RELEASES,
@@ -36,9 +37,11 @@ from penstock.record.decisions import (
     Decision,
     Failure,
     Intent,
+    Prediction,
     Release,
     Verdict,
     Version,
+    predictions,
     read,
 )
 from penstock.record.errors import Fenced, PenstockError, Unavailable
@@ -120,6 +123,7 @@ class Schedule:
         system = System(self.file, log, blobs, home, self.clock, self.train, sync=False)
         for running in (*system.predicting, *system.folding):
             running.stage = msgspec.structs.replace(running.stage, snapshot_every=self.saved_every)
+        system.parts.models.quick = lambda model: True  # by a virtual clock none takes its time
         return system
 
     def train(self, order: Order) -> Version | Failure:
@@ -235,25 +239,13 @@ class Owner:
         self.name, self.running = name, running
 
 
-class Producer:
-    """Who sends some topics: batches under its sequence, each until it is acknowledged."""
-
-    def __init__(self, name: str, log: FaultyLog, batches: list[tuple[int, list[Draft]]]) -> None:
-        self.name, self.log, self.batches = name, log, batches
-        self.sent = 0
-
-    def due_ms(self) -> int | None:
-        """When the next batch is there to send."""
-        return self.batches[self.sent][0] if self.sent < len(self.batches) else None
-
-
 class Free:
     """A schedule in which everything moves by itself."""
 
     def __init__(self, at: Schedule) -> None:
         self.at, self.chance, self.log, self.faults = at, at.chance, at.log, at.faults
         self.jumpy = at.chance.random() < 0.08
-        self.producers = self._producers()
+        self.producers = producers(at.file, at.history, self.chance, self._handle)
         self.system = self._booted()
         self.stages = [one.stage for one in (*self.system.predicting, *self.system.folding)]
         self.owners = self._owned()
@@ -262,30 +254,14 @@ class Free:
         self.ticker = self._handle()
         all_ = len(self.owners)  # what happens to some owner happens to each as often, however many there are
         moves: dict[Callable[[], str], float] = {
-            self.produce: 6, self.advance: 2 * all_, self.tick: 1.1, self.restart: all_ / 3, self.rival: all_ / 120,
-            self.wake: all_ / 40, self.reboot: 0.02, self.training: 1.2, self.person: 0.03, self.save: all_ / 60,
+            self.produce: 2 * len(self.producers), self.advance: 2 * all_, self.tick: 1.1, self.restart: all_ / 3,
+            self.rival: all_ / 120, self.wake: all_ / 40, self.reboot: 0.02, self.training: 1.2, self.person: 0.03,
+            self.save: all_ / 60,
         }  # fmt: skip
         self.moves, self.weights = list(moves), list(itertools.accumulate(moves.values()))
 
     def _handle(self) -> FaultyLog:
         return FaultyLog(self.log, self.faults)
-
-    def _producers(self) -> list[Producer]:
-        """Three producers share the topics; each sends in the order in which it learns of things."""
-        topics = sorted(self.at.file.sources)
-        mine = {topic: i % 3 for i, topic in enumerate(self.chance.sample(topics, len(topics)))}
-        made = []
-        for i in range(3):
-            batches: list[tuple[int, list[Draft]]] = []
-            for one in self.at.history.events:
-                if mine[one.topic] == i:
-                    if not batches or one.at_ms > batches[-1][0] or len(batches[-1][1]) >= 12:
-                        batches.append(
-                            (one.at_ms + self.at.history.wait_ms // self.chance.choice((10**6, 24, 6)), [])
-                        )
-                    batches[-1][1].append(one.draft)
-            made.append(Producer(f"producer-{i}", self._handle(), batches))
-        return made
 
     def _booted(self) -> System:
         for _ in range(TRIES):
@@ -330,6 +306,8 @@ class Free:
     def produce(self) -> str:
         """A producer sends its next batch, or an older one again."""
         one = self.chance.choice(self.producers)
+        if isinstance(one, Asker):
+            return self.ask(one)
         due_ms = one.due_ms()
         if one.sent and self.chance.random() < 0.05:
             again = self.chance.randrange(one.sent)
@@ -345,6 +323,60 @@ class Free:
             stands = not draft.id or self.log.find(draft.topic, draft.id)
             laws.demand(stands, "What was acknowledged stands", draft.id)
         return f"{one.name} sends {one.sent}"
+
+    def ask(self, one: Asker) -> str:
+        """Somebody asks, now and then for what was asked before. Who cannot be answered at once sends events."""
+        due_ms, repeats = one.due_ms(), bool(one.sent) and self.chance.random() < 0.1
+        fresh = (
+            due_ms is not None and due_ms <= self.at.now_ms and not (repeats and self.chance.random() < 0.5)
+        )
+        drafts = [*one.batches[one.sent][1]] if fresh else []
+        drafts += self.chance.choice(one.batches[: one.sent])[1] if repeats else []
+        if not drafts:
+            return ""
+        model = self.chance.choice(one.models)
+        done = self._answered(one.log, model, drafts)
+        if not done:
+            one.log.append(drafts)
+        one.sent += fresh
+        self.at.seen["asked_again"] += repeats
+        return f"{len(drafts)} requests to {model}, {'answered' if done else 'as events'}"
+
+    def _answered(self, log: FaultyLog, model: str, drafts: list[Draft]) -> bool:
+        """Whether requests were answered at once, and whoever asked was told what was said."""
+        at = self.at
+        outputs = self._said(model, drafts)
+        if outputs is None:
+            return False
+        at.seen["answered_at_once"] += 1
+        fresh = {one.request: value for one, value in _served(model, outputs)}
+        for id in dict.fromkeys(draft.id for draft in drafts):
+            answer = fresh.get(id) or laws.said(log, at.file.plan(model), id)
+            if answer is not None:
+                at.watch.told(model, id, answer)
+        return True
+
+    def _said(self, model: str, drafts: list[Draft]) -> list[Draft] | None:
+        """What the owners of a model's stages say at once; among them may be one who takes himself for an owner."""
+        at, models = self.at, self.system.orders[model]
+        door = {one.name: one.running for one in self.owners if one.running is not None}
+        rivals = [one for one in self.zombies if one.stage.name.removeprefix("predict.") in models]
+        if rivals and self.chance.random() < 0.5:
+            rival = self.chance.choice(rivals)
+            door[rival.stage.name] = rival
+            at.seen["asked_a_rival"] += 1
+        self.system.running, before = door, self.log.end()
+        try:
+            return self.system.answer(model, drafts)
+        except (Killed, Fenced) as error:  # the process ends, and nobody runs what it ran
+            at.seen["asker_fenced"] += isinstance(error, Fenced)
+            ended = [door.get(f"predict.{name}") for name in models]
+            self.zombies = [one for one in self.zombies if one not in ended]
+            for owner in self.owners:
+                owner.running = None if owner.running in ended else owner.running
+            raise
+        finally:
+            at.watch.joint(models, before)
 
     def tick(self) -> str:
         """Time goes on: by some hours, at times by days; at times a clock was wrong and goes back."""
@@ -507,6 +539,9 @@ class Free:
             due_ms = one.due_ms()
             if due_ms is not None:
                 self.at.now_ms = max(self.at.now_ms, due_ms)
+                if isinstance(one, Asker):
+                    self.ask(one)
+                    continue
                 one.log.append(one.batches[one.sent][1], producer=one.name, sequence=one.sent + 1)
                 one.sent += 1
         for owner in self.owners:
@@ -530,6 +565,7 @@ class Free:
                 self.zombies.pop()
         running = [owner.running for owner in self.owners if owner.running is not None]
         laws.drained(self.log, at.file, [one.stage for one in running], at.watch)
+        at.watch.hold_told()
         laws.replayed(self.log, [(one.stage, one.stage.dump(one.state)) for one in running])
         at.seen["predictions_verified"] = laws.verified(self.log, at.blobs, at.file)
         laws.sent_once(self.log, (one.draft for one in at.history.events))
@@ -538,6 +574,12 @@ class Free:
             for name, sure in at.history.truths.items():
                 unequal = sorted(id for id, label in sure.items() if found[name].get(id, -1.0) != label)
                 laws.demand(not unequal, "A label that came in time is the outcome's", unequal[:3])
+
+
+def _served(model: str, outputs: list[Draft]) -> Iterator[tuple[Prediction, bytes]]:
+    for one in outputs:
+        if one.topic == predictions(model) and (said := unpack(one.value, Prediction)).served:
+            yield said, one.value
 
 
 def run(ground: Ground, seed: int, *, trace: bool = False) -> Run:

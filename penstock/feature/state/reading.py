@@ -7,7 +7,8 @@ then functions and operations on what is there.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,7 +19,7 @@ from penstock.feature.definition.language import Aggregate
 from penstock.feature.definition.plan import FeatureSet, Node
 from penstock.feature.state.looks import HopLook, hop_look_of
 from penstock.feature.state.series import Series
-from penstock.feature.state.table import Table
+from penstock.feature.state.table import Table, tables_of
 from penstock.feature.state.written import Look, Slots, start_ms, written
 from penstock.record.decisions import Value
 from penstock.record.errors import Refused
@@ -51,6 +52,7 @@ class Reading(msgspec.Struct, frozen=True):
     columns: tuple[str, ...]
     column_slots: tuple[int, ...]
     groups: list[Group]
+    looks: list[Look]
     later: list[tuple[int, Callable[[Slots], Any]]]
     size: int
     wanted: tuple[int, ...]
@@ -58,21 +60,14 @@ class Reading(msgspec.Struct, frozen=True):
 
     def slots(self, columns: Sequence[Any], t_ms: int) -> Slots:
         """Every node's value at `t_ms`."""
-        return next(self.each([columns], t_ms))
-
-    def each(self, rows: Iterable[Sequence[Any]], t_ms: int) -> Iterator[Slots]:
-        """The same for each of some requests' columns; what they share is looked up once."""
-        size, places, later = self.size, self.column_slots, self.later
-        looks = [group.look for group in self.groups]
-        for columns in rows:
-            slots: Slots = [None] * size
-            for slot, value in zip(places, columns, strict=True):
-                slots[slot] = value
-            for look in looks:
-                look(slots, t_ms)
-            for slot, work in later:
-                slots[slot] = work(slots)
-            yield slots
+        slots: Slots = [None] * self.size
+        for slot, value in zip(self.column_slots, columns, strict=True):
+            slots[slot] = value
+        for look in self.looks:
+            look(slots, t_ms)
+        for slot, work in self.later:
+            slots[slot] = work(slots)
+        return slots
 
     def outputs(self, slots: Slots) -> list[Value]:
         """The vector."""
@@ -88,8 +83,29 @@ class Reading(msgspec.Struct, frozen=True):
         return bisect_right(series.times, start_ms(t_ms, one.window_ms, one.hop_ms), series.head), high
 
 
+class Layout(msgspec.Struct, frozen=True):
+    """A group before it is bound to a table: that of its `series`."""
+
+    series: int
+    asked: int
+    places: tuple[int, ...]
+    windows: tuple[int, ...]
+    bound: Callable[[Table], Look]
+
+
 def reading(features: FeatureSet, tables: Sequence[Table], names: Sequence[str]) -> Reading:
-    """The plan of some features of a set."""
+    """The plan of some features of a set, over these tables of it."""
+    plan, layouts = _planned(features, tuple(names))
+    groups = [
+        Group(tables[one.series], one.asked, one.places, one.windows, one.bound(tables[one.series]))
+        for one in layouts
+    ]
+    return msgspec.structs.replace(plan, groups=groups, looks=[group.look for group in groups])
+
+
+@lru_cache(maxsize=256)
+def _planned(features: FeatureSet, names: tuple[str, ...]) -> tuple[Reading, list[Layout]]:
+    """A plan without its groups, and these before they are bound: a set's states are many, and come and go."""
     by_name = dict(zip(features.names, features.outputs, strict=True))
     wanted = tuple(by_name[name] for name in names)
     needed: set[int] = set()
@@ -106,10 +122,11 @@ def reading(features: FeatureSet, tables: Sequence[Table], names: Sequence[str])
         for place, node in nodes
         if node.function is not None or node.operation is not None
     ]
-    return Reading(
-        tuple(name for _, name in columns), tuple(place for place, _ in columns), _groups(nodes, tables), later,
+    plan = Reading(
+        tuple(name for _, name in columns), tuple(place for place, _ in columns), [], [], later,
         len(features.nodes), wanted, _span(wanted),
     )  # fmt: skip
+    return plan, _layouts(nodes, tables_of(features))
 
 
 def _span(places: tuple[int, ...]) -> slice | None:
@@ -117,20 +134,20 @@ def _span(places: tuple[int, ...]) -> slice | None:
     return span if places == tuple(range(span.start, span.stop)) else None
 
 
-def _groups(nodes: Sequence[tuple[int, Node]], tables: Sequence[Table]) -> list[Group]:
+def _layouts(nodes: Sequence[tuple[int, Node]], tables: Sequence[Table]) -> list[Layout]:
     found: dict[tuple[int, int], list[tuple[int, Aggregate]]] = {}
     for place, node in nodes:
         if node.aggregate is not None:
             found.setdefault((node.series, node.inputs[0]), []).append((place, node.aggregate))
-    return [_group(tables[series], asked, seats) for (series, asked), seats in found.items()]
+    return [_layout(series, tables[series], asked, seats) for (series, asked), seats in found.items()]
 
 
-def _group(table: Table, asked: int, nodes: Sequence[tuple[int, Aggregate]]) -> Group:
+def _layout(series: int, table: Table, asked: int, nodes: Sequence[tuple[int, Aggregate]]) -> Layout:
     windows = tuple(sorted({one.window_ms for _, one in nodes}, key=lambda ms: (not ms, ms)))
-    look = written(table, asked, windows, nodes)
+    bound = written(table, asked, windows, nodes)
     if table.key.hop_ms:
-        look = _with_hops(table, asked, nodes, look)
-    return Group(table, asked, tuple(place for place, _ in nodes), windows, look)
+        bound = _with_hops(asked, nodes, bound)
+    return Layout(series, asked, tuple(place for place, _ in nodes), windows, bound)
 
 
 # Functions and operations.
@@ -166,10 +183,16 @@ def value_of(answer: Any) -> Value:
 # Hops.
 
 
-def _with_hops(table: Table, asked: int, nodes: Sequence[tuple[int, Aggregate]], look: Look) -> Look:
-    """As `look`, also where an entity's old events are held as hops."""
-    none = Series(table.shape)
+def _with_hops(
+    asked: int, nodes: Sequence[tuple[int, Aggregate]], bound: Callable[[Table], Look]
+) -> Callable[[Table], Look]:
+    """As `bound`, also where an entity's old events are held as hops."""
     seats = [Seat(hop_look_of(one), place, one.window_ms, one.default) for place, one in nodes]
+    return lambda table: _behind(table, asked, seats, bound(table))
+
+
+def _behind(table: Table, asked: int, seats: Sequence[Seat], look: Look) -> Look:
+    none = Series(table.shape)
 
     def look_behind(slots: Slots, t_ms: int) -> None:
         hops = table.hops.get(slots[asked])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from copy import copy
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
@@ -13,7 +15,7 @@ import msgspec
 from penstock.feature.definition.evaluate import compiled
 from penstock.feature.definition.expression import Expression, Op
 from penstock.feature.definition.language import SUMS, Aggregate
-from penstock.feature.definition.plan import VALUES, Key, column_of, row_types
+from penstock.feature.definition.plan import VALUES, FeatureSet, Key, column_of, row_types
 from penstock.feature.state import hops
 from penstock.feature.state.hops import Hops
 from penstock.feature.state.looks import whole
@@ -34,7 +36,7 @@ class Unfit(Refused):
     """The event cannot be folded into a feature."""
 
 
-class Take(msgspec.Struct, frozen=True):
+class Take(msgspec.Struct, frozen=True, gc=False):
     """What an event is to one key: whose it is, its value, and the value as an integer."""
 
     entity: Any
@@ -71,6 +73,12 @@ class Table:
         self.series: dict[Any, Series] = {}
         self.hops: dict[Any, Hops] = {}
 
+    def fresh(self) -> Table:
+        """Another one of the same key, which holds nothing."""
+        one = copy(self)
+        one.series, one.hops = {}, {}
+        return one
+
     def take(self, event: Any) -> Take | None:
         """What an event is to this key; None: nothing. Raises Unfit where it cannot be summed, or where a row
         function of the user's fails."""
@@ -106,7 +114,7 @@ class Table:
     def room(self, entity: Any, now_ms: int) -> None:
         """Raises Unfit where an entity has more events than may be held for its windows."""
         series = self.series.get(entity)
-        if series is None or len(series) < MOST_EVENTS or self._held(series, now_ms) < MOST_EVENTS:
+        if series is None or len(series.times) < MOST_EVENTS or self._held(series, now_ms) < MOST_EVENTS:
             return
         mend = "cap=" if self.key.hop_ms else "cap= or a window" if self.whole else "hop= or cap="
         raise Unfit(
@@ -267,6 +275,15 @@ class Table:
                 self.hops[entity] = hops.loaded(self.key.hop_ms, more[0][1], counting=self.counting)
             if times or gone or series.order:
                 self.series[entity] = series
+
+
+@lru_cache(maxsize=64)
+def tables_of(features: FeatureSet) -> tuple[Table, ...]:
+    """An empty table of each of a set's keys, to be made fresh: sets are folded anew again and again."""
+    nodes = [(node.series, node.aggregate) for node in features.nodes if node.aggregate is not None]
+    return tuple(
+        Table(key, [one for series, one in nodes if series == i]) for i, key in enumerate(features.series)
+    )
 
 
 def _code(value: Expression) -> str:

@@ -45,16 +45,18 @@ def start_ms(t_ms: int, window_ms: int, hop_ms: int) -> int:
     return start // hop_ms * hop_ms if hop_ms else start
 
 
-def written(table: Table, asked: int, windows: Sequence[int], nodes: Sequence[tuple[int, Aggregate]]) -> Look:
-    """The function that reads a table's series. `asked`: the entity's slot; `windows`: their lengths, the shortest
-    first; `nodes`: the aggregates, with the slots of their values."""
+def written(
+    table: Table, asked: int, windows: Sequence[int], nodes: Sequence[tuple[int, Aggregate]]
+) -> Callable[[Table], Look]:
+    """What makes, for any table of this one's key, the function that reads its series. `asked`: the entity's slot;
+    `windows`: their lengths, the shortest first; `nodes`: the aggregates, with the slots of their values."""
     asks: list[set[str]] = [
         {one.kind for _, one in nodes if one.window_ms == window_ms} for window_ms in windows
     ]
     lines = [*_found(asked, windows, table.key.hop_ms), *_shared(asks, windows)]
     names: dict[str, Any] = names_of(table.key.quantum) | {
-        "held": table.series.get, "none": Series(table.shape), "bisect_right": bisect_right, "start_ms": start_ms,
-        "extremes": extremes, "kinds": kinds,
+        "none": Series(table.shape), "bisect_right": bisect_right, "start_ms": start_ms, "extremes": extremes,
+        "kinds": kinds,
     }  # fmt: skip
     for place, one in nodes:
         text = text_of(one, windows.index(one.window_ms))
@@ -64,9 +66,10 @@ def written(table: Table, asked: int, windows: Sequence[int], nodes: Sequence[tu
             names[f"default{place}"] = one.default
             text = f"default{place} if (value := {text}) is None else value"
         lines.append(f"slots[{place}] = {text}")
-    exec(_compiled("def look(slots, t):\n " + "\n ".join(lines)), names)
-    look: Look = names["look"]
-    return look
+    body = "\n  ".join(lines)
+    exec(_compiled(f"def made(held):\n def look(slots, t):\n  {body}\n return look"), names)
+    made: Callable[[Any], Look] = names["made"]
+    return lambda table: made(table.series.get)
 
 
 @lru_cache(maxsize=256)

@@ -11,9 +11,8 @@ import pytest
 
 from penstock.dataset.profile import profile
 from penstock.feature import source
-from penstock.monitor import stage as stage_module
 from penstock.monitor.rules import Rule, check_rules, drift, errors, loss, missing, rate
-from penstock.monitor.stage import Watching, monitor_stage
+from penstock.monitor.stage import Spans, Watching, monitor_stage
 from penstock.record.codec import moment, pack, unpack
 from penstock.record.decisions import (
     RELEASES,
@@ -178,7 +177,7 @@ def windows(seed: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         watch.tick(now_ms)
         if before_ms:
             inside = [blank for t_ms, blank in asked if before_ms - HOUR_MS < t_ms <= before_ms]
-            buckets = stage_module._between(watch.state, before_ms - HOUR_MS, before_ms, grain_ms)
+            buckets = Spans(watch.state, grain_ms).between(before_ms - HOUR_MS, before_ms)
             seen.append((sum(b.requests for b in buckets), sum(b.blank.get("page", 0) for b in buckets)))
             by_hand.append((len(inside), sum(inside)))
         before_ms = now_ms
@@ -193,10 +192,8 @@ def test_a_window_is_what_it_says() -> None:
 
 def test_a_window_off_by_one_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The count by hand finds a window that is one bucket too long."""
-    right = stage_module._between
-    monkeypatch.setattr(
-        stage_module, "_between", lambda state, a, b, grain: right(state, a - grain, b, grain)
-    )
+    right = Spans.between
+    monkeypatch.setattr(Spans, "between", lambda spans, a, b: right(spans, a - spans.grain_ms, b))
     seen, by_hand = windows(5)
     assert seen != by_hand
 
