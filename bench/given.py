@@ -23,9 +23,10 @@ from typing import Any
 
 import msgspec
 
+from penstock.app.append import append
 from penstock.app.home import open_home
 from penstock.app.pipeline import load
-from penstock.app.system import System, append, decide
+from penstock.app.system import System, decide
 from penstock.app.train import carry_out
 from penstock.cli import show
 from penstock.record.codec import moment

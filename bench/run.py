@@ -22,10 +22,11 @@ import duckdb
 import httpx
 import msgspec
 
+from penstock.app.append import append
 from penstock.app.home import open_home
 from penstock.app.live import Live
 from penstock.app.pipeline import load
-from penstock.app.system import System, append, decide
+from penstock.app.system import System, decide
 from penstock.app.up import Server, Settings
 from penstock.app.worker import in_process
 from penstock.cli import show

@@ -14,10 +14,11 @@ from pathlib import Path
 from history import history
 
 from penstock.app.home import Home
+from penstock.app.parts import Parts
 from penstock.app.pipeline import load
 from penstock.app.processes.turn import Others
 from penstock.app.replay import Played, replay
-from penstock.app.system import Parts, deploy
+from penstock.app.system import deploy
 from penstock.cli import show
 
 PIPELINE = Path(__file__).with_name("pipeline.py")

@@ -16,11 +16,12 @@ from typing import Any
 
 import msgspec
 
+from penstock.app.append import append
 from penstock.app.home import Books, Home, open_home
 from penstock.app.pipeline import File, Plan, load
 from penstock.app.replay import Timed, replay
 from penstock.app.sample import START_AT, made_row, sampled
-from penstock.app.system import System, append, decide
+from penstock.app.system import System, decide
 from penstock.app.worker import in_process
 from penstock.feature import Fold, asked
 from penstock.model.fit import answers

@@ -13,10 +13,10 @@ from penstock.app.consistency import KIND, Found, found
 from penstock.app.counters import Counters, plain
 from penstock.app.lookup import Lookup, Lookups
 from penstock.app.models import Models
+from penstock.app.parts import folds
 from penstock.app.pipeline import File, Plan, load_text
 from penstock.app.place import Remembered, blobs_of, follow, remember
 from penstock.app.pressure import Bounds, Lags, Pressure, disk_of, lags
-from penstock.app.system import folds
 from penstock.dataset.rows import past
 from penstock.feature import JOIN, FeatureSet, join_inputs
 from penstock.log import Blob, Log

@@ -17,9 +17,10 @@ import msgspec
 
 from penstock.app.counters import Tally
 from penstock.app.limits import Rates
+from penstock.app.parts import one_thread
 from penstock.app.pressure import PRESSED
 from penstock.app.sizes import Sizes
-from penstock.app.system import System, clock_draft, one_thread, served
+from penstock.app.system import System, clock_draft, served
 from penstock.app.waiting import MOST_WAITING, Answers
 from penstock.feature import Answer, asked, requests
 from penstock.log import Appended

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from penstock.app.append import Numbered, in_order
 from penstock.app.pipeline import File
-from penstock.app.system import Numbered, in_order
 from penstock.log import Log
 from penstock.record.decisions import (
     AGAIN,

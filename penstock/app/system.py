@@ -1,4 +1,4 @@
-"""app: a pipeline file on a log: every stage, in the loop's order, and the doors to append and ask.
+"""app: a pipeline file on a log: every stage, in the loop's order, and the door to ask.
 
 `drain` moves the first stage in the order that has something new, one batch, again and again, so that a
 replayed run ends in the same log however often it was killed. `app.live` runs the same stages on
@@ -8,38 +8,30 @@ threads, `app.processes` in several processes.
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import threadpoolctl
 
-from penstock.app.consistency import KIND, begin_again, checked, checking, long_ago, passed_by, refill
+from penstock.app.consistency import KIND, begin_again, passed_by
 from penstock.app.lookup import Lookup
-from penstock.app.models import MODELS_BYTES, Models, Slow
-from penstock.app.pipeline import File, Plan, load_text, within
+from penstock.app.models import MODELS_BYTES, Slow
+from penstock.app.parts import OPEN, Clock, Parts
+from penstock.app.pipeline import File, Plan
 from penstock.app.train import Order
 from penstock.app.turns import FEW, Turns
-from penstock.dataset.outcome import outcome_stage
-from penstock.feature import JOIN, Answer, Derived, Scored, derive_stage, join_stage, requests
-from penstock.gate.stage import gate_stage
+from penstock.feature import JOIN, Answer, requests
 from penstock.log import Appended, Blob, Checkpoint, Commit, Joint, Log
 from penstock.log.crash import Point, point
-from penstock.model.schedule import train_stage
-from penstock.monitor.stage import monitor_stage
 from penstock.predict.queue import BATCH
-from penstock.predict.stage import SHARE, Means, predict_stage, share_name, share_takes
+from penstock.predict.stage import SHARE, share_name, share_takes
 from penstock.record.codec import unpack
 from penstock.record.decisions import (
     DECISIONS,
     DEPLOYMENTS,
     FAILURES,
-    INTENTS,
-    REFUSED,
     TICKS,
     VERSIONS,
     Decision,
@@ -47,7 +39,6 @@ from penstock.record.decisions import (
     Failure,
     Intent,
     Prediction,
-    Refusal,
     Tick,
     Version,
     draft,
@@ -55,130 +46,18 @@ from penstock.record.decisions import (
     read,
     vectors,
 )
-from penstock.record.errors import NotFound, PenstockError, Refused, Unavailable
+from penstock.record.errors import NotFound, PenstockError
 from penstock.record.event import Source, unknown
-from penstock.record.record import NO_HEADERS, START, Draft, Position, Record, output_id
-from penstock.release.registry import REGISTRY, Entry, registry
+from penstock.record.record import Draft, Position, output_id
+from penstock.release.registry import REGISTRY, Entry
 from penstock.release.route import Ref
-from penstock.release.stage import release_stage
-from penstock.stage import AnyStage, Running, View, restore, stage
+from penstock.stage import AnyStage, Running, View, restore
 
-Clock = Callable[[], float]
 Trainer = Callable[[Order], Version | Failure]
 WARMED = 16
 """The models of a file of no more are loaded before the door opens; of a larger one each when it is first asked."""
 FAR = 20_000
 """A stage that stands so many records behind catches up on a thread before it answers at once again."""
-Numbered = tuple[str, int]
-"""A producer's name, and the number that it gives an append: 1, 2, 3..."""
-
-
-class Report(msgspec.Struct, frozen=True):
-    """What became of rows that were appended: how many were taken, repeated, refused, and why."""
-
-    appended: int
-    duplicates: int
-    refused: dict[str, int]
-    notes: list[str]
-    places: list[int]
-
-
-class Open(msgspec.Struct, frozen=True):
-    """Intents without a result, by id."""
-
-    intents: dict[str, Intent] = {}
-
-
-def _pending(state: Open, record: Record) -> tuple[Open, list[Draft]]:
-    intents = dict(state.intents)
-    if record.topic == INTENTS:
-        intent = read(record, Intent)
-        intents[intent.id] = intent
-    elif record.topic == VERSIONS:
-        intents.pop(read(record, Version).intent, None)
-    else:
-        intents.pop(read(record, Failure).intent, None)
-    return Open(intents), []
-
-
-OPEN = stage("open", (INTENTS, VERSIONS, FAILURES), Open, _pending)
-
-
-class Parts:
-    """What the stages of a pipeline file are made of, on a log: owns nothing. `apart`, `models_bytes`: see `Models`."""
-
-    def __init__(
-        self,
-        file: File,
-        log: Log,
-        blobs: Blob,
-        clock: Clock,
-        apart: Path | None = None,
-        models_bytes: int = MODELS_BYTES,
-    ) -> None:
-        one_thread()
-        self.file, self.log, self.blobs, self.clock = file, log, blobs, clock
-        blobs.put(file.text)
-        self.plans = {plan.features.digest: plan for plan in file.plans.values()}
-        self.sets = {name: {plan.features.digest: plan.features} for name, plan in file.plans.items()}
-        self._older_plans()
-        self.models = Models(file, log, blobs, apart, most_bytes=models_bytes)
-        self.patience: Callable[[str], None] = _impatient
-
-    def _older_plans(self) -> None:
-        """A champion of an older text of the file keeps its own features until it is replaced."""
-        for name, entry in registry(self.log).models.items():
-            for ref in (entry.route.champion, entry.route.candidate, entry.route.previous):
-                version = entry.versions[ref.version] if ref else None
-                if version is None or name not in self.file.plans or version.features in self.sets[name]:
-                    continue
-                plan = load_text(self.blobs.get(version.code), self.file.path).plan(name)
-                self.plans[plan.features.digest] = plan
-                self.sets[name][plan.features.digest] = plan.features
-
-    def predict(self, plan: Plan, share: tuple[int, int] = (0, 1)) -> AnyStage:
-        """The stage that answers a share of a model's requests."""
-        name = f"predict.{plan.name}"
-        means = Means(
-            self.models.know,
-            self.models.get,
-            partial(long_ago, self.log, name),
-            partial(refill, self.log, name),
-            self.clock,
-            self.models.ready,
-            newest_tick(self.log),
-            partial(standing, self.log, plan.name),
-            self._hold,
-        )
-        pipeline = plan.pipeline
-        return predict_stage(
-            plan.name,
-            pipeline.request,
-            self.sets[plan.name],
-            means,
-            threshold=pipeline.threshold,
-            share=share,
-            queue=pipeline.serves,
-        )
-
-    def _hold(self, code: str) -> None:
-        self.patience(code)
-
-    def posts(self, shares: int, *, sync: bool = True) -> dict[str, list[AnyStage]]:
-        """Every stage of the file by name, in the order of the loop, as its shares."""
-        answering = {
-            f"predict.{plan.name}": [self.predict(plan, (k, shares)) for k in range(shares)]
-            for plan in self.file.plans.values()
-        }
-        rest = [msgspec.structs.replace(one, sync=sync) for one in folds(self.file, self.blobs)]
-        used = [one for sets in self.sets.values() for f in sets.values() for one in f.sources.values()]
-        made = within(used) | self.file.scored
-        older = [
-            one for one in made.values() if isinstance(one, Derived) and one.topic not in self.file.derived
-        ]
-        joins = [join_stage(one, self.log.find) for one in made.values() if isinstance(one, Scored)]
-        again = [checking(self.log, plan, self.sets[plan.name]) for plan in checked(self.file)]
-        return answering | {one.name: [one] for one in [*joins, *map(derive_stage, older), *rest, *again]}
 
 
 class Serving(msgspec.Struct, frozen=True):
@@ -473,33 +352,6 @@ class System:
             running.save()
 
 
-def _impatient(code: str) -> None:
-    raise Unavailable("Whoever scores this queue is away.", code=code)
-
-
-def newest_tick(log: Log) -> Callable[[int], int]:
-    """The time of the newest tick beyond a position, as far as the log reaches when it is asked."""
-    seen, newest_ms = START, 0
-
-    def newest(after: int) -> int:
-        nonlocal seen, newest_ms
-        seen = max(seen, Position(n=after), key=lambda one: one.n)
-        while True:
-            ticks, seen = log.read([TICKS], seen)
-            if not ticks:
-                return newest_ms
-            newest_ms = max(newest_ms, read(ticks[-1], Tick).t_ms)
-
-    return newest
-
-
-def standing(log: Log, model: str, request: Record) -> str | None:
-    """The error of the answer to a request that stands on the log, None without one."""
-    id = output_id(f"predict.{model}", request.topic, request.position, 0)
-    found = log.find(predictions(model), id)
-    return None if found is None else read(found, Prediction).error
-
-
 def batch_of(one: AnyStage, file: File) -> int:
     """How many records a stage takes at once."""
     plan = file.plans.get(one.label.removeprefix("predict."))
@@ -554,31 +406,6 @@ def finish(log: Log, intent: Intent, result: Version | Failure, epoch: int, posi
     log.commit(Commit(f"work.{intent.model}", epoch, position, [output]))
 
 
-def one_thread() -> None:
-    """One thread a linear-algebra library in this thread: answers are small, stages run side by side,
-    and how many threads there are must not change a bit of a score."""
-    _libraries(len(sys.modules)).limit(limits=1)
-
-
-@lru_cache(maxsize=1)
-def _libraries(modules: int) -> threadpoolctl.ThreadpoolController:
-    """The linear-algebra libraries of this process: looked for again where modules have been loaded since."""
-    return threadpoolctl.ThreadpoolController()
-
-
-def folds(file: File, blobs: Blob) -> list[AnyStage]:
-    """Every stage of a file after the predictions, in the order of the loop."""
-    plans = list(file.plans.values())
-    return [
-        *map(derive_stage, file.derived.values()),
-        *(outcome_stage(p.name, p.pipeline.request, p.label) for p in plans),
-        *(monitor_stage(p.name, p.pipeline.watch, p.pipeline.request, p.features.names) for p in plans),
-        *(train_stage(p.name, p.pipeline.train, p.pipeline.params, p.pipeline.seed) for p in plans),
-        gate_stage({p.name: p.pipeline.gate for p in plans}, blobs.get),
-        *(release_stage(p.name, p.pipeline.release) for p in plans),
-    ]
-
-
 def served(log: Log, plan: Plan, place: int) -> Prediction | None:
     """The answer to the request at a position: the first output of the predict stage for it."""
     for topic in (plan.pipeline.request.topic, f"{plan.name}.vectors"):
@@ -596,75 +423,3 @@ def clock_draft(t_ms: int) -> Draft:
 def decide(log: Log, decision: Decision) -> None:
     """Put a person's decision on the log; whoever runs the stages follows it."""
     log.append([draft(DECISIONS, decision, key=decision.model, t_ms=decision.t_ms)])
-
-
-def append(
-    file: File,
-    log: Log,
-    topic: str,
-    rows: Sequence[Mapping[str, Any] | bytes],
-    *,
-    now_ms: int,
-    sync: bool = True,
-    strict: bool = True,
-    first: int = 1,
-    numbered: Numbered = ("", 0),
-    headers: Mapping[str, str] = NO_HEADERS,
-) -> Report:
-    """Validate events for a topic and append the good ones. Raises NotFound for an unknown topic.
-
-    `first` is the number of the first row in the notes; see `Source.parse` for `strict`; `numbered` is
-    the producer's name and this append's number, which follows the one before: an append that comes
-    again changes nothing. A refused event stops nothing: it is counted in the report, and on `refused`
-    by one record for all that were refused with its code; so are repeats. `headers` go onto the events' records.
-    """
-    try:
-        source = file.source(topic)
-    except NotFound as error:
-        unknown_one = Refusal(topic[:64], error.code, error.what, now_ms, max(1, len(rows)))
-        log.append([_refusal(unknown_one)], sync=sync)
-        raise
-    drafts: list[Draft] = []
-    first_of: dict[str, Refusal] = {}
-    refused: dict[str, int] = {}
-    notes: list[str] = []
-    for number, row in enumerate(rows, first):
-        try:
-            made = source.draft(source.parse(row, strict=strict))
-            drafts.append(msgspec.structs.replace(made, headers=dict(headers)) if headers else made)
-        except Refused as error:
-            refused[error.code] = refused.get(error.code, 0) + 1
-            first_of.setdefault(error.code, Refusal(topic, error.code, error.what, now_ms))
-            if len(notes) < 20:
-                notes.append(f"row {number}: {error}")
-    refusals = [_refusal(msgspec.structs.replace(one, count=refused[code])) for code, one in first_of.items()]
-    producer, sequence = in_order(log, topic, numbered)
-    done = log.append([*drafts, *refusals], producer=producer, sequence=sequence, sync=sync)
-    repeated = sum(i < len(drafts) for i in done.repeats)
-    if repeated:
-        code, why = ("duplicate", "an id") if done.places else ("repeated", "a number of their producer's")
-        note = f"{repeated} events have {why} that stood already; the first ones stand."
-        with contextlib.suppress(Unavailable):  # the disk is full: the answer tells it all the same
-            log.append([_refusal(Refusal(topic, code, note, now_ms, repeated))], sync=sync)
-        notes.append(note)
-    return Report(len(drafts) - repeated, repeated, refused, notes, done.places[: len(drafts)])
-
-
-def in_order(log: Log, topic: str, numbered: Numbered) -> Numbered:
-    """The producer as the log knows it. Raises Refused where an append before this one is missing: it
-    would be taken for a repeat when it comes."""
-    name, sequence = numbered
-    if not name:
-        return numbered
-    producer = f"{topic}/{name}"
-    last = log.last(producer)
-    if not 0 < sequence <= last + 1:
-        raise Refused(
-            f"The number that follows is {last + 1}.", code="sequence", where=producer,
-            hint="Send one append after the other, each until it is answered.",
-        )  # fmt: skip
-    return producer, sequence
-
-
-def _refusal(one: Refusal) -> Draft:
-    return draft(REFUSED, one, key=one.topic, t_ms=one.t_ms)

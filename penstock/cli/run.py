@@ -17,10 +17,10 @@ from typing import Any
 
 import msgspec
 
+from penstock.app.append import Report
+from penstock.app.append import append as append_rows
 from penstock.app.home import open_home, pressure, wall_ms
 from penstock.app.pressure import Bounds, bytes_of, patiently
-from penstock.app.system import Report
-from penstock.app.system import append as append_rows
 from penstock.cli import show
 from penstock.record.errors import NotFound, Refused, Unavailable
 from penstock.serve.identity import key_line, new_key

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from penstock.app.home import Home, open_home
+from penstock.app.parts import Parts
 from penstock.app.pipeline import load
 from penstock.app.processes.turn import Others
 from penstock.app.replay import Played, replay
-from penstock.app.system import Parts, System, deploy
+from penstock.app.system import System, deploy
 from penstock.app.worker import Ahead
 from penstock.record.codec import millis
 from penstock.record.record import START

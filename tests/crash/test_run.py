@@ -13,8 +13,9 @@ import pytest
 
 from penstock.app.digest import digests
 from penstock.app.home import Home, open_home
+from penstock.app.parts import Parts
 from penstock.app.processes.turn import Others
-from penstock.app.system import Parts, own
+from penstock.app.system import own
 from penstock.record.decisions import predictions
 from penstock.record.errors import Fenced
 from penstock.record.record import START

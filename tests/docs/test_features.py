@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from penstock.app.append import append
 from penstock.app.pipeline import load_text
 from penstock.app.sample import START_AT, made_row
-from penstock.app.system import System, append
+from penstock.app.system import System
 from penstock.dataset.rows import past
 from penstock.feature import Expression
 from penstock.feature.definition import language

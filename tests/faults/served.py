@@ -20,9 +20,10 @@ from typing import Any
 
 import httpx
 
+from penstock.app.append import append
 from penstock.app.home import Books, open_home
 from penstock.app.pipeline import load
-from penstock.app.system import System, append, decide
+from penstock.app.system import System, decide
 from penstock.app.train import carry_out
 from penstock.record.codec import moment
 from penstock.record.decisions import Decision, Prediction, predictions, read

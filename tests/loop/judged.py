@@ -8,9 +8,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from penstock.app.append import append
 from penstock.app.home import Home, open_home
 from penstock.app.pipeline import load
-from penstock.app.system import System, append, decide
+from penstock.app.system import System, decide
 from penstock.app.train import carry_out
 from penstock.record.codec import moment
 from penstock.record.decisions import Decision, Prediction, predictions, read

@@ -18,9 +18,10 @@ from typing import Any
 import httpx
 import pytest
 
+from penstock.app.append import append
 from penstock.app.home import open_home
 from penstock.app.pipeline import load
-from penstock.app.system import System, append, decide
+from penstock.app.system import System, decide
 from penstock.app.train import carry_out
 from penstock.record.codec import moment
 from penstock.record.decisions import Decision

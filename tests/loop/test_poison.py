@@ -13,10 +13,11 @@ import pytest
 import penstock.predict.refold
 import penstock.predict.verify
 import penstock.stage
+from penstock.app.append import append
 from penstock.app.dead import again, letters
 from penstock.app.home import Books, Home, Views, open_home
 from penstock.app.pipeline import File, load, load_text
-from penstock.app.system import System, append
+from penstock.app.system import System
 from penstock.app.worker import in_process
 from penstock.cli import main
 from penstock.record.codec import moment, pack

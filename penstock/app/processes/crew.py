@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from penstock.app.home import DEPLOYED, Home, open_home, wall_ms
+from penstock.app.parts import OPEN, Parts, one_thread
 from penstock.app.pipeline import File, load
 from penstock.app.processes.seats import LockSeats, Seat, Seats
 from penstock.app.processes.turn import WAIT_S, Turn
-from penstock.app.system import OPEN, Parts, batch_of, clock_draft, deploy, finish, one_thread, order, own
+from penstock.app.system import batch_of, clock_draft, deploy, finish, order, own
 from penstock.app.upkeep import Caretaker
 from penstock.app.worker import Stopped, in_process
 from penstock.log.sqlite import SqliteLog

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
+from penstock.app.parts import OPEN
 from penstock.app.pipeline import File
-from penstock.app.system import OPEN
 from penstock.log import Checkpoint, Log
 from penstock.record.record import Position
 from penstock.stage import AnyStage, View

@@ -12,13 +12,14 @@ from typing import Any
 
 import msgspec
 
+from penstock.app.append import Numbered, Report, append
 from penstock.app.counters import Count, plain
 from penstock.app.home import Views
 from penstock.app.live import Admit, Live
 from penstock.app.looks import Looks
 from penstock.app.pipeline import File, Plan
 from penstock.app.retract import Retracted, retract
-from penstock.app.system import Numbered, Report, System, append
+from penstock.app.system import System
 from penstock.feature import JOIN, asked, raw
 from penstock.record.errors import Broken, NotFound, Unavailable
 from penstock.release.registry import REGISTRY

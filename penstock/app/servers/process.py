@@ -17,13 +17,14 @@ from pathlib import Path
 from penstock.app.deferred import deferred
 from penstock.app.home import open_home, pressure, wall_ms
 from penstock.app.live import Live
+from penstock.app.parts import one_thread
 from penstock.app.pipeline import load_text
 from penstock.app.servers.desk import keys_of, note, serving_desk
 from penstock.app.servers.elsewhere import elsewhere
 from penstock.app.servers.listening import Listening
 from penstock.app.servers.nursery import line
 from penstock.app.servers.order import Serve, Word
-from penstock.app.system import Serving, System, one_thread
+from penstock.app.system import Serving, System
 from penstock.predict.stage import share_name
 from penstock.record.errors import PenstockError
 from penstock.serve.door import Door

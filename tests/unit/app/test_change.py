@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from penstock.app.append import append
 from penstock.app.home import Books, open_home
 from penstock.app.pipeline import load_text
-from penstock.app.system import System, append, decide
+from penstock.app.system import System, decide
 from penstock.app.worker import in_process
 from penstock.model import pack
 from penstock.record.codec import millis, moment

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from penstock.app.append import append
 from penstock.app.home import Books, Home, inputs_of, open_home, pressure
+from penstock.app.parts import Parts
 from penstock.app.pipeline import load, load_text
 from penstock.app.pressure import Bounds
 from penstock.app.processes.crew import chosen
-from penstock.app.system import Parts, System, append, own
+from penstock.app.system import System, own
 from penstock.app.worker import in_process
 from penstock.cli import main
 from penstock.dataset.kept import Retained

@@ -13,10 +13,10 @@ import apsw
 import msgspec
 import pytest
 
+from penstock.app.append import append
 from penstock.app.counters import Counters, Tally
 from penstock.app.pipeline import load
 from penstock.app.pressure import Bounds, Disk, Pressure, bytes_of, lags, patiently
-from penstock.app.system import append
 from penstock.app.waiting import Answers
 from penstock.log.memory import MemoryLog
 from penstock.log.sqlite import SqliteLog

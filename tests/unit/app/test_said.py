@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from penstock.app.append import append
 from penstock.app.home import Books, Home, open_home
 from penstock.app.pipeline import load_text
 from penstock.app.replay import replay
 from penstock.app.simulation import schedule
-from penstock.app.system import System, append
+from penstock.app.system import System
 from penstock.app.train import carry_out
 from penstock.dataset.rows import rows
 from penstock.record.decisions import Prediction, predictions, read

@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
+from penstock.app.append import append
 from penstock.app.pipeline import load
 from penstock.app.servers.listening import Listening, bind
-from penstock.app.system import append
 from penstock.log.memory import MemoryLog
 from penstock.record.record import START
 from penstock.serve import door as serve

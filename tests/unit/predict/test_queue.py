@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from penstock.app.dead import again, letters
-from penstock.app.system import clock_draft, newest_tick, standing
+from penstock.app.parts import newest_tick, standing
+from penstock.app.system import clock_draft
 from penstock.feature import Fold, compile, count, source
 from penstock.log.memory import MemoryLog
 from penstock.model.pack import Model, Told
