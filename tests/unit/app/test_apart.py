@@ -147,7 +147,7 @@ def test_who_keeps_falling_rests(made: Make) -> None:
 def test_who_grows_is_replaced_between_two_batches(made: Make) -> None:
     """No row is lost by it."""
     noted: list[str] = []
-    apart = made(noted=noted.append)
+    apart = made(msgspec.structs.replace(LIMITS, batch_s=5.0), noted=noted.append)
     told = [said(apart, rows(4, 7)) for _ in range(8)]
     assert told == [[(0.4, ""), (0.7, "")]] * 8 and noted and set(noted) == {"model_grew"}
 
