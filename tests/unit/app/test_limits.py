@@ -72,8 +72,8 @@ def test_a_call_of_many_rows_is_let_in_and_paid_for() -> None:
 
 def test_a_limit_is_a_number() -> None:
     """Below zero is told when the file is read."""
-    assert limits(rate=2, queue=3) == Limits(2.0, 3)
-    for wrong in ({"rate": -1.0}, {"queue": -1}):
+    assert limits(rate=2, queue=3) == Limits(2.0, 3, 2) and limits(processes=1) == Limits(0.0, 0, 1)
+    for wrong in ({"rate": -1.0}, {"queue": -1}, {"processes": 0}):
         with pytest.raises(DefinitionError):
             limits(**wrong)  # type: ignore[arg-type]
 
