@@ -3,7 +3,7 @@
 The model takes 20 ms. In turn, for each server, on one core:
 
 - overload: ten times as many requests as it manages, due at a rate, each with a deadline of 2 s (`timeout-ms`).
-- hang: one row makes the model hang for good, then one more every 5 s; eight other clients go on.
+- hang: one row makes the model hang for good, then one more every 10 s; eight other clients go on.
 - big: 200 MB of JSON, with its length given, in chunks, and compressed; how soon it is refused, and the memory.
 - slow: 200 connections that send a byte a second; eight other clients go on.
 - odd: bodies that are no JSON, or JSON of the wrong kind; NaN and numbers beyond floats.

@@ -25,7 +25,7 @@ from bench.serve.process import Running, cpu_s, load, memory_mb, result, start_l
 DEADLINE_S = 2.0
 BIG = 200_000_000
 PATIENCE_S = 20.0
-OFTEN, HANGS_S = 4, 5.0
+OFTEN, HANGS_S = 2, 10.0
 """So many more rows hang, one in so many seconds."""
 
 Found = dict[str, Any]

@@ -121,6 +121,8 @@ class Apart:
                 self._know(rows[0], why)
             raise
         self._falls = 0
+        if len(rows) == 1 and self._known:
+            self._known.pop(_digest(rows[0]), None)
         if self.asks.trim(self.limits):
             self.noted("model_grew")
         return _told(said, len(rows))

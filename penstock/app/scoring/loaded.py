@@ -1,8 +1,7 @@
-"""app: a process that has loaded a model of Python's, and forks those that score it: one begins in the time of a fork,
-and they share the memory of what was loaded.
+"""app: a process that has loaded a model of Python's, and forks those that score it.
 
-Where a library has begun threads, or opened a file, nothing may be forked: that process scores by itself then, and the
-next one is begun afresh.
+One begins in the time of a fork, and they share the memory of what was loaded. Where a library has begun threads, or
+opened a file, nothing may be forked: that process scores by itself then, and the next one is begun afresh.
 """
 
 from __future__ import annotations

@@ -186,6 +186,9 @@ def house(order: Scoring) -> Speech:
     made: list[Loaded] = []
 
     def begin() -> Forked:
+        for one in [one for one in made if one.process.poll() is not None]:
+            one.end()
+            made.remove(one)
         if not made or not made[-1].forks:
             made.append(Loaded(msgspec.json.encode(order)))
         return made[-1].fork()

@@ -147,7 +147,7 @@ def test_who_keeps_falling_rests(made: Make) -> None:
 def test_who_grows_is_replaced_between_two_batches(made: Make) -> None:
     """No row is lost by it."""
     noted: list[str] = []
-    apart = made(noted=noted.append)
+    apart = made(msgspec.structs.replace(LIMITS, batch_s=5.0), noted=noted.append)
     told = [said(apart, rows(4, 7)) for _ in range(8)]
     assert told == [[(0.4, ""), (0.7, "")]] * 8 and noted and set(noted) == {"model_grew"}
 
@@ -169,6 +169,12 @@ def ready(made: Make, most: int, waiting: int, limits: Limits = HASTY, **more: A
     return apart
 
 
+def hangs(apart: Apart) -> bool:
+    """Whether a process is still at a row that it was left with."""
+    assert isinstance(apart.asks, Pool)
+    return bool(apart.asks._left)
+
+
 def eventually(so: Callable[[], bool]) -> None:
     """Wait until it is so."""
     until_s = time.monotonic() + 10
@@ -181,12 +187,13 @@ def test_who_hangs_delays_nobody(made: Make) -> None:
     """While others wait a row is given up when it is overdue, long before its deadline, and the spare process goes on;
     the one that hangs is ended and replaced, and the row is not asked again."""
     apart = ready(made, 2, 2)
-    before, began = set(pids(apart)), time.monotonic()
+    before = set(pids(apart))
     assert said(apart, rows(2)) == [(None, "model_late")]
     assert said(apart, rows(7)) == [(0.7, "")]
-    assert time.monotonic() - began < 1.2 and set(pids(apart)) == before  # it is left until its deadline
     assert said(apart, rows(7, 2, 0)) == [(0.7, ""), (None, "row_rests"), (0.0, "")]
-    assert time.monotonic() - began < 1.2
+    assert set(pids(apart)) == before and hangs(
+        apart
+    )  # it is left until its deadline, and nobody waited for that
     eventually(lambda: len(apart.asks._ready) == 2)  # type: ignore[union-attr]
     assert len(before & set(pids(apart))) == 1 and sum(map(lives, before)) == 1
 
@@ -194,10 +201,9 @@ def test_who_hangs_delays_nobody(made: Make) -> None:
 def test_who_hangs_delays_its_own_batch_only_until_it_is_overdue(made: Make) -> None:
     """Its neighbours are asked one by one, and say that they were; what is all right is a batch as ever."""
     apart = ready(made, 3, 3)
-    began = time.monotonic()
     assert apart(rows(7, 2.1, 0)) == [(0.7, "", True), (None, "model_late", True), (0.0, "", True)]
-    assert time.monotonic() - began < 2.0
     assert apart(rows(7, 2.1, 0)) == [(0.7, "", False), (None, "row_rests", False), (0.0, "", False)]
+    assert hangs(apart)
 
 
 def test_who_holds_up_nobody_has_its_whole_time(made: Make) -> None:
@@ -286,7 +292,8 @@ def test_they_are_forked_where_that_is_safe(tmp_path: Path, made: Make, more: by
     assert (parents == {os.getpid()}) is bool(more) and len(parents) == 1
     before = pids(apart)
     os.kill(before[0], signal.SIGKILL)
-    eventually(lambda: not lives(before[0]))
+    first = apart.asks.all[0]  # type: ignore[union-attr]
+    eventually(lambda: first.process is None or first.process.poll() is not None)
     assert said(apart, rows(7)) == [(0.7, "")] and not Path(f"/proc/{before[0]}").exists()
     eventually(lambda: len(apart.asks._ready) == 2)  # type: ignore[union-attr]
     known = {*pids(apart), *(parents - {os.getpid()})}

@@ -72,8 +72,9 @@ def test_a_call_of_many_rows_is_let_in_and_paid_for() -> None:
 
 def test_a_limit_is_a_number() -> None:
     """Below zero is told when the file is read."""
-    assert limits(rate=2, queue=3, gather="5ms") == Limits(2.0, 3, gather_ms=5)
-    for wrong in ({"rate": -1.0}, {"queue": -1}, {"gather": "5"}, {"gather": "2s"}, {"gather": "-1ms"}):
+    assert limits(rate=2, queue=3, processes=1, gather="5ms") == Limits(2.0, 3, 1, 5)
+    more = ({"processes": 0}, {"gather": "5"}, {"gather": "2s"}, {"gather": "-1ms"})
+    for wrong in ({"rate": -1.0}, {"queue": -1}, *more):
         with pytest.raises(DefinitionError):
             limits(**wrong)  # type: ignore[arg-type]
 
