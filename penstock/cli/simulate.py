@@ -77,7 +77,7 @@ def _shared(file: str, data: str, fit: str) -> Any:
 
     made = ground(file, data=Path(data) if data else None, quick=fit == "quick")
     gc.freeze()  # what is loaded stays: looking through it again and again took a quarter of the time
-    gc.set_threshold(20_000, 50, 1000)
+    gc.set_threshold(100_000, 50, 1000)
     return made
 
 

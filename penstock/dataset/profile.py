@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from penstock.record.decisions import ColumnProfile, Profile, Value
 
 EDGES = 9
 CATEGORIES = 30
+_PARTS = np.linspace(0, 1, EDGES + 2)[1:-1]
 
 
 def profile(names: Sequence[str], rows: Sequence[Sequence[Value]]) -> Profile:
@@ -58,17 +60,20 @@ def drift(reference: ColumnProfile, counts: Mapping[int, int], missing: int) -> 
 
 
 def _column(values: Sequence[Value]) -> ColumnProfile:
-    known = [value for value in values if not absent(value)]
+    known = [value for value in values if value is not None and value == value]
     missing = 1 - len(known) / len(values) if values else 0.0
     if not known:
         return ColumnProfile("number", missing)
-    if any(isinstance(value, (str, bool)) for value in known):
+    if not {str, bool}.isdisjoint(map(type, known)):
         return _categories(known, missing)
     numbers = np.array(known, dtype=np.float64)
-    inner = np.quantile(numbers, np.linspace(0, 1, EDGES + 2)[1:-1], method="inverted_cdf")
-    edges = [float(edge) for edge in np.unique(inner)]
-    counts = np.bincount(np.searchsorted(edges, numbers, side="left"), minlength=len(edges) + 1)
-    shares = [int(n) / len(known) for n in counts]
+    ordered = np.sort(numbers)
+    inner = ordered[
+        np.maximum(np.ceil(len(known) * _PARTS - 1), 0).astype(np.intp)
+    ]  # by the inverse of their CDF
+    edges = list(dict.fromkeys(inner.tolist()))
+    ends = [0, *ordered.searchsorted(edges, side="right").tolist(), len(known)]
+    shares = [(end - start) / len(known) for start, end in pairwise(ends)]
     return ColumnProfile("number", missing, edges, [], shares, float(numbers.mean()))
 
 

@@ -113,11 +113,13 @@ def batches(
             label = (
                 known.labels.get(record.id) if record.topic == asked and record.time_ms >= from_ms else None
             )
-            with contextlib.suppress(Poison):  # the answering stage buries it, too
+            try:
                 event = found.fold.event(record)
                 found.take(record, event, ask=label is not None and record.o not in old)
-                if label is not None:
-                    due.add(record, event, label, old.get(record.o))
+            except Poison:  # the answering stage buries it, too
+                continue
+            if label is not None:
+                due.add(record, event, label, old.get(record.o))
         progress(o.n + position.n, 2 * o.n)
         if len(due.records) >= BATCH_ROWS or found.held() > held + BATCH_EVENTS:
             yield from due.batch(found)
@@ -223,14 +225,16 @@ def past(
     made: list[tuple[Record, list[Value]]] = []
     for records, _ in folded(log, name, topics, stop=Position(n=max(wanted) + 1), limit=4096):
         for record in records:
-            with contextlib.suppress(Poison):
+            try:
                 event = fold.event(record)
                 if record.o in wanted:
                     made.append((record, fold.read(record, event)))
-                if features.reads(record.topic):
-                    due = fold.fit(record, event)
-                    mine = [(t, take) for t, take in due if take is not None and take.entity in asked[t.key]]
-                    fold.fold(record, mine)
+                due = fold.fit(record, event) if features.reads(record.topic) else None
+            except Poison:
+                continue
+            if due is not None:
+                mine = [(t, take) for t, take in due if take is not None and take.entity in asked[t.key]]
+                fold.fold(record, mine)
     return made
 
 

@@ -227,7 +227,7 @@ def answers(values: Sequence[Value]) -> Answers:
     kinds = set(map(type, values))
     if type(None) not in kinds:
         return Answers(_typed(values, kinds))
-    valid = np.fromiter((value is not None for value in values), np.bool_, len(values))
+    valid = np.array([value is not None for value in values], np.bool_)
     kinds.discard(type(None))
     if kinds in ({float}, {int}, {bool}):
         (kind,) = kinds

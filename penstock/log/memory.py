@@ -177,5 +177,5 @@ class MemoryLog:
 
     def stages(self) -> dict[str, Checkpoint]:
         """See the port."""
-        places = sorted((name, at.epoch, at.position, at.state_position) for name, at in self._stages.items())
-        return {name: Checkpoint(epoch, position, b"", saved) for name, epoch, position, saved in places}
+        known = ((name, self._stages[name]) for name in sorted(self._stages))
+        return {name: Checkpoint(at.epoch, at.position, b"", at.state_position) for name, at in known}

@@ -311,6 +311,15 @@ def _measured(
     return drift(column, counts, gone), sum(counts.values()) + gone
 
 
+def _total(counts: Sequence[dict[str, int]]) -> dict[str, int]:
+    """Counts by name, added up."""
+    total: dict[str, int] = {}
+    for some in counts:
+        for name, n in some.items():
+            total[name] = total.get(name, 0) + n
+    return total
+
+
 def _share(part: float, whole: int) -> tuple[float, int]:
     return (part / whole if whole else 0.0), whole
 
@@ -324,13 +333,13 @@ def _hour(
         return None
     asked, served = sum(one.requests for one in buckets), sum(one.served for one in buckets)
     reference = state.profiles.get(str(state.champion))
-    missing = {
-        name: _share(sum(one.blank.get(name, 0) for one in buckets), asked)[0] for name in request.columns
-    }
+    blank, unknown = (_total(some) for some in ([b.blank for b in buckets], [b.missing for b in buckets]))
+    missing = {name: blank[name] / asked for name in request.columns if blank.get(name)}
     means: dict[str, float] = {}
     for name in names:
-        gone = sum(one.missing.get(name, 0) for one in buckets)
-        missing.setdefault(name, _share(gone, served)[0])
+        gone = unknown.get(name, 0)
+        if gone and name not in request.columns:
+            missing[name] = gone / served
         if served > gone:
             means[name] = sum(one.sums.get(name, 0.0) for one in buckets) / (served - gone)
     drifts: dict[str, float] = {}
@@ -341,5 +350,5 @@ def _hour(
     return Hour(
         model, hour * HOUR_MS, (hour + 1) * HOUR_MS, asked, served,
         sum(one.positives for one in buckets), sum(one.errors for one in buckets),
-        p50, p99, {name: share for name, share in missing.items() if share}, means, drifts, by_version(buckets),
+        p50, p99, missing, means, drifts, by_version(buckets),
     )  # fmt: skip

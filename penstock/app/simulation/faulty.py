@@ -45,8 +45,8 @@ class Faults:
 
     def strikes(self, kind: str) -> bool:
         """Whether a fault of this kind happens now."""
-        rate = self.rates.get(kind, 0.0)
-        if not self.on or not rate or self.chance.random() >= rate:
+        rate = self.rates.get(kind) if self.on else None
+        if not rate or self.chance.random() >= rate:
             return False
         self.struck[kind] += 1
         return True

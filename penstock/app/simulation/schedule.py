@@ -104,13 +104,13 @@ class Schedule:
         self.saved_every = self.chance.choice((40, 120, 400))
         self.steps = 0
         self.seen: Counter[str] = Counter()
-        self.lines: deque[str] = deque(maxlen=told)
+        self.lines: deque[tuple[int, int, str]] = deque(maxlen=told)
         self.now_ms = self.history.start_ms
         self.results: dict[str, Version | Failure] = {}
 
     def tell(self, line: str) -> None:
         """A line of the trace."""
-        self.lines.append(f"{self.steps:5} {self.log.end().n:5} {line}")
+        self.lines.append((self.steps, self.log.end().n, line))
 
     def clock(self) -> float:
         """Seconds of virtual time."""
@@ -150,7 +150,8 @@ class Schedule:
         except Exception as error:  # whatever else a stage raises is a fault of the product, too
             broken = f"{type(error).__name__}: {error}"
         seen = {**self.seen, **self._reached(), **self.faults.struck}
-        lines = list(self.lines) if broken or self.lines.maxlen is None else []
+        told = self.lines if broken or self.lines.maxlen is None else ()
+        lines = [f"{steps:5} {end:5} {line}" for steps, end, line in told]
         return Run(self.seed, self.kind, self.steps, digest(laws.whole(self.log)), seen, broken, lines)
 
     def _reached(self) -> Counter[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from copy import copy
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any
@@ -24,7 +23,7 @@ from penstock.record.errors import Refused
 
 SLACK_MS = 2 * 86_400_000
 """How far a request's time may lie behind the newest tick and still be answered from the live state."""
-LARGEST_UNITS = 2**62
+LARGEST_UNITS = 2.0**62
 MOST_EVENTS = 1_000_000
 """More events of one entity are not held for its windows."""
 FOREVER_MS = 2**62
@@ -75,8 +74,8 @@ class Table:
 
     def fresh(self) -> Table:
         """Another one of the same key, which holds nothing."""
-        one = copy(self)
-        one.series, one.hops = {}, {}
+        one = Table.__new__(Table)
+        vars(one).update(vars(self), series={}, hops={})
         return one
 
     def take(self, event: Any) -> Take | None:
@@ -104,7 +103,7 @@ class Table:
         if self.exact and math.isfinite(value):
             return whole(value)
         scaled: float = value / self.key.quantum
-        if not -LARGEST_UNITS < scaled < LARGEST_UNITS:
+        if not abs(scaled) < LARGEST_UNITS:
             raise Unfit(
                 f"A number of {self.key.topic} is too large to be summed: declare a larger quantum=, or exact=True.",
                 code="too_large",
