@@ -1,9 +1,10 @@
 """feature: the replay's kernels, compiled by numba: what one series answers to all requests, in one sweep.
 
-An entity's events are known up front, so each has its rank in (time, position) before the sweep begins. The
-sweep goes by position: an event is held from its own on, until it is taken away. A request reads the ranks between its
-windows' edges. Where an entity has many, they are summed up in blocks and a binary tree over the blocks, so that a late
-event and a hot key cost a logarithm.
+The sweep goes entity by entity, and by position: an event comes in at its place in (time, position), and goes when it
+is taken away, so that what lies on the desk is what the next request sees. The desk is cut into chunks, each with its
+running sums, and each knows what lies before it. A window is two places on the desk: its sums are a difference, its
+least and greatest value those of two parts of chunks and of the whole ones between. A chunk is as large as there may
+be chunks, so that a late event and a hot key cost a root.
 
 Everything is an integer until the last step, and that is one correctly rounded division.
 """
@@ -31,23 +32,28 @@ def _compiled(function: Callable[..., Any]) -> Any:
 
 
 _inlined = njit(error_model="numpy", nogil=True, forceinline=True)
-"""A part of those, where a call costs more than what it does."""
-BITS, FEW_BITS = 4, 9
-"""A block is 2**BITS ranks, small enough to scan; fewer than 2**FEW_BITS are one block, and need no tree."""
-HELD, TOTAL, LOW, HIGH, LEAST, MOST, FIRST, KINDS, LEAST_KEY, MOST_KEY = *range(8), 6, 7
-"""What a node says of its ranks: how many are held, the sum of their units, the sum of squares in two words,
-the ranks of the least and of the greatest, of equal ones the first, and their keys. What is found of a window begins
-with the same, but goes on with the oldest event, and how many kinds there are."""
-FIELDS = 8
-TIME, EVENT, KEY, UNITS, RANK = range(5)
-"""What is known of an event; on the desk by rank, and then the rank by arrival. A rank is held for a request, if its
-event is one of those below the request's position; one that is taken away is none of them any more."""
-ROW, DESK = 4, 5
+"""A part of those, where a call, and the counting of who holds its arrays, costs more than what it does."""
+TIME, KEY, UNITS, EVENT = range(4)
+"""What is known of an event; its number only where the key does not say the value."""
+SUM, PLACE, LOW, HIGH = UNITS, 4, 5, 6
+DESK = 7
+"""On the desk the same, but the sum of the units before it, which of its entity's events it is, and the sum of the
+squares of the units before it, in two words."""
+SPLIT, BASE, COUNT, BEFORE, TOTAL, LOWER, UPPER, BOTTOM, PEAK = range(9)
+CHUNK = 9
+"""What is known of a chunk: no event of it is earlier than that, nor one before it later; where it lies on the desk;
+how many events it holds; what all before it come to: how many, units and squares; its least and its greatest key."""
 T, BELOW, AT = range(3)
-"""What is known of a request: its time, how many events lie below its position, and that."""
-_SIGN = np.int64(-(2**63))
-_NONE, _MOST, _ZERO_ = np.int64(2**62), np.int64(2**63 - 1), np.int64(0)
-_NOTHING = (_ZERO_, _ZERO_, _ZERO_, _ZERO_, _NONE, _NONE, _MOST, _SIGN)
+"""What is known of a request: its time, how many of its entity's events lie below its position, and that."""
+HELD, KINDS, UNIT, UPPER_SQUARE, LOWER_SQUARE, LEAST, MOST, FIRST = range(8)
+FIELDS = 8
+"""What is found of a window: how many events, and how many kinds; the sum of the units, that of their squares in two
+words; and of the least value, the greatest and the first their keys, or their events' numbers."""
+SUMMED, ORDERED, OLDEST, CODED, EXACT = range(5)
+"""What is wanted: sums; least and greatest; the first; kinds; and of values their events' numbers."""
+_SIGN: Any = np.int64(-(2**63))
+_MOST: Any = np.int64(2**63 - 1)
+_NOTHING: Any = np.int64(0)
 _HALVES = 0.5 ** np.arange(128)
 _U32 = np.uint64(32)
 _LOW32 = np.uint64(0xFFFFFFFF)
@@ -56,30 +62,51 @@ _ONE, _ZERO = np.uint64(1), np.uint64(0)
 
 @_compiled
 def grouped(codes: Any, groups: int) -> Any:
-    """Where each group begins, and its members in their order; members of group -1 are in none."""
+    """Where each group begins, and its members in their order."""
     starts = np.zeros(groups + 1, np.int64)
     for code in codes:
-        if code >= 0:
-            starts[code + 1] += 1
+        starts[code + 1] += 1
     for group in range(groups):
         starts[group + 1] += starts[group]
-    free, members = starts[:-1].copy(), np.empty(starts[groups], np.int64)
+    free, members = starts[:-1].copy(), np.empty(len(codes), np.int64)
     for i in range(len(codes)):
-        code = codes[i]
-        if code >= 0:
-            members[free[code]] = i
-            free[code] += 1
+        members[free[codes[i]]] = i
+        free[codes[i]] += 1
     return starts, members
 
 
 @_compiled
-def lay(ends: Any, free: Any, columns: Any, rows: Any) -> None:
-    """Put what there is of the events [first, last) beside each other, by entity. `free`: where each entity's go."""
+def counted(codes: Any, units: Any, counts: Any) -> int:
+    """How many events each entity has; the largest of the units, whatever their sign."""
+    for code in codes:
+        counts[code] += 1
+    largest = 0
+    for one in units:
+        largest = max(largest, abs(one))
+    return largest
+
+
+@_compiled
+def lay(ends: Any, free: Any, columns: Any, floats: bool, rows: Any) -> None:
+    """Put what there is of the events [first, last) beside each other, by entity. `free`: where each entity's go.
+    Of floats the keys are integers in the same order."""
     codes, times, keys, units = columns
     for i in range(ends[0], ends[1]):
         at = free[codes[i]]
         free[codes[i]] += 1
-        rows[at, TIME], rows[at, EVENT], rows[at, KEY], rows[at, UNITS] = times[i], i, keys[i], units[i]
+        rows[at, TIME] = times[i]
+        if len(keys):
+            rows[at, KEY] = _turned(keys[i]) if floats else keys[i]
+        if len(units):
+            rows[at, UNITS] = units[i]
+        if rows.shape[1] > EVENT:
+            rows[at, EVENT] = i
+
+
+@_compiled
+def _turned(bits: Any) -> Any:
+    """The bits of a float as an integer that is ordered as it is, and back."""
+    return bits ^ ((bits >> 63) & _MOST)
 
 
 @_compiled
@@ -183,417 +210,387 @@ def _square(units: int) -> Any:
 
 
 @_compiled
-def _less(key: int, rank: int, other_key: int, other: int) -> bool:
-    """Whether a key is less than another, or as little and further ahead."""
-    return key < other_key or (key == other_key and rank < other)
+def _plus(high: int, low: int, more_high: int, more_low: int) -> Any:
+    """A sum of two numbers of two words. Low words are unsigned; the carry is seen by comparing them as such."""
+    below = low + more_low
+    return high + more_high + ((below ^ _SIGN) < (low ^ _SIGN)), below
 
 
 @_compiled
-def _more(key: int, rank: int, other_key: int, other: int) -> bool:
-    """Whether a key is greater than another, or as great and further ahead."""
-    return key > other_key or (key == other_key and rank < other)
+def _minus(high: int, low: int, less_high: int, less_low: int) -> Any:
+    """Their difference."""
+    return high - less_high - ((low ^ _SIGN) < (less_low ^ _SIGN)), low - less_low
 
 
 @_compiled
-def _with_node(word: Any, tree: Any, node: int) -> Any:
-    """A word, and what a node says. Low words are unsigned; the carry is seen by comparing them as such."""
-    held, total, low, high, least, most, least_key, most_key = word
-    before = low
-    low += tree[node, LOW]
-    high += tree[node, HIGH] + ((low ^ _SIGN) < (before ^ _SIGN))
-    if _less(tree[node, LEAST_KEY], tree[node, LEAST], least_key, least):
-        least, least_key = tree[node, LEAST], tree[node, LEAST_KEY]
-    if _more(tree[node, MOST_KEY], tree[node, MOST], most_key, most):
-        most, most_key = tree[node, MOST], tree[node, MOST_KEY]
-    return held + tree[node, HELD], total + tree[node, TOTAL], low, high, least, most, least_key, most_key
+def _split(desk: Any, chunks: Any, number: int, c: int, size: int, t_ms: int) -> None:
+    """Make two chunks of a full one, which an event of that time is to go to: halves, or where it would be the newest
+    of all, the second one empty."""
+    base, new, cut = chunks[BASE, c], number * (size + 8), size
+    if c < number - 1 or t_ms < desk[TIME, base + size - 1]:
+        cut, t_ms = size // 2, desk[TIME, base + size // 2]
+    middle = base + cut
+    for k in range(number, c, -1):
+        for part in range(CHUNK):
+            chunks[part, k] = chunks[part, k - 1]
+    for part in range(DESK):
+        for i in range(size - cut):
+            desk[part, new + i] = desk[part, middle + i]
+    for i in range(size - cut + 1):
+        desk[SUM, new + i] = desk[SUM, middle + i] - desk[SUM, middle]
+        desk[HIGH, new + i], desk[LOW, new + i] = _minus(
+            desk[HIGH, middle + i], desk[LOW, middle + i], desk[HIGH, middle], desk[LOW, middle]
+        )
+    chunks[COUNT, c] = cut
+    _after(chunks, c + 1, c + 2, cut, desk[SUM, middle], desk[HIGH, middle], desk[LOW, middle])
+    chunks[SPLIT, c + 1], chunks[BASE, c + 1], chunks[COUNT, c + 1] = t_ms, new, size - cut
+    _bound(desk, chunks, c)
+    _bound(desk, chunks, c + 1)
 
 
 @_compiled
-def _with_rank(word: Any, desk: Any, rank: int, below: int, wanted: Any) -> Any:
-    """A word, and one rank, if it is held."""
-    held, total, low, high, least, most, least_key, most_key = word
-    if desk[EVENT, rank] < below:
-        held += 1
-        if wanted[0]:
-            units = desk[UNITS, rank]
-            square_high, square_low = _square(units)
-            total += units
-            before = low
-            low += square_low
-            high += square_high + ((low ^ _SIGN) < (before ^ _SIGN))
-        if wanted[1]:
-            key = desk[KEY, rank]
-            if _less(key, rank, least_key, least):
-                least, least_key = rank, key
-            if _more(key, rank, most_key, most):
-                most, most_key = rank, key
-    return held, total, low, high, least, most, least_key, most_key
+def _bound(desk: Any, chunks: Any, c: int) -> None:
+    """Find a chunk's least and greatest key anew."""
+    base = chunks[BASE, c]
+    chunks[BOTTOM, c], chunks[PEAK, c] = _keys(desk, KEY, base, base + chunks[COUNT, c], _MOST, _SIGN, KEY)
+
+
+@_inlined
+def _keys(parts: Any, low: int, first: int, last: int, least: int, most: int, high: int) -> Any:
+    """The least and the greatest of some and of what lies at [first, last), which says its least and its greatest."""
+    for at in range(np.uint64(first), np.uint64(last)):
+        least, most = min(least, parts[low, at]), max(most, parts[high, at])
+    return least, most
 
 
 @_compiled
-def _with_ranks(word: Any, desk: Any, first: int, last: int, below: int, wanted: Any) -> Any:
-    """A word, and what is held of the ranks [first, last)."""
-    for rank in range(first, last):
-        word = _with_rank(word, desk, rank, below, wanted)
-    return word
+def _after(chunks: Any, first: int, last: int, count: int, units: int, high: int, low: int) -> None:
+    """There is so much more before the chunks [first, last)."""
+    for c in range(first, last):
+        chunks[BEFORE, c] += count
+        chunks[TOTAL, c] += units
+        chunks[UPPER, c], chunks[LOWER, c] = _plus(chunks[UPPER, c], chunks[LOWER, c], high, low)
 
 
 @_compiled
-def _with_blocks(word: Any, tree: Any, left: int, right: int) -> Any:
-    """A word, and what the leaves [left, right) say."""
-    while left < right:
-        if left & 1:
-            word = _with_node(word, tree, left)
-            left += 1
-        if right & 1:
-            right -= 1
-            word = _with_node(word, tree, right)
-        left >>= 1
-        right >>= 1
-    return word
+def _come(
+    desk: Any, chunks: Any, alive: Any, number: int, size: int, rows: Any, begin: int, first: int, last: int,
+    summed: bool,
+) -> int:  # fmt: skip
+    """The events [first, last) of the entity whose begin there come to their places, each behind those of its time.
+    How many chunks there are then."""
+    for place in range(first, last):
+        t_ms, key, c = rows[begin + place, TIME], rows[begin + place, KEY], number - 1
+        while c and chunks[SPLIT, c] > t_ms:
+            c -= 1
+        if chunks[COUNT, c] == size:
+            _split(desk, chunks, number, c, size, t_ms)
+            number += 1
+            c += chunks[SPLIT, c + 1] <= t_ms
+        base = chunks[BASE, c]
+        end = at = base + chunks[COUNT, c]
+        while at > base and desk[TIME, at - 1] > t_ms:
+            for part in (TIME, KEY, EVENT, PLACE):
+                desk[part, at] = desk[part, at - 1]
+            at -= 1
+        desk[TIME, at], desk[KEY, at], desk[PLACE, at] = t_ms, key, place
+        if rows.shape[1] > EVENT:
+            desk[EVENT, at] = rows[begin + place, EVENT]
+        chunks[COUNT, c] += 1
+        chunks[BOTTOM, c], chunks[PEAK, c] = min(chunks[BOTTOM, c], key), max(chunks[PEAK, c], key)
+        units, high, low = _NOTHING, _NOTHING, _NOTHING
+        if summed:
+            units = rows[begin + place, UNITS]
+            high, low = _square(units)
+            for i in range(end, at - 1, -1):
+                desk[SUM, i + 1] = desk[SUM, i] + units
+                desk[HIGH, i + 1], desk[LOW, i + 1] = _plus(desk[HIGH, i], desk[LOW, i], high, low)
+        if c + 1 < number:
+            _after(chunks, c + 1, number, 1, units, high, low)
+        if len(alive) > 1:
+            _alive(alive, key, 1)
+    return number
 
 
 @_compiled
-def _with_slice(
-    word: Any, tree: Any, desk: Any, blocks: Any, low: int, high: int, below: int, wanted: Any
-) -> Any:
-    """A word, and what is held of the ranks [low, high)."""
-    bits, size = blocks
-    left, right = ((low - 1) >> bits) + 1, high >> bits
-    if left >= right:
-        return _with_ranks(word, desk, low, high, below, wanted)
-    word = _with_ranks(word, desk, low, left << bits, below, wanted)
-    word = _with_ranks(word, desk, right << bits, high, below, wanted)
-    return _with_blocks(word, tree, left + size, right + size)
+def _go(desk: Any, chunks: Any, alive: Any, number: int, t_ms: int, place: int) -> None:
+    """An event goes, which was that one of its entity's."""
+    c = number - 1
+    while c and chunks[SPLIT, c] > t_ms:
+        c -= 1
+    i = 0
+    while i == chunks[COUNT, c] or desk[PLACE, chunks[BASE, c] + i] != place:
+        i += 1
+        if i >= chunks[COUNT, c]:
+            c, i = c - 1, 0
+    at, end = chunks[BASE, c] + i, chunks[BASE, c] + chunks[COUNT, c]
+    if len(alive) > 1:
+        _alive(alive, desk[KEY, at], -1)
+    units = desk[SUM, at + 1] - desk[SUM, at]
+    high, low = _minus(desk[HIGH, at + 1], desk[LOW, at + 1], desk[HIGH, at], desk[LOW, at])
+    for part in (TIME, KEY, EVENT, PLACE):
+        for i in range(at, end - 1):
+            desk[part, i] = desk[part, i + 1]
+    for i in range(at + 1, end):
+        desk[SUM, i] = desk[SUM, i + 1] - units
+        desk[HIGH, i], desk[LOW, i] = _minus(desk[HIGH, i + 1], desk[LOW, i + 1], high, low)
+    chunks[COUNT, c] -= 1
+    _bound(desk, chunks, c)
+    _after(chunks, c + 1, number, -1, -units, *_minus(_NOTHING, _NOTHING, high, low))
+
+
+@_inlined
+def _chunk(chunks: Any, number: int, near: int, t_ms: int) -> int:
+    """The last chunk that may hold what is not later than a time, sought from one on."""
+    c = min(near, number - 1)
+    while c + 1 < number and chunks[SPLIT, c + 1] <= t_ms:
+        c += 1
+    while c and chunks[SPLIT, c] > t_ms:
+        c -= 1
+    return c
 
 
 @_compiled
-def _put(tree: Any, node: int, word: Any) -> None:
-    """What a node says from now on."""
-    tree[node, HELD], tree[node, TOTAL], tree[node, LOW], tree[node, HIGH] = word[:4]
-    tree[node, LEAST], tree[node, MOST], tree[node, LEAST_KEY], tree[node, MOST_KEY] = word[4:]
+def _across(desk: Any, chunks: Any, low: int, high: int, i: int, edge: int, word: Any) -> Any:
+    """Where in a chunk begins what is later than an edge, and a word of the least and the greatest key with all that
+    lies between there and a place of a later chunk."""
+    least, most = word
+    base, count, at = chunks[BASE, low], chunks[COUNT, low], 0
+    for k in range(np.uint64(base), np.uint64(base + count)):
+        at += desk[TIME, k] <= edge
+    least, most = _keys(desk, KEY, base + at, base + count, least, most, KEY)
+    least, most = _keys(chunks, BOTTOM, low + 1, high, least, most, PEAK)
+    return at, _keys(desk, KEY, chunks[BASE, high], chunks[BASE, high] + i, least, most, KEY)
 
 
 @_compiled
-def _mend(tree: Any, desk: Any, blocks: Any, stale: Any, count: int, below: int, wanted: Any) -> None:
-    """Sum up the first `count` blocks of `stale` anew, and level by level what stands above them."""
-    bits, size = blocks
-    for i in range(count):
-        first = stale[i] << bits
-        stale[i] += size
-        _put(tree, stale[i], _with_ranks(_NOTHING, desk, first, first + (1 << bits), below, wanted))
-    while count and stale[0] > 1:
-        kept = 0
-        for i in range(count):
-            node = stale[i] >> 1
-            if not kept or stale[kept - 1] != node:
-                word = _with_node(_NOTHING, tree, 2 * node)
-                _put(tree, node, _with_node(word, tree, 2 * node + 1))
-                stale[kept] = node
-                kept += 1
-        count = kept
+def _first(desk: Any, chunks: Any, c: int, i: int, top: int, key: int, bound: int) -> int:
+    """The number of the first event with a key, the least or the greatest of what lies from a place of a chunk on up
+    to some place of the `top` one."""
+    while True:
+        for at in range(chunks[BASE, c] + i, chunks[BASE, c] + chunks[COUNT, c]):
+            if desk[KEY, at] == key:
+                number: int = desk[EVENT, at]
+                return number
+        c, i = c + 1, 0
+        while c < top and chunks[bound, c] != key:
+            c += 1
+
+
+@_inlined
+def _since(t_ms: int, window_ms: int, hop_ms: int) -> Any:
+    """The time that what lies in a window is later than."""
+    if not window_ms:
+        return _SIGN
+    edge = t_ms - window_ms
+    return edge // hop_ms * hop_ms if hop_ms else edge
 
 
 @_compiled
-def _newest(tree: Any, desk: Any, blocks: Any, rank: int, below: int) -> int:
-    """The greatest rank held below one; -1: none."""
-    bits, size = blocks
-    while rank & ((1 << bits) - 1):
-        rank -= 1
-        if desk[EVENT, rank] < below:
-            return rank
-    node = (rank >> bits) + size
-    while not (node & 1 and tree[node - 1, HELD]):
-        node >>= 1
-        if node <= 1:
-            return -1
-    node -= 1
-    while node < size:
-        node = 2 * node + 1
-        if not tree[node, HELD]:
-            node -= 1
-    rank = ((node - size + 1) << bits) - 1
-    while desk[EVENT, rank] >= below:
-        rank -= 1
-    return rank
+def _end(desk: Any, chunks: Any, number: int, near: int, t_ms: int) -> Any:
+    """Where what is later than a time begins."""
+    c = _chunk(chunks, number, near, t_ms)
+    i = chunks[COUNT, c]
+    while i and desk[TIME, chunks[BASE, c] + i - 1] > t_ms:
+        i -= 1
+    return c, i
 
 
 @_compiled
-def _oldest(tree: Any, desk: Any, blocks: Any, rank: int, below: int) -> int:
-    """The least rank held from one on; there is one."""
-    bits, size = blocks
-    while size == 1 or rank & ((1 << bits) - 1):
-        if desk[EVENT, rank] < below:
-            return rank
-        rank += 1
-    node = (rank >> bits) + size
-    while not tree[node, HELD]:
-        while node & 1:
-            node >>= 1
-        node += 1
-    while node < size:
-        node = 2 * node
-        if not tree[node, HELD]:
-            node += 1
-    rank = (node - size) << bits
-    while desk[EVENT, rank] >= below:
-        rank += 1
-    return rank
+def _newest(desk: Any, chunks: Any, c: int, i: int, tells: int, j: int, newest: Any) -> None:
+    """The time of the newest event before a place, and what tells of the newest ones."""
+    for k in range(1, newest.shape[0]):
+        while c and not i:
+            c -= 1
+            i = chunks[COUNT, c]
+        at = chunks[BASE, c] + max(i - 1, 0)
+        newest[k, j] = desk[tells, at] if i else _NOTHING
+        if k == 1:
+            newest[0, j] = desk[TIME, at] if i else _NOTHING
+        i = max(i - 1, 0)
 
 
 @_compiled
-def _above(times: Any, n: int, t_ms: int, near: int) -> int:
-    """How many of the first n times are at most `t_ms`: sought from `near` on in steps that double, then halve."""
-    low = high = min(near, n)
-    step = 1
-    if low < n and times[low] <= t_ms:
-        while low + step < n and times[low + step] <= t_ms:
-            low += step
-            step *= 2
-        low, high = low + 1, min(low + step, n)
-    else:
-        while step <= high and times[high - step] > t_ms:
-            high -= step
-            step *= 2
-        low = max(high - step + 1, 0)
-    while low < high:
-        middle = (low + high) >> 1
-        if times[middle] <= t_ms:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+def _ends(desk: Any, chunks: Any, c: int, i: int, top: int, wanted: Any, span: int, j: int, out: Any) -> None:
+    """What tells of the values at the ends of what lies from a place on up to one of the `top` chunk: of the least and
+    the greatest, whose keys were found, and of the first."""
+    if wanted[ORDERED] and wanted[EXACT] and out[HELD, span, j]:
+        out[LEAST, span, j] = _first(desk, chunks, c, i, top, out[LEAST, span, j], BOTTOM)
+        out[MOST, span, j] = _first(desk, chunks, c, i, top, out[MOST, span, j], PEAK)
+    while i == chunks[COUNT, c] and c < top:
+        c, i = c + 1, 0
+    if wanted[OLDEST]:
+        out[FIRST, span, j] = desk[EVENT if wanted[EXACT] else KEY, chunks[BASE, c] + i]
 
 
 @_compiled
-def asks(codes: Any, groups: int, t_ms: Any, o: Any, since: Any) -> Any:
-    """Requests by group and position: where each group begins, what is known of each, and where each one is; those of
-    group -1 are behind all."""
-    starts, members = grouped(codes, groups)
-    known, place = np.empty((3, len(members)), np.int64), np.full(len(codes), len(members))
-    below = np.empty(len(codes), np.int64)
-    near = 0
+def _answer(
+    whose: Any, events: Any, leaving: Any, requests: Any, spans: Any, wanted: Any, state: Any, size: int, out: Any,
+    newest: Any,
+) -> None:  # fmt: skip
+    """Answer the requests of some entities, each span from the one before. Not in parts: to pass an array on costs more
+    than what is done with it here."""
+    starts, rows = events
+    leavers, places, until = leaving
+    asked, asks = requests
+    desk, chunks, lows, stamps, alive = state
+    for entity in range(whose[0], whose[1]):
+        begin, came, gone, number = starts[entity], 0, leavers[entity], 1
+        for j in range(asked[entity], asked[entity + 1]):
+            number = _come(
+                desk, chunks, alive, number, size, rows, begin, came, asks[j, BELOW], wanted[SUMMED]
+            )
+            came = asks[j, BELOW]
+            while gone < leavers[entity + 1] and until[gone] < asks[j, AT]:
+                _go(desk, chunks, alive, number, rows[begin + places[gone], TIME], places[gone])
+                gone += 1
+            t_ms, (c, i) = asks[j, T], _end(desk, chunks, number, lows[-1], asks[j, T])
+            lows[-1] = top = c
+            z, least, most = chunks[BASE, top] + i, _MOST, _SIGN
+            if newest.shape[0]:
+                _newest(desk, chunks, c, i, EVENT if wanted[EXACT] else KEY, j, newest)
+            for span in range(spans.shape[1]):
+                edge = _since(t_ms, spans[0, span], spans[1, span])
+                low, base = 0 if number == 1 else _chunk(chunks, number, lows[span], edge), chunks[BASE, c]
+                if low < c:
+                    i, (least, most) = _across(desk, chunks, low, c, i, edge, (least, most))
+                    c, base = low, chunks[BASE, low]
+                while i and desk[TIME, np.uint64(base + i - 1)] > edge:
+                    i -= 1
+                    key = desk[KEY, np.uint64(base + i)]
+                    least, most = min(least, key), max(most, key)
+                a, lows[span] = base + i, c
+                out[HELD, span, j] = (
+                    z - a - chunks[BASE, top] + base + chunks[BEFORE, top] - chunks[BEFORE, c]
+                )
+                if wanted[SUMMED]:
+                    out[UNIT, span, j] = desk[SUM, z] - desk[SUM, a] + chunks[TOTAL, top] - chunks[TOTAL, c]
+                    high, below = _plus(desk[HIGH, z], desk[LOW, z], chunks[UPPER, top], chunks[LOWER, top])
+                    high, below = _minus(high, below, desk[HIGH, a], desk[LOW, a])
+                    out[UPPER_SQUARE, span, j], out[LOWER_SQUARE, span, j] = _minus(
+                        high, below, chunks[UPPER, c], chunks[LOWER, c]
+                    )
+                if wanted[ORDERED]:
+                    out[LEAST, span, j], out[MOST, span, j] = least, most
+                if wanted[OLDEST] or wanted[EXACT]:
+                    _ends(desk, chunks, c, i, top, wanted, span, j, out)
+            if wanted[CODED]:
+                _kinds(desk, chunks, top, z - chunks[BASE, top], stamps, alive[-1], j, out)
+        _clear(desk, chunks, alive, rows, begin, begin + came)
+
+
+@_compiled
+def _kinds(desk: Any, chunks: Any, c: int, i: int, stamps: Any, most: int, j: int, out: Any) -> None:
+    """How many different codes each span holds: one walk down from the end, which stops when it has met all that
+    there are."""
+    count, seen = 0, 0
+    for span in range(out.shape[1]):
+        while count < most and seen < out[HELD, span, j]:
+            while not i:
+                c -= 1
+                i = chunks[COUNT, c]
+            i, seen = i - 1, seen + 1
+            code = desk[KEY, chunks[BASE, c] + i]
+            count += stamps[code] != j
+            stamps[code] = j
+        out[KINDS, span, j] = count
+
+
+@_compiled
+def _alive(alive: Any, code: int, one: int) -> None:
+    """One more or less of a code is held. `alive`: how many of each, and at its end of how many there are some."""
+    alive[-1] -= alive[code] > 0
+    alive[code] += one
+    alive[-1] += alive[code] > 0
+
+
+@_compiled
+def _clear(desk: Any, chunks: Any, alive: Any, rows: Any, first: int, last: int) -> None:
+    """Clear the desk of an entity's events, which came from [first, last)."""
+    desk[SUM, 0] = desk[LOW, 0] = desk[HIGH, 0] = 0
+    for part in range(CHUNK):
+        chunks[part, 0] = 0
+    chunks[SPLIT, 0], chunks[BOTTOM, 0], chunks[PEAK, 0] = _SIGN, _MOST, _SIGN
+    if len(alive) > 1:
+        alive[-1] = 0
+        for i in range(first, last):
+            alive[rows[i, KEY]] = 0
+
+
+@_compiled
+def asks(codes: Any, entities: int, requests: Any, whose: Any, since: Any) -> Any:
+    """Requests by entity and position: where each entity's begin, what is known of each, and where each one is. Those
+    of nobody are of one more entity, which has no events."""
+    t_ms, o = requests
+    starts, held = np.zeros(entities + 2, np.int64), np.zeros(entities + 1, np.int64)
+    for code in codes:
+        starts[(code if code >= 0 else entities) + 1] += 1
+    for entity in range(entities + 1):
+        starts[entity + 1] += starts[entity]
+    free, place = starts[:-1].copy(), np.empty(len(codes), np.uint32)
+    known = np.empty((len(codes), 3), np.int64)
+    at = 0
     for i in range(len(codes)):
-        below[i] = near = _above(since, len(since), o[i] - 1, near)
-    for j in range(len(members)):
-        i = members[j]
-        known[T, j], known[BELOW, j], known[AT, j], place[i] = t_ms[i], below[i], o[i], j
+        while at < len(since) and since[at] < o[i]:
+            held[whose[at]] += 1
+            at += 1
+        code = codes[i] if codes[i] >= 0 else entities
+        j = free[code]
+        free[code] += 1
+        known[j, T], known[j, BELOW], known[j, AT], place[i] = t_ms[i], held[code], o[i], j
     return starts, known, place
 
 
 @_compiled
-def _in_order(times: Any, order: Any, late: Any) -> None:
-    """`order`: the places of times, which came by position, by (time, position). Those that came in order are merged
-    with the few that are late, which are sorted."""
-    kept, behind, latest = 0, 0, times[0]
-    for i in range(len(times)):
-        if times[i] >= latest:
-            latest = times[i]
-            order[kept] = i
-            kept += 1
-        else:
-            late[behind] = i
-            behind += 1
-    if not behind:
-        return
-    by_time = late[:behind][np.argsort(times[late[:behind]], kind="mergesort")]
-    rank = len(times)
-    for one in by_time[::-1]:
-        while kept:
-            other = order[kept - 1]
-            if times[other] < times[one] or (times[other] == times[one] and other < one):
-                break
-            kept -= 1
-            rank -= 1
-            order[rank] = other
-        rank -= 1
-        order[rank] = one
-
-
-@_compiled
-def _lay(rows: Any, desk: Any, tree: Any) -> Any:
-    """Lay an entity's events out by rank, none of them held; its blocks: of how many bits, and how many."""
-    n, order = len(rows), desk[EVENT]
-    _in_order(rows[:, TIME], order, desk[RANK])
-    for rank in range(n):
-        i = order[rank]
-        desk[RANK, i] = rank
-        desk[TIME, rank], desk[EVENT, rank] = rows[i, TIME], rows[i, EVENT]
-        desk[KEY, rank], desk[UNITS, rank] = rows[i, KEY], rows[i, UNITS]
-    bits, size = FEW_BITS, 1
-    if n >> bits:
-        bits = BITS
-        while size <= n >> bits:
-            size <<= 1
-        desk[EVENT, n : size << bits] = _NONE
-        for node in range(2 * size):
-            _put(tree, node, _NOTHING)
-    return bits, size
-
-
-@_inlined
-def _moved(desk: Any, rank: int, one: int, bits: int, stale: Any, count: int, alive: Any) -> int:
-    """An event is held from now on (`one` is 1), or no longer (-1). `stale`: the blocks that are to be summed up anew,
-    `count` of them; `alive`: how many of each code are held, and at its end how many codes that are."""
-    if len(alive) > 1:
-        code = desk[KEY, rank]
-        alive[-1] -= alive[code] > 0
-        alive[code] += one
-        alive[-1] += alive[code] > 0
-    block = rank >> bits
-    if count and stale[count - 1] == block:
-        return count
-    stale[count] = block
-    return count + 1
-
-
-@_inlined
-def _walked(word: Any, desk: Any, rank: int, edge: int, below: int, wanted: Any) -> Any:
-    """A word, and what is held below a rank and later than an edge; where that begins."""
-    while rank and desk[TIME, rank - 1] > edge:
-        rank -= 1
-        word = _with_rank(word, desk, rank, below, wanted)
-    return word, rank
-
-
-@_compiled
-def _read(
-    asks: Any, j: int, n: int, spans: Any, tree: Any, desk: Any, blocks: Any, wanted: Any, lows: Any, out: Any
-) -> None:
-    """What all spans of one request hold, each from the one before. `lows`: where they begin, and where they end, of
-    the request before as of this one."""
-    times, word, t_ms = desk[TIME], _NOTHING, asks[T, j]
-    lows[-1] = upto = _above(times, n, t_ms, lows[-1])
-    for span in range(spans.shape[1]):
-        edge: Any = _SIGN
-        if spans[0, span]:
-            edge = t_ms - spans[0, span]
-            if spans[1, span]:
-                edge = edge // spans[1, span] * spans[1, span]
-        if blocks[1] == 1:
-            word, low = _walked(word, desk, upto, edge, asks[BELOW, j], wanted)
-        else:
-            low = _above(times, upto, edge, lows[span])
-            word = _with_slice(word, tree, desk, blocks, low, upto, asks[BELOW, j], wanted)
-        lows[span] = upto = low
-        held, total, squares_low, squares_high, least, most, _, _ = word
-        out[HELD, span, j] = held
-        if wanted[0]:
-            out[TOTAL, span, j], out[LOW, span, j], out[HIGH, span, j] = total, squares_low, squares_high
-        if wanted[1] and held:
-            out[LEAST, span, j], out[MOST, span, j] = desk[wanted[4], least], desk[wanted[4], most]
-        if wanted[2] and held:
-            out[FIRST, span, j] = desk[EVENT, _oldest(tree, desk, blocks, low, asks[BELOW, j])]
-
-
-@_compiled
-def _kinds(desk: Any, below: int, counted: Any, stamp: int, lows: Any, most: int, out: Any) -> None:
-    """How many different codes each slice [low, high) holds: one walk down from the end, which stops when it
-    has met all that there are."""
-    count, rank = 0, lows[-1]
-    for span in range(len(lows) - 1):
-        while rank > lows[span] and count < most:
-            rank -= 1
-            if desk[EVENT, rank] < below and counted[desk[KEY, rank]] != stamp:
-                counted[desk[KEY, rank]] = stamp
-                count += 1
-        out[KINDS, span, stamp] = count
-
-
-@_compiled
-def nothing(out: Any, newest: Any, first: int, last: int) -> None:
-    """What is found of an entity without events, for the requests [first, last)."""
-    out[HELD, :, first:last] = out[TOTAL, :, first:last] = out[KINDS, :, first:last] = 0
-    newest[:, first:last] = -1
+def put(column: Any, place: Any, room: Any) -> None:
+    """Bring a column in the order of the requests. `room`: for a copy, which is near then."""
+    for i in range(len(place)):
+        room[i] = column[i]
+    for i in range(len(place)):
+        column[i] = room[place[i]]
 
 
 @_compiled
 def sweep(
-    whose: Any,
-    events: Any,
-    leaving: Any,
-    requests: Any,
-    spans: Any,
-    wanted: Any,
-    codes: int,
-    out: Any,
+    whose: Any, events: Any, leaving: Any, requests: Any, spans: Any, wanted: Any, codes: int, size: int, out: Any,
     newest: Any,
-) -> None:
-    """Answer the requests of the entities [first, last) of one series, `whose`.
+) -> None:  # fmt: skip
+    """Find what the requests of the entities [first, last) of one series ask for, `whose`.
 
     `events` are (starts, rows): by entity and position; `leaving` (starts, places in their entity, until): those that
-    are taken away, by entity and position; `requests` (starts, columns): by entity and position;
-    `spans` the windows, the shortest first, and their hops: 0 is all history, and none. `wanted`: whether sums, least
-    and greatest, first, kinds are; with the last, keys are codes below `codes`; and what tells of the least and the
-    greatest, KEY or EVENT. `out`: by field, span and request; `newest`: the newest events by request, -1 for none.
-    Where nothing is held, no other fields than HELD, TOTAL and KINDS are said.
+    are taken away, by entity and position; `requests` (starts, rows): by entity and position; `spans` the windows,
+    the shortest first, and their hops: 0 is all history, and none. With kinds `wanted`, keys are codes below `codes`.
+    `size`: that of a chunk where events are few. `out`: by field, span and request; the ends where anything is held.
+    `newest`: by request the newest event's time, and what tells of the newest ones; 0 for none.
     """
-    starts, rows = events
-    asked, asks = requests
-    most = np.max(np.diff(starts[whose[0] : whose[1] + 1])) if whose[1] > whose[0] else 0
-    size = 1
-    while size <= most >> BITS:
-        size <<= 1
-    tree, desk = (
-        np.zeros((2 * size, FIELDS), np.int64),
-        np.zeros((DESK, max(size << BITS, 1 << FEW_BITS)), np.int64),
-    )
-    counted, alive, stale = (
-        np.full(codes, -1, np.int64),
-        np.zeros(codes + 1, np.int64),
-        np.empty(2 * most, np.int64),
-    )
-    lows = np.zeros(spans.shape[1] + 1, np.int64)
+    starts, most = events[0], 0
     for entity in range(whose[0], whose[1]):
-        begin, n = starts[entity], starts[entity + 1] - starts[entity]
-        if asked[entity] == asked[entity + 1]:
-            continue
-        if not n:
-            nothing(out, newest, asked[entity], asked[entity + 1])
-            continue
-        blocks = _lay(rows[begin : begin + n], desk, tree)
-        at, gone = begin, leaving[0][entity]
-        for j in range(asked[entity], asked[entity + 1]):
-            count, below = 0, asks[BELOW, j]
-            while (blocks[1] > 1 or wanted[3]) and at < begin + n and rows[at, EVENT] < below:
-                count = _moved(desk, desk[RANK, at - begin], 1, blocks[0], stale, count, alive)
-                at += 1
-            while gone < leaving[0][entity + 1] and leaving[2][gone] < asks[AT, j]:
-                rank = desk[RANK, leaving[1][gone]]
-                desk[EVENT, rank] = _NONE
-                count = _moved(desk, rank, -1, blocks[0], stale, count, alive)
-                gone += 1
-            if blocks[1] > 1:
-                _mend(tree, desk, blocks, stale, count, below, wanted)
-            _read(asks, j, n, spans, tree, desk, blocks, wanted, lows, out)
-            if wanted[3]:
-                _kinds(desk, below, counted, j, lows, alive[-1], out)
-            high = lows[-1]
-            for k in range(len(newest)):
-                high = _newest(tree, desk, blocks, high, below) if high >= 0 else high
-                newest[k, j] = desk[EVENT, high] if high >= 0 else -1
-        if wanted[3]:
-            for rank in range(n):
-                alive[desk[KEY, rank]] = 0
-            alive[-1] = 0
+        most = max(most, starts[entity + 1] - starts[entity])
+    while 4 * size * size < most:
+        size *= 2
+    room = 1 if most <= size else most // (size // 2) + 3
+    chunks, desk = np.zeros((CHUNK, room), np.int64), np.empty((DESK, room * (size + 8)), np.int64)
+    stamps, alive = np.full(codes, -1, np.int64), np.zeros(codes + 1, np.int64)
+    _clear(desk, chunks, alive, events[1], 0, 0)
+    state = (desk, chunks, np.zeros(spans.shape[1] + 1, np.int64), stamps, alive)
+    _answer(whose, events, leaving, requests, spans, wanted, state, size, out, newest)
 
 
 @_compiled
-def mean(found: Any, span: int, quantum: float) -> Any:
-    """The means of a span: Σx / n, one correctly rounded division."""
-    held, total, values = found[HELD, span], found[TOTAL, span], np.zeros(found.shape[2])
-    for j in range(len(values)):
-        if held[j]:
-            values[j] = _mean(total[j], held[j]) * quantum
-    return values
+def moments(held: Any, parts: Any, quantum: float, deviate: bool, found: Any) -> None:
+    """Sums, means and, where it is asked for, deviations, `found`, in the room of the parts that they are made of."""
+    total, high, low = parts
+    sums, means, stds = found
+    for i in range(len(held)):
+        n, units = held[i], total[i]
+        if deviate:
+            stds[i] = math.sqrt(_variance(n, units, high[i], low[i])) * quantum if n > 1 else 0.0
+        sums[i], means[i] = units * quantum, _mean(units, n) * quantum if n else 0.0
 
 
 @_compiled
-def std(found: Any, span: int, quantum: float) -> Any:
-    """The deviations of a span."""
-    held, total, values = found[HELD, span], found[TOTAL, span], np.zeros(found.shape[2])
-    for j in range(len(values)):
-        if held[j] > 1:
-            variance = _variance(held[j], total[j], found[HIGH, span, j], found[LOW, span, j])
-            values[j] = math.sqrt(variance) * quantum
-    return values
+def said(keys: Any, held: Any, floats: bool, equal: bool) -> None:
+    """The bits of the values that keys say, in their room; 0 where nothing is held. `equal`: 0.0 for -0.0."""
+    for i in range(len(held)):
+        bits = _turned(keys[i]) if floats else keys[i]
+        keys[i] = bits if held[i] and not (equal and floats and bits == _SIGN) else _NOTHING

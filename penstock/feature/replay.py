@@ -29,8 +29,8 @@ Numbers = NDArray[np.int64]
 Places = NDArray[np.intp]
 ALWAYS = 2**63 - 1
 """Until when an event holds that nobody takes away."""
-ORDERED = ("min", "max")
 SUMMED = ("sum", "mean", "std")
+ORDERED = ("min", "max")
 NEWEST = ("last", "since", "last_k")
 WORTH = 20_000
 """So many events and requests are worth the loading of the kernels."""
@@ -58,7 +58,7 @@ class Taken:
         self.table = table
         self.numbers: dict[Any, int] = {}
         self.entities: list[Any] = []
-        self.whose, self.times, self.since = array("q"), array("q"), array("q")
+        self.whose, self.times, self.since = array("i"), array("q"), array("q")
         self.until: dict[int, int] = {}
         self.folded = 0
         code = table.shape.code
@@ -97,7 +97,8 @@ class Taken:
 
 
 class Decoded:
-    """Events and requests taken from records, in log order, as columns: what a replay works on."""
+    """Events and requests taken from records, in log order, as columns: what a replay works on. `asked`: by group of
+    the plan the number of each request's entity, -1 where nothing is known of it yet."""
 
     def __init__(self, features: FeatureSet) -> None:
         self.features = features
@@ -105,6 +106,8 @@ class Decoded:
         self.reading = self.fold.whole
         self.taken = [Taken(table) for table in self.fold.tables]
         self._of = {id(one.table): one for one in self.taken}
+        names = dict(zip(self.reading.column_slots, self.reading.columns, strict=True))
+        self._asks = [(self.of(group.table).numbers, names[group.asked]) for group in self.reading.groups]
         self.clear()
 
     def of(self, table: Table) -> Taken:
@@ -114,6 +117,7 @@ class Decoded:
     def clear(self) -> None:
         """Forget the requests."""
         self.columns: list[list[Any]] = [[] for _ in self.reading.columns]
+        self.asked = [array("i") for _ in self.reading.groups]
         self.t_ms, self.o = array("q"), array("q")
 
     def take(self, record: Record, event: Event | None = None, *, ask: bool = False) -> None:
@@ -124,6 +128,8 @@ class Decoded:
         if ask:
             for column, name in zip(self.columns, self.reading.columns, strict=True):
                 column.append(getattr(event, name))
+            for asked, (numbers, name) in zip(self.asked, self._asks, strict=True):
+                asked.append(numbers.get(getattr(event, name), -1))
             self.t_ms.append(record.time_ms)
             self.o.append(record.o)
         gone = read(record, Retraction).position if record.topic == RETRACTIONS else -1
@@ -164,6 +170,8 @@ def decoded(features: FeatureSet, records: Iterable[Record]) -> Decoded:
 Spread = Callable[[Callable[[int], None], Sequence[int]], Iterable[None]]
 """As `map`: calls a function with each number."""
 PARTS = 8
+CHUNK = 256
+"""So many events of an entity are looked at one by one; of more, those at the ends of windows."""
 
 
 def replay(decoded: Decoded, *, least: int = WORTH, spread: Spread = map) -> dict[str, Answers]:
@@ -182,7 +190,8 @@ def replay(decoded: Decoded, *, least: int = WORTH, spread: Spread = map) -> dic
         laid = _laid(compiled, taken, groups, decoded.features, spread) if compiled else None
         if compiled and laid:
             for group in groups:
-                _fill(slots, _swept(compiled, laid, taken, group, decoded, columns[group.asked], spread))
+                asked = np.asarray(decoded.asked[plan.groups.index(group)])
+                _fill(slots, _swept(compiled, laid, taken, group, decoded, asked, spread))
         else:
             _fill(slots, _folded(taken, groups, decoded, columns))
     _work(plan, slots, len(decoded.o))
@@ -296,18 +305,19 @@ def _until(taken: Taken, starts: Numbers, members: Numbers) -> Numbers:
 
 
 class Laid(msgspec.Struct, frozen=True):
-    """A table's events as the kernels take them; `codes`: how many different keys there are, if they are such."""
+    """A table's events as the kernels take them. `by_key`: whether keys say the values; `codes`: how many different
+    keys there are, if they are such."""
 
     events: tuple[Numbers, Numbers]
     leaving: tuple[Numbers, Numbers, Numbers]
     values: NDArray[Any]
-    times: Numbers
+    by_key: bool
     codes: int
 
     @property
-    def by_key(self) -> bool:
-        """Whether the keys say the values."""
-        return not self.codes and self.values.dtype in (np.float64, np.int64)
+    def floats(self) -> bool:
+        """Whether the values that the keys say are floats."""
+        return self.by_key and self.values.dtype == np.float64
 
 
 def _laid(
@@ -315,41 +325,45 @@ def _laid(
 ) -> Laid | None:
     """None where the kernels would not be exact: more than 64 bits, or an order that they do not know."""
     kinds = {one.kind for group in groups for one in _aggregates(group, features)}
-    n, values, ordered = len(taken.since), np.zeros(0), None
-    units, keys = np.zeros(n, np.int64), np.zeros(n, np.int64)
     if taken.table.exact or isinstance(taken.units, list):
         return None
-    if taken.units is not None:
-        units = np.asarray(taken.units)
-    if taken.values is not None:
-        held = taken.values
-        values = _typed(held, set(map(type, held))) if isinstance(held, list) else np.asarray(held)
+    none = np.zeros(0, np.int64)
+    units = none if taken.units is None else np.asarray(taken.units)
+    held = none if taken.values is None else taken.values
+    values = _typed(held, set(map(type, held))) if isinstance(held, list) else np.asarray(held)
+    by_key, codes = values.dtype in (np.float64, np.int64) and "distinct" not in kinds, 0
+    if by_key:
+        keys = values.view(np.int64)
+    else:
         ordered = _ordered(values)
         if ordered is None and kinds & {*ORDERED}:
             return None
-        keys = keys if ordered is None else ordered
-    codes = 0
-    if "distinct" in kinds:
-        keys, codes = _coded(values, ordered)
-    whose, times = np.asarray(taken.whose), np.asarray(taken.times)
-    half, entities = n // 2, len(taken.numbers)
-    first, second = (np.bincount(part, minlength=entities) for part in (whose[:half], whose[half:]))
-    starts = np.zeros(entities + 1, np.int64)
-    np.cumsum(first + second, out=starts[1:])
-    most, largest = (
-        int(np.diff(starts).max(initial=0)),
-        max(int(units.max(initial=0)), -int(units.min(initial=0))),
-    )
-    if most * largest >= 2**63:
+        keys = none if ordered is None else ordered
+        if "distinct" in kinds:
+            keys, codes = _coded(values, ordered)
+    n, whose, times = len(taken.since), np.asarray(taken.whose), np.asarray(taken.times)
+    halves, largest = ((0, n // 2), (n // 2, n)), [0, 0]
+    counts = np.zeros((2, len(taken.numbers) + 1), np.int64)
+
+    def count(i: int) -> None:
+        part = slice(*halves[i])
+        largest[i] = compiled.counted(whose[part], units[part], counts[i])
+
+    for _ in spread(count, range(2)):
+        pass
+    starts = np.concatenate([[0], np.cumsum(counts.sum(axis=0))])
+    if int(np.diff(starts).max()) * max(largest) >= 2**63:
         return None
-    rows, free = np.empty((n, compiled.ROW), np.int64), (starts[:-1].copy(), starts[:-1] + first)
+    rows = np.empty((n, compiled.EVENT + (not by_key)), np.int64)
+    free = (starts[:-1].copy(), starts[:-1] + counts[0])
+    laid = Laid((starts, rows), _leaving(taken, starts), values, by_key, codes)
 
     def lay(i: int) -> None:
-        compiled.lay((half * i, n if i else half), free[i], (whose, times, keys, units), rows)
+        compiled.lay(halves[i], free[i], (whose, times, keys, units), laid.floats, rows)
 
     for _ in spread(lay, range(2)):
         pass
-    return Laid((starts, rows), _leaving(taken, starts), values, times, codes)
+    return laid
 
 
 def _aggregates(group: Group, features: FeatureSet) -> list[Aggregate]:
@@ -368,12 +382,6 @@ def _ordered(values: NDArray[Any]) -> Numbers | None:
         bits = (values + 0.0).view(np.int64)
         return bits ^ ((bits >> 63) & np.int64(2**63 - 1))
     return values.astype(np.int64)
-
-
-def _unordered(keys: Numbers) -> NDArray[np.float64]:
-    """The floats that such integers are of, in their place."""
-    keys ^= (keys >> 63) & np.int64(2**63 - 1)
-    return keys.view(np.float64)
 
 
 def _coded(values: NDArray[Any], keys: Numbers | None) -> tuple[Numbers, int]:
@@ -402,152 +410,130 @@ def _leaving(taken: Taken, starts: Numbers) -> tuple[Numbers, Numbers, Numbers]:
     return begins, places[going], until[going]
 
 
-class Swept(msgspec.Struct, frozen=True):
-    """What the kernel found: `out` by field, span and request, those of an entity side by side, and at the end what
-    holds where there is no entity; `newest`: events by their numbers; `place`: where each request is."""
-
-    out: NDArray[np.int64]
-    newest: Numbers
-    place: Numbers
-
-
 def _swept(
-    compiled: ModuleType,
-    laid: Laid,
-    taken: Taken,
-    group: Group,
-    decoded: Decoded,
-    entities: Sequence[Any],
-    spread: Spread,
-) -> dict[int, Answers]:
-    places, whole = group.places, _aggregates(group, decoded.features)
-    kinds, rows, spans = {one.kind for one in whole}, len(entities), len(group.windows)
-    asked = np.fromiter(map(taken.numbers.get, entities, repeat(-1)), np.int64, rows)
-    t_ms, o, since = np.asarray(decoded.t_ms), np.asarray(decoded.o), np.asarray(taken.since)
-    starts, asks, place = compiled.asks(asked, len(taken.numbers), t_ms, o, since)
-    known = asks.shape[1]
-    newest = max(one.k or int(one.kind in NEWEST) for one in whole)
-    found = Swept(
-        np.empty((compiled.FIELDS, spans, known + 1), np.int64),
-        np.empty((newest, known + 1), np.int64), place,
-    )  # fmt: skip
-    compiled.nothing(found.out, found.newest, known, known + 1)
+    compiled: ModuleType, laid: Laid, taken: Taken, group: Group, decoded: Decoded, asked: Numbers, spread: Spread
+) -> dict[int, Answers]:  # fmt: skip
+    """One group's answers. The kernel finds them by field, window and request, those of an entity side by side."""
+    whole, rows, spans = _aggregates(group, decoded.features), len(asked), len(group.windows)
+    seated = list(zip(group.places, whole, strict=True))
+    kinds, t_ms, o = {one.kind for one in whole}, np.asarray(decoded.t_ms), np.asarray(decoded.o)
+    starts, asks, place = compiled.asks(
+        asked, len(taken.numbers), (t_ms, o), np.asarray(taken.whose), np.asarray(taken.since)
+    )
+    many = max(one.k or int(one.kind in NEWEST) for one in whole)
+    wide = (
+        rows // 512 * 512 + 520
+    )  # columns that are a power of two apart fight for the same lines of a cache
+    out = np.empty((compiled.FIELDS, spans, wide), np.int64)
+    heads = np.empty((many and many + 1, wide), np.int64)
     hops = [taken.table.key.hop_ms if length_ms else 0 for length_ms in group.windows]
     wanted = (
-        any(one in kinds for one in SUMMED), any(one in kinds for one in ORDERED), "first" in kinds, bool(laid.codes),
-        compiled.KEY if laid.by_key else compiled.EVENT,
+        not kinds.isdisjoint(SUMMED), not kinds.isdisjoint(ORDERED), "first" in kinds, "distinct" in kinds,
+        not laid.by_key,
     )  # fmt: skip
-    cuts = np.searchsorted(laid.events[0], np.linspace(0, len(laid.times), PARTS + 1)[1:-1]).tolist()
-    ends = [0, *cuts, len(taken.numbers)]
+    events, shares = laid.events[0], np.linspace(0, len(taken.since), PARTS + 1)[1:-1]
+    cuts = [0, *np.searchsorted(events, shares).tolist(), len(events) - 1]
 
     def part(i: int) -> None:
         compiled.sweep(
-            (ends[i], ends[i + 1]), laid.events, laid.leaving, (starts, asks), np.array((group.windows, hops)), wanted,
-            laid.codes, found.out, found.newest,
+            (cuts[i], cuts[i + 1]), laid.events, laid.leaving, (starts, asks), np.array((group.windows, hops)), wanted,
+            laid.codes, CHUNK, out, heads,
         )  # fmt: skip
 
     for _ in spread(part, range(PARTS)):
         pass
-    held = found.out[compiled.HELD].take(place, axis=1)
-    valid, room = held > 0, np.empty((len(places), rows), np.int64)
-    picked = [_picked(laid, events.take(place)) for events in found.newest]
     made: dict[int, Answers] = {}
 
-    def last(i: int) -> None:
-        for slot, one, values in list(zip(places, whole, room, strict=True))[i::PARTS]:
-            at = group.windows.index(one.window_ms)
-            look = Look(compiled, one, found, at, held[at], valid[at], values, picked, laid, t_ms)
-            made[slot] = _filled(_FINALS[one.kind](look), one.default)
+    def put(found: Numbers, room: Numbers) -> Numbers:
+        compiled.put(found, place, room)
+        return found[:rows]
 
-    for _ in spread(last, range(PARTS)):
+    newest = [put(head, np.empty(rows, np.int64)) for head in heads]
+    for keys in newest[1:]:
+        compiled.said(keys, keys, laid.floats, False)
+
+    def last(at: int) -> None:
+        seats = [(slot, one) for slot, one in seated if one.window_ms == group.windows[at]]
+        asked, room = {one.kind for _, one in seats}, np.empty(rows, np.int64)
+        held = put(out[compiled.HELD, at], room)
+        found: dict[str, NDArray[Any]] = {"count": held}
+        if not asked.isdisjoint(SUMMED):
+            parts = tuple(
+                put(out[i, at], room) for i in (compiled.UNIT, compiled.UPPER_SQUARE, compiled.LOWER_SQUARE)
+            )
+            floating = tuple(part.view(np.float64) for part in parts)
+            compiled.moments(held, parts, taken.table.key.quantum, "std" in asked, floating)
+            found |= zip(SUMMED, floating, strict=True)
+        for kind, field in (("min", compiled.LEAST), ("max", compiled.MOST), ("first", compiled.FIRST)):
+            if kind in asked:
+                found[kind] = put(out[field, at], room)
+                compiled.said(found[kind], held, laid.floats, kind != "first")
+        if "distinct" in asked:
+            found["distinct"] = put(out[compiled.KINDS, at], room)
+        look = Look(laid, found, held > 0, newest, t_ms)
+        for slot, one in seats:
+            made[slot] = _filled(_FINALS[one.kind](look, one), one.default)
+
+    for _ in spread(last, range(spans)):
         pass
     return made
 
 
 class Look(msgspec.Struct, frozen=True):
-    """One aggregate's last step: over which span of what was found; `held`: how many events lie in each request's,
-    and `valid`: whether any; `room`: for the values; `picked`: the newest values."""
+    """What the last step of the aggregates over one window sees, by request. `found`: columns by kind; `valid`: whether
+    any event lies in it; `newest`: the newest event's time, and what tells of the newest values."""
 
-    compiled: ModuleType
-    one: Aggregate
-    found: Swept
-    at: int
-    held: Numbers
-    valid: NDArray[np.bool_]
-    room: Numbers
-    picked: list[NDArray[Any]]
     laid: Laid
+    found: dict[str, NDArray[Any]]
+    valid: NDArray[np.bool_]
+    newest: list[Numbers]
     t_ms: Numbers
 
-    def of(self, field: int) -> Numbers:
-        """By request what was found of the span, in the room."""
-        found: Numbers = self.found.out[field, self.at].take(self.found.place, out=self.room, mode="clip")
-        return found
+    def values(self, said: Numbers) -> NDArray[Any]:
+        """The values that keys or events say."""
+        if self.laid.by_key:
+            return said.view(self.laid.values.dtype)
+        values = self.laid.values
+        return values[said] if len(values) else np.zeros(len(said), values.dtype)
 
 
-def _picked(laid: Laid, events: Numbers) -> NDArray[Any]:
-    """The values of some events, which are no negative numbers."""
-    if not len(laid.values):
-        return np.zeros(len(events), laid.values.dtype)
-    return laid.values[np.maximum(events, 0)]
-
-
-def _moment(look: Look, work: Callable[..., NDArray[np.float64]]) -> NDArray[np.float64]:
-    """As a kernel works it out."""
-    values: NDArray[np.float64] = work(look.found.out, look.at, look.one.quantum)
-    return values.take(look.found.place, out=look.room.view(np.float64), mode="clip")
-
-
-def _sum(look: Look) -> Answers:
-    return Answers(
-        np.multiply(look.of(look.compiled.TOTAL), look.one.quantum, out=look.room.view(np.float64))
-    )
-
-
-def _extreme(look: Look, field: int) -> Answers:
-    """The least or the greatest, 0.0 for -0.0; of numbers of several types as a float."""
-    found: NDArray[Any] = look.of(field)
-    found *= look.valid
-    if not look.laid.by_key:
-        found = _picked(look.laid, found)
-    elif look.laid.values.dtype == np.float64:
-        found = _unordered(found)
-    if mixed(look.one):
+def _extreme(look: Look, one: Aggregate) -> Answers:
+    """The least or the greatest; of numbers of several types as a float, and 0.0 for -0.0."""
+    found = look.values(look.found[one.kind])
+    if mixed(one):
         found = found.astype(np.float64)
     return Answers(found + 0.0 if found.dtype == np.float64 and not look.laid.by_key else found, look.valid)
 
 
-def _rate(look: Look) -> Answers:
+def _rate(look: Look, one: Aggregate) -> Answers:
     """n * per / window, the integers exact."""
-    counts = look.held * look.one.per_ms
-    if int(look.held.max(initial=0)) * look.one.per_ms > 2**53:
-        return answers([n * look.one.per_ms / look.one.window_ms for n in look.held.tolist()])
-    return Answers(counts / look.one.window_ms)
+    if int(look.found["count"].max(initial=0)) * one.per_ms > 2**53:
+        return answers([n * one.per_ms / one.window_ms for n in look.found["count"].tolist()])
+    return Answers(look.found["count"] * one.per_ms / one.window_ms)
 
 
-def _since(look: Look) -> Answers:
-    newest, times = look.found.newest[0].take(look.found.place), look.laid.times
-    past_ms = np.where(look.valid, look.t_ms - times[newest], 0) if len(times) else np.zeros_like(newest)
+def _since(look: Look, one: Aggregate) -> Answers:
+    past_ms = np.where(look.valid, look.t_ms - look.newest[0], 0)
     if int(past_ms.max(initial=0)) > 2**53:
         return Answers(np.array([n / 1000 for n in past_ms.tolist()]), look.valid)
     return Answers(past_ms / 1000, look.valid)
 
 
-_FINALS: dict[str, Callable[[Look], Answers]] = {
-    "count": lambda look: Answers(look.held),
+_FINALS: dict[str, Callable[[Look, Aggregate], Answers]] = {
+    "count": lambda look, one: Answers(look.found["count"]),
     "rate": _rate,
-    "sum": _sum,
-    "mean": lambda look: Answers(_moment(look, look.compiled.mean), look.valid),
-    "std": lambda look: Answers(_moment(look, look.compiled.std), look.held > 1),
-    "min": lambda look: _extreme(look, look.compiled.LEAST),
-    "max": lambda look: _extreme(look, look.compiled.MOST),
-    "first": lambda look: Answers(_picked(look.laid, look.of(look.compiled.FIRST) * look.valid), look.valid),
-    "last": lambda look: Answers(look.picked[0], look.valid),
-    "last_k": lambda look: Answers(look.picked[look.one.k - 1], look.held >= look.one.k),
+    "sum": lambda look, one: Answers(look.found["sum"]),
+    "mean": lambda look, one: Answers(look.found["mean"], look.valid),
+    "std": lambda look, one: Answers(look.found["std"], look.found["count"] > 1),
+    "min": _extreme,
+    "max": _extreme,
+    "first": lambda look, one: Answers(look.values(look.found["first"]), look.valid),
+    "last": lambda look, one: Answers(look.values(look.newest[1]), look.valid),
+    "last_k": lambda look, one: Answers(look.values(look.newest[one.k]), look.found["count"] >= one.k),
     "since": _since,
-    "distinct": lambda look: Answers(look.of(look.compiled.KINDS)),
+    "distinct": lambda look, one: Answers(look.found["distinct"]),
 }
-"""From integers to the answer, by the operations of `looks`, in their order."""
+"""What of it is the answer, by the operations of `looks`, in their order."""
 
 
 # In plain Python.

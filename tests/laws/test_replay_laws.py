@@ -246,19 +246,21 @@ def test_a_replay_in_pieces_is_the_same(moves: list[Any], size: int, compiled: b
     st.data(),
 )
 def test_many_events_of_one_entity(events: list[tuple[int, int, bool]], data: Any) -> None:
-    """Blocks, the tree above them and their edges: one entity with hundreds of events, most of them late."""
+    """Chunks, those that are cut in two, and their edges: one entity with hundreds of events, most of them late."""
     moves: list[Any] = []
     for grid, amount, asked in events:
         moves.append(("event", "a", -grid // 20, amount / 7, amount, str(amount % 5)))
         moves += [("ask", "a", -(grid % 9))] if asked else []
         moves += [("retract", grid)] if amount % 17 == 0 else []
     want, log = folded(recorded([*moves, ("ask", "a", 4)]))
-    assert wrong(answered(decoded(FEATURES, log)), want) == set()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replay_module, "CHUNK", data.draw(st.sampled_from([2, 5, 16, 256])))
+        assert wrong(answered(decoded(FEATURES, log)), want) == set()
 
 
 def test_late_events_no_more_hide_than_others() -> None:
     """The law finds a planted bug: an event that came after a request seen by it."""
-    moves = [("ask", "a", 0), ("event", "a", -1, 1.5, 1, "x"), ("ask", "a", 0)]
+    moves = [("event", "a", -1, 1.5, 1, "x"), ("ask", "a", 0)] * 2
     want, log = folded(recorded(moves))
     found = decoded(FEATURES, log)
     assert wrong(answered(found), want) == set()
@@ -275,7 +277,9 @@ def test_a_planted_bug_of_the_last_step_is_found(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(
         replay_module._FINALS,
         "std",
-        lambda look: replay_module.Answers(np.nextafter(real(look).values, 0), real(look).valid),
+        lambda look, one: replay_module.Answers(
+            np.nextafter(real(look, one).values, 0), real(look, one).valid
+        ),
     )
     assert wrong(answered(decoded(FEATURES, log)), want) >= {"spread_1h", "spread_all"}
 
