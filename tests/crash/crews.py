@@ -32,12 +32,17 @@ def events(hours: int) -> Iterator[Any]:
 
 
 def crew(
-    home: Path, *arguments: str, stages: str = "all", path: Path = PIPELINE, module: str = "penstock.cli"
+    home: Path,
+    *arguments: str,
+    stages: str = "all",
+    path: Path = PIPELINE,
+    module: str = "penstock.cli",
+    in_turn: bool = True,
 ) -> subprocess.Popen[bytes]:
     """`penstock run` in a process of its own."""
     command = [sys.executable, "-m", module, "run", *stages.split(), "--file", str(path)]
     return subprocess.Popen(
-        [*command, "--home", str(home), "--in-turn", *arguments],
+        [*command, "--home", str(home), *(["--in-turn"] if in_turn else []), *arguments],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         stdout=subprocess.DEVNULL,
     )

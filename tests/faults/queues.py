@@ -1,6 +1,8 @@
 """faults: two models behind queues, one given the other's answers, on Kafka: two processes of each stage, killed.
 
 The history is played to them in turn: the log must come out as that of one undisturbed process on the embedded one.
+Then more requests come, as fast as they may, and nobody waits for a turn: each is answered once by both, and what
+they said verifies.
 """
 
 from __future__ import annotations
@@ -12,22 +14,28 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from penstock.app.digest import digests
-from penstock.app.home import Home, open_home
+from penstock.app.home import Books, Home, open_home
+from penstock.app.pipeline import load
 from penstock.app.system import JOIN, own
 from penstock.cli import main
 from penstock.log import Commit, Log
-from penstock.stage import AnyStage, Running
-from tests.crash.crews import crew, drive, driver, embedded, everything
+from penstock.record.decisions import Prediction, predictions, read
+from penstock.stage import AnyStage, Running, every
+from tests.crash.crews import crew, drive, driver, embedded, events, everything
 
 PIPELINE = Path(__file__).parents[1] / "crash" / "queued.py"
+MODELS = ("first", "second")
+BESIDE = "predict join outcome monitor"
+"""What runs side by side: without ticks and trainings, so that who answers stays who answered last."""
 SHARES = 2
-HOURS = 96
+HOURS, MORE = 96, 48
 SESSION = "session.timeout.ms=1500\n"
 LONGEST_S = 900.0
 END_S = 60.0
@@ -36,14 +44,15 @@ END_S = 60.0
 class Crews:
     """The two processes, each in a home of its own; `wrong`: which ended though nobody asked it to."""
 
-    def __init__(self, folder: Path, where: list[str], module: str) -> None:
-        self.folder, self.where, self.module = folder, where, module
+    def __init__(self, folder: Path, where: list[str], module: str, stages: str, in_turn: bool) -> None:
+        self.folder, self.where = folder, where
+        self.how: dict[str, Any] = {"path": PIPELINE, "module": module, "stages": stages, "in_turn": in_turn}
         self.lock, self.wrong = threading.Lock(), list[str]()
         self.running = [self.start(i) for i in range(2)]
 
     def start(self, i: int) -> subprocess.Popen[bytes]:
         """One of them."""
-        return crew(self.folder / f"home{i}", *self.where, path=PIPELINE, module=self.module)
+        return crew(self.folder / f"home{i}", *self.where, **self.how)
 
     def end(self, i: int, how: signal.Signals) -> None:
         """Have one end, and say so if it had already, or does not."""
@@ -64,6 +73,12 @@ class Crews:
         with self.lock:
             self.end(i, signal.SIGKILL)
             self.running[i] = self.start(i)
+
+    def close(self) -> list[str]:
+        """Ask both to end; all that went wrong with them."""
+        for i in range(2):
+            self.end(i, signal.SIGTERM)
+        return self.wrong
 
 
 def queues(
@@ -87,24 +102,55 @@ def queues(
 
     with closing(home.log):
         others = driver(home, SHARES, PIPELINE)
-        crews = Crews(folder, where, __spec__.name if planted else "penstock.cli")
+        crews = Crews(folder, where, __spec__.name if planted else "penstock.cli", "all", in_turn=True)
         player = threading.Thread(target=drive, args=(others, HOURS, told), daemon=True)
         player.start()
         player.join(LONGEST_S)
         for one in kills:
             one.join()
-        for i in range(2):
-            crews.end(i, signal.SIGTERM)
-        wrong = [*crews.wrong, *([f"it stood still at hour {done}"] if player.is_alive() else [])]
+        wrong = crews.close() + ([f"it stood still at hour {done}"] if player.is_alive() else [])
         found, wanted = _said(home), _calm()
-    wrong += [f"the {what} differ" for what in wanted if found[what] != wanted[what]]
+        wrong += [f"the {what} differ" for what in wanted if found[what] != wanted[what]]
+        if not wrong:
+            wrong += _side_by_side(home, Crews(folder, where, "penstock.cli", BESIDE, in_turn=False), chance)
     return wrong, f"{len(kills)} kills in {done} hours, {len(found['records'])} records"
+
+
+def _side_by_side(home: Home, crews: Crews, chance: random.Random) -> list[str]:
+    """Requests after the history, a process killed twice in their midst; what is wrong with their answers."""
+    file, before = load(PIPELINE), home.log.end()
+    rows = [row for _, topic, row in events(HOURS + MORE) if topic == "ask"][-6 * MORE :]
+    drafts = [file.source("ask").draft(file.source("ask").parse(row)) for row in rows]
+
+    def served(model: str) -> list[str]:
+        fresh = [one for one in every(home.log, [predictions(model)]) if one.position >= before.n]
+        said = [read(one, Prediction) for one in fresh]
+        return sorted(one.request for one in said if one.served)
+
+    def wait(n: int) -> None:
+        deadline = time.monotonic() + END_S
+        while min(len(served(model)) for model in MODELS) < n and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    for i in range(MORE):
+        home.log.append(drafts[6 * i : 6 * i + 6])
+        if i in (MORE // 3, 2 * MORE // 3):
+            wait(3 * i)  # somebody is at work
+            crews.kill(chance.randrange(2))
+    asked = sorted(one.id for one in drafts)
+    wait(len(asked))
+    wrong = [f"{model}: {len(served(model))} answers" for model in MODELS if served(model) != asked]
+    wrong += crews.close()
+    books = Books(file, home.log, home.blobs)
+    return wrong + [
+        f"{model}: what it said does not verify" for model in MODELS if books.verify(model).unequal
+    ]
 
 
 def _said(home: Home) -> dict[str, Any]:
     """What two runs must have alike: digests, and all records in their order."""
     return {
-        **digests(home.log, ["first", "second"]), "records": [one[:2] for one in everything(home)]
+        **digests(home.log, MODELS), "records": [one[:2] for one in everything(home)]
     }  # fmt: skip
 
 
