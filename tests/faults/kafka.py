@@ -31,7 +31,7 @@ from penstock.log.kafka.wire import Entry
 from penstock.record.codec import digest, pack, unpack
 from penstock.record.record import START, Record
 from penstock.stage import replay, restore, with_ids
-from tests.faults.finding import Finding
+from tests.faults.finding import Finding, Plan
 from tests.faults.kafka_child import FENCED, STAGES, batch
 from tests.faults.proxy import Proxy
 from tests.faults.queues import queues
@@ -389,7 +389,7 @@ def _parts(harness: Harness) -> dict[str, Part]:
     }
 
 
-def findings(plan: Any, only: str = "") -> Iterator[Finding]:
+def findings(plan: Plan, only: str = "") -> Iterator[Finding]:
     """Each part's finding, under `plan.seed`, `plan.scale` times as long as the long form, told to `plan.note`."""
     with tempfile.TemporaryDirectory(prefix="penstock-faults-") as folder:
         harness = Harness(Path(folder), plan.seed)
@@ -397,13 +397,13 @@ def findings(plan: Any, only: str = "") -> Iterator[Finding]:
             harness.cluster.start()
             for name, part in _parts(harness).items():
                 if not only or name == only:
-                    times = max(2, round(LONG[name] * plan.scale))
+                    times = plan.times(LONG[name], 2)
                     yield _found(plan, name, times, part, _planted(plan, name, part))
         finally:
             harness.close()
 
 
-def _planted(plan: Any, name: str, part: Part) -> tuple[int, int]:
+def _planted(plan: Plan, name: str, part: Part) -> tuple[int, int]:
     """How many of a part's planted bugs were caught, each by what must be seen of it, and how many were tried."""
     caught, bugs = 0, PLANTED.get(name, {})
     for bug, sign in bugs.items():
@@ -414,7 +414,7 @@ def _planted(plan: Any, name: str, part: Part) -> tuple[int, int]:
     return caught, len(bugs)
 
 
-def _found(plan: Any, name: str, times: int, part: Part, bugs: tuple[int, int]) -> Finding:
+def _found(plan: Plan, name: str, times: int, part: Part, bugs: tuple[int, int]) -> Finding:
     began = time.monotonic()
     wrong, told = part(random.Random(f"{plan.seed}/{name}"), times)
     for one in wrong:
@@ -422,17 +422,6 @@ def _found(plan: Any, name: str, times: int, part: Part, bugs: tuple[int, int]) 
     planted = ", ".join(PLANTED.get(name, {}))
     seconds = time.monotonic() - began
     return Finding(f"kafka: {name}", times, len(wrong), planted, *bugs, seconds, told)
-
-
-class _Plan:
-    """What the command line says."""
-
-    def __init__(self, seed: int, scale: float) -> None:
-        self.seed, self.scale = seed, scale
-
-    def note(self, text: str) -> None:
-        """A line for people."""
-        print(text, file=sys.stderr, flush=True)
 
 
 def main() -> int:
@@ -444,7 +433,9 @@ def main() -> int:
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
     bad = 0
-    for one in findings(_Plan(given.seed, given.scale), given.only):
+    for one in findings(
+        Plan(given.seed, given.scale, partial(print, file=sys.stderr, flush=True)), given.only
+    ):
         print(
             f"{one.name}: {one.provoked} provoked, {one.differences} differences, planted {one.caught}/{one.planned}"
             f" {one.planted}, {one.seconds:.0f} s {one.note}",
