@@ -504,7 +504,7 @@ def own(
 ) -> Running[Any]:
     """Take a stage over. A share begins where its own checkpoint is, or where all shares of another
     division have come, whichever is further: every request below is answered. `known`: how far all had come before
-    any of them moved. A home on Kafka may be behind whoever had the stage until now: what it claims is the newest."""
+    any of them moved. A home on Kafka may be behind whoever had the stage until now; a claim says how it is."""
     known = log.stages() if known is None else known
     divisions: dict[int, list[str]] = {}
     own_family = one.name.partition("/")[0]
