@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from tests.crash.crews import crew, drive, driver, embedded, events, everything
 
 PIPELINE = Path(__file__).parents[1] / "crash" / "queued.py"
 MODELS = ("first", "second")
+DIGESTS = ("registry", "predictions", "outcomes")
 BESIDE = "predict join outcome monitor"
 """What runs side by side: without ticks and trainings, so that who answers stays who answered last."""
 SHARES = 2
@@ -110,7 +112,8 @@ def queues(
             one.join()
         wrong = crews.close() + ([f"it stood still at hour {done}"] if player.is_alive() else [])
         found, wanted = _said(home), _calm()
-        wrong += [f"the {what} differ" for what in wanted if found[what] != wanted[what]]
+        wrong += [f"the {what} differ" for what in DIGESTS if found[what] != wanted[what]]
+        wrong += _unlike(found["records"], wanted["records"])
         if not wrong:
             wrong += _side_by_side(home, Crews(folder, where, "penstock.cli", BESIDE, in_turn=False), chance)
     return wrong, f"{len(kills)} kills in {done} hours, {len(found['records'])} records"
@@ -144,6 +147,19 @@ def _side_by_side(home: Home, crews: Crews, chance: random.Random) -> list[str]:
     books = Books(file, home.log, home.blobs)
     return wrong + [
         f"{model}: what it said does not verify" for model in MODELS if books.verify(model).unequal
+    ]
+
+
+def _unlike(found: list[Any], wanted: list[Any]) -> list[str]:
+    """Where two runs' records first differ, and which only one of them has."""
+    if found == wanted:
+        return []
+    at = next((i for i, two in enumerate(zip(found, wanted, strict=False)) if two[0] != two[1]), len(wanted))
+    more, less = (
+        sorted((Counter(a) - Counter(b)).elements())[:3] for a, b in ((found, wanted), (wanted, found))
+    )
+    return [
+        f"the records differ from {at} on: {found[at : at + 2]}, not {wanted[at : at + 2]}; more: {more}, less: {less}"
     ]
 
 
