@@ -155,19 +155,14 @@ def _unlike(found: list[Any], wanted: list[Any]) -> list[str]:
     if found == wanted:
         return []
     at = next((i for i, two in enumerate(zip(found, wanted, strict=False)) if two[0] != two[1]), len(wanted))
-    more, less = (
-        sorted((Counter(a) - Counter(b)).elements())[:3] for a, b in ((found, wanted), (wanted, found))
-    )
-    return [
-        f"the records differ from {at} on: {found[at : at + 2]}, not {wanted[at : at + 2]}; more: {more}, less: {less}"
-    ]
+    more, less = Counter(found) - Counter(wanted), Counter(wanted) - Counter(found)
+    where = f"{found[at : at + 2]}, not {wanted[at : at + 2]}"
+    return [f"the records differ from {at} on: {where}; more: {sorted(more)[:3]}, less: {sorted(less)[:3]}"]
 
 
 def _said(home: Home) -> dict[str, Any]:
     """What two runs must have alike: digests, and all records in their order."""
-    return {
-        **digests(home.log, MODELS), "records": [one[:2] for one in everything(home)]
-    }  # fmt: skip
+    return {**digests(home.log, MODELS), "records": [one[:2] for one in everything(home)]}
 
 
 @functools.cache
