@@ -17,10 +17,12 @@ from penstock.log import Write
 from penstock.log.memory import MemoryLog
 from penstock.log.sqlite import SqliteLog
 from penstock.log.upkeep.seal import seal
-from tools.kafka.broker import Cluster, Missing
+from tools.kafka.broker import Cluster, Down, Missing
 from tools.kafka.secure import Doors, lines
 
 ENGINES = ("memory", "sqlite", "sealed", "kafka")
+SHARED = ("kafka",)
+"""Those to which others write from other machines: nobody can be alone with such a log."""
 EXAMPLES = {"memory": 50, "sqlite": 50, "sealed": 20, "kafka": 3}
 """How many random cases each gets: a fresh log takes no time, 20 ms, a file for each write, and more than a second."""
 
@@ -48,7 +50,7 @@ def _broker() -> Cluster | str:
         cluster.start()
         if isinstance(found, Doors):
             found.admit(cluster.address, "log")
-    except (Missing, ImportError) as error:
+    except (Missing, Down, ImportError) as error:
         return str(error)
     return cluster
 

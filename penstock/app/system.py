@@ -363,7 +363,7 @@ def own(
 ) -> Running[Any]:
     """Take a stage over. A share begins where its own checkpoint is, or where all shares of another
     division have come, whichever is further: every request below is answered. `known`: how far all had come before
-    any of them moved."""
+    any of them moved. A home on Kafka may be behind whoever had the stage until now; a claim says how it is."""
     known = log.stages() if known is None else known
     divisions: dict[int, list[str]] = {}
     own_family = one.name.partition("/")[0]
@@ -375,14 +375,15 @@ def own(
     least = [min(names, key=lambda name: known[name].position.n) for names in whole]
     donor = max(least, key=lambda name: known[name].position.n, default="")
     if donor and known[donor].position.n > known.get(one.name, Checkpoint()).position.n:
-        state, epoch = log.load(donor), log.load(one.name, claim=True).epoch
-        log.commit(Commit(one.name, epoch, state.position, [], one.dump(restore(one, log, state))))
+        state, mine = log.load(donor), log.load(one.name, claim=True)
+        if state.position.n > mine.position.n:
+            log.commit(Commit(one.name, mine.epoch, state.position, [], one.dump(restore(one, log, state))))
     if one.name.startswith(f"{KIND}.") and passed_by(one, log, known.get(one.name, Checkpoint())):
         begin_again(one, log)
     if one.name.startswith(f"{JOIN}.") and not log.load(one.name).state:
-        # From now on: of what was asked before, the labels have come by.
-        epoch = log.load(one.name, claim=True).epoch
-        log.commit(Commit(one.name, epoch, log.end(), [], one.dump(one.empty())))
+        mine = log.load(one.name, claim=True)
+        if not mine.state:  # from now on: of what was asked before, the labels have come by
+            log.commit(Commit(one.name, mine.epoch, log.end(), [], one.dump(one.empty())))
     return Running(one, log, batch=batch)
 
 

@@ -32,21 +32,28 @@ def events(hours: int) -> Iterator[Any]:
     return itertools.takewhile(lambda event: event[0] < end_ms, history(11))
 
 
-def crew(home: Path, *arguments: str, stages: str = "all") -> subprocess.Popen[bytes]:
+def crew(
+    home: Path,
+    *arguments: str,
+    stages: str = "all",
+    path: Path = PIPELINE,
+    module: str = "penstock.cli",
+    in_turn: bool = True,
+) -> subprocess.Popen[bytes]:
     """`penstock run` in a process of its own."""
-    command = [sys.executable, "-m", "penstock.cli", "run", *stages.split(), "--file", str(PIPELINE)]
+    command = [sys.executable, "-m", module, "run", *stages.split(), "--file", str(path)]
     return subprocess.Popen(
-        [*command, "--home", str(home), "--in-turn", *arguments],
+        [*command, "--home", str(home), *(["--in-turn"] if in_turn else []), *arguments],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         stdout=subprocess.DEVNULL,
     )
 
 
-def embedded(folder: Path, hours: int, shares: int) -> Home:
+def embedded(folder: Path, hours: int, shares: int, path: Path = PIPELINE) -> Home:
     """The history played in this process."""
-    home, trainer = open_home(folder, create=True), Ahead(str(PIPELINE))
+    home, trainer = open_home(folder, create=True), Ahead(str(path))
     system = System(
-        load(PIPELINE), home.log, home.blobs, home.path, time.perf_counter, trainer, sync=False, shares=shares
+        load(path), home.log, home.blobs, home.path, time.perf_counter, trainer, sync=False, shares=shares
     )
     system.deploy(millis(START_AT))
     replay(system, events(hours))
@@ -55,9 +62,9 @@ def embedded(folder: Path, hours: int, shares: int) -> Home:
     return home
 
 
-def driver(home: Home, shares: int) -> Others:
+def driver(home: Home, shares: int, path: Path = PIPELINE) -> Others:
     """Who plays to stages that run elsewhere; to be there before them, since it says how many shares there are."""
-    file = load(PIPELINE)
+    file = load(path)
     posts = Parts(file, home.log, home.blobs, time.perf_counter).posts(shares)
     if not home.log.topics():
         deploy(file, home.log, millis(START_AT), shares)

@@ -13,7 +13,11 @@ import pytest
 
 from penstock.app.digest import digests
 from penstock.app.home import Home, open_home
+<<<<<<< HEAD
 from penstock.app.parts import Parts
+=======
+from penstock.app.processes.crew import Crew, Settings
+>>>>>>> kafka
 from penstock.app.processes.turn import Others
 from penstock.app.system import own
 from penstock.record.decisions import predictions
@@ -136,6 +140,19 @@ def test_a_stopped_owner_is_fenced(calm: Home, tmp_path: Path) -> None:
     with pytest.raises(Fenced):
         successor.advance()
     assert ended([zombie]) == [0]
+    home.log.close()
+
+
+def test_who_takes_a_stage_over_looks_again(tmp_path: Path) -> None:
+    """It folds nothing yet: since it saw its turn the owner before it may have moved, and it be another's."""
+    home = open_home(tmp_path / "home", create=True)
+    others = driver(home, 1)
+    ask(others, 9)
+    one, seat = Crew(others.file, home, Settings(("predict",), in_turn=True), 1), ("predict.agree", 0)
+    one.seats.look()
+    assert one.advance(seat) and home.log.stages()["predict.agree"].position == START
+    assert one.advance(seat) and home.log.stages()["predict.agree"].position.n > 0
+    one.stop()
     home.log.close()
 
 

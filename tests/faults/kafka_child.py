@@ -10,16 +10,15 @@ import random
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from penstock.log import Append, Appended, Commit, tables
+from penstock.log import Appended, Commit
 from penstock.log.kafka import KafkaLog, place
-from penstock.log.writing import Writing
 from penstock.record.errors import Fenced, Unavailable
 from penstock.record.record import Draft, Record
 from penstock.stage import Running, Stage, stage
+from tests.faults.unfenced import UNFENCED
 
 FENCED = 3
 KEYS = 12
@@ -98,36 +97,25 @@ def run(log: KafkaLog, name: str, folder: Path) -> None:
             print("stage again", file=sys.stderr, flush=True)
 
 
-def unfenced(writing: Any, write: Commit) -> Appended:
-    """A commit that whoever held the stage once may make."""
-    at = tables.fact(writing.db, tables.Stage, write.stage) or tables.Stage()
-    state = at.state if write.state is None else write.position.n
-    tables.put(writing.db, write.stage, tables.Stage(write.epoch, write.position.n, state))
-    if write.state is not None:
-        tables.keep(writing.db, write.stage, write.position.n, write.state)
-    done: Appended = writing.apply(Append(write.outputs))
-    return done
-
-
 def plant(planted: str) -> None:
     """Make the engine wrong."""
     whole, marked = KafkaLog.commit, msgspec.structs.replace
 
     def first(log: KafkaLog, commit: Commit, *, sync: bool = True) -> Appended:
         done = whole(log, marked(commit, outputs=[]), sync=sync)
-        time.sleep(0.05)
+        time.sleep(0.1)
         log.append(commit.outputs)
         return done
 
     def last(log: KafkaLog, commit: Commit, *, sync: bool = True) -> Appended:
         log.append([marked(draft, id="") for draft in commit.outputs])
-        time.sleep(0.05)
+        time.sleep(0.1)
         return whole(log, marked(commit, outputs=[]), sync=sync)
 
     if planted in ("first", "last"):
         KafkaLog.commit = first if planted == "first" else last  # type: ignore[method-assign]
     if planted == "fence":
-        Writing._commit = unfenced  # type: ignore[method-assign]
+        UNFENCED.start()
     owned = KafkaLog.commit
 
     def named(log: KafkaLog, commit: Commit, *, sync: bool = True) -> Appended:

@@ -56,6 +56,7 @@ FIGURES: dict[str, list[Target]] = {
     "kafka": [
         ("kafka_stage_kills", provoked("kafka: stage kills"), 50, True),
         ("kafka_broker_kills", provoked("kafka: broker kills"), 20, True),
+        ("kafka_queue_kills", provoked("kafka: queues"), 10, True),
     ],
     "doors": [("kafka_door_restarts", provoked("doors: "), 8, True)],
     "contract": [("kafka_3_9_tests", provoked("Kafka 3.9.1"), 40, False)],
@@ -140,7 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, value, target, ok in said:
             print(f"{name} {value} {target} {'ok' if ok else 'short'}")
         print(f"seed {chosen.seed}, scale {chosen.scale:g}, {time.monotonic() - began:.0f} s")
-    return int(not all(ok for *_, ok in said))
+    due = set(chosen.only or ()) - {name for name, _ in found}  # who names a part wants it run
+    return int(bool(due) or not all(ok for *_, ok in said))
 
 
 if __name__ == "__main__":

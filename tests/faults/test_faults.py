@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.faults.contract import missed_fence
 from tests.faults.finding import Plan
 from tests.faults.run import figures, findings
 
@@ -28,3 +29,8 @@ def test_a_part_finds_nothing_but_what_was_planted(part: str) -> None:
     found = list(findings(Plan(1, scale, told.append), [part]))
     assert [figure for figure in figures(found, scale) if not figure[3]] == [], told
     assert sum(one.provoked for _, one in found) > 0
+
+
+def test_the_contract_notices_a_missing_fence() -> None:
+    """By the law about it, for its own reason: what takes the fence out still does."""
+    assert missed_fence("sqlite") == ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from penstock.log import Appended, Checkpoint, Commit, Where
+from penstock.log import Checkpoint, Commit, Where
 from penstock.record.errors import Broken, Fenced, Refused
 from penstock.record.record import START, Draft, Position, Record, partition
 from tests.engines import ENGINES, EXAMPLES, handles, opened
@@ -169,80 +168,6 @@ def test_an_older_owner_is_fenced(log: Any) -> None:
     assert log.load("s").position == START and everything(log, ["out"]) == []
     log.commit(Commit("s", second, Position(n=1), [], b"new"))
     assert log.load("s").state == b"new"
-
-
-@pytest.fixture
-def alone(log: Any) -> Any:
-    """A log that its writer can be alone with."""
-    if not log.alone:
-        pytest.skip("others write to a log on Kafka from other machines: it takes no joint write")
-    return log
-
-
-def test_an_append_and_its_commit_are_one_write(alone: Any) -> None:
-    """`then` learns the places and may read what lies below; both are there after."""
-    alone.append([draft("in", 0), draft("in", 1)])
-    epoch = alone.load("s", claim=True).epoch
-    seen: list[Any] = []
-
-    def then(done: Appended) -> Commit:
-        seen.extend([done, len(alone.read(["in"], START, stop=Position(n=done.places[0]))[0])])
-        return Commit("s", epoch, done.end, [draft("out", n, f"o{n}") for n in done.places])
-
-    done, said = alone.join([draft("in", 2, "i2"), draft("in", 3, "i3")], then)
-    assert seen == [done, 2] and (done.places, done.repeats) == ([2, 3], [])
-    assert [one.id for one in everything(alone, ["in", "out"])] == ["", "", "i2", "i3", "o2", "o3"]
-    assert alone.load("s").position.n == 4 and alone.end().n == said.end.n == 6 and said.places == [4, 5]
-    again, _ = alone.join([draft("in", 4, "i4"), draft("in", 9, "i2")], then)
-    assert (again.places, again.repeats) == ([6, 2], [1]) and alone.end().n == 8
-
-
-@pytest.mark.parametrize("why", ["fenced", "raised", "position"])
-def test_what_a_joint_write_raises_leaves_nothing(alone: Any, why: str) -> None:
-    """Neither the records nor their ids nor the position, and the log takes the next write as if nothing was."""
-    alone.append([draft("in", 0)])
-    epoch = alone.load("s", claim=True).epoch
-    alone.commit(Commit("s", epoch, Position(n=1), []))
-
-    def then(done: Appended) -> Commit:
-        if why == "raised":
-            raise ValueError("then")
-        place = START if why == "position" else done.end
-        return Commit("s", epoch - (why == "fenced"), place, [draft("out", 1, "o1")])
-
-    with pytest.raises((Fenced, Refused, ValueError)):
-        alone.join([draft("in", 1, "i1")], then)
-    assert alone.end().n == 1 and alone.find("in", "i1") is None and everything(alone, ["out"]) == []
-    assert alone.load("s").position.n == 1
-    kept, _ = alone.join(
-        [draft("in", 1, "i1")], lambda done: Commit("s", epoch, done.end, [draft("out", 1, "o1")])
-    )
-    assert kept.places == [1] and kept.repeats == [] and alone.find("out", "o1").position == 2
-
-
-def test_joint_writes_and_appends_side_by_side(alone: Any) -> None:
-    """Whoever is alone with the log knows where it ends: nobody's record comes to lie in between."""
-    epoch = alone.load("s", claim=True).epoch
-
-    def others() -> None:
-        for n in range(40):
-            alone.append([draft("other", n)])
-
-    threads = [threading.Thread(target=others) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for n in range(40):
-
-        def then(done: Appended) -> Commit:
-            return Commit("s", epoch, done.end, [draft("out", done.places[0], f"o{done.places[0]}")])
-
-        alone.join([draft("in", n)], then)
-    for thread in threads:
-        thread.join()
-    records = everything(alone, ["in", "out", "other"])
-    assert [one.position for one in records] == list(range(160))
-    for one, following in itertools.pairwise(records):
-        assert one.topic != "in" or (following.topic, following.id) == ("out", f"o{one.position}")
 
 
 def test_a_waiter_is_woken(log: Any) -> None:

@@ -138,3 +138,15 @@ def test_a_planted_bug_is_caught() -> None:
     work(whole, [(1, [])])
     work(divided, [(2, [("go", 0)] * 5), (3, [])], furthest)
     assert said(divided).keys() < said(whole).keys()
+
+
+def test_who_is_behind_goes_on_where_the_share_is() -> None:
+    """A share that has gone on since is not taken back to where the other division ended, unseen."""
+    log, whole, half = filled([(0, 1.0, False)] * 9), stage_of(0, 1), stage_of(0, 2)
+    Running(whole, log, batch=4).advance()
+    seen = log.stages()
+    ahead = own(half, log, seen)
+    while ahead.advance() is not None:
+        pass
+    gone = log.stages()[half.name].position
+    assert gone.n > seen[whole.name].position.n and own(half, log, seen).position == gone

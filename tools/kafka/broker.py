@@ -6,8 +6,10 @@ The jars come from Maven Central by the pom beside this file, once, into a cache
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import os
+import random
 import shutil
 import signal
 import socket
@@ -24,10 +26,16 @@ CLUSTER = "cGVuc3RvY2stdGVzdC0wMQ"
 READY_S = 60.0
 FETCH_S = 180.0
 HEAP = "-Xmx512m"
+PORTS = range(20_000, 32_000)
+"""Below those that systems give to connections: else one could take a broker's port while it is down."""
 
 
 class Missing(Exception):
     """What is needed to run a broker is not here; the message says what."""
+
+
+class Down(Exception):
+    """A broker ended, or did not answer in time; the message says what it noted last."""
 
 
 def jars(version: str = VERSION) -> Path:
@@ -66,12 +74,19 @@ def _fetch(folder: Path, version: str) -> None:
 
 
 def free_ports(n: int) -> list[int]:
-    """Ports of loopback that nobody listens on now."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
-    ports = [int(one.getsockname()[1]) for one in held]
-    for one in held:
-        one.close()
+    """Ports of loopback that nobody listens on now, each given once by this process."""
+    ports: list[int] = []
+    while len(ports) < n:
+        port = random.choice(PORTS)
+        with contextlib.suppress(OSError):
+            if port not in _given:
+                socket.create_server(("127.0.0.1", port)).close()
+                _given.add(port)
+                ports.append(port)
     return ports
+
+
+_given: set[int] = set()
 
 
 class Cluster:
@@ -153,7 +168,7 @@ class Cluster:
         return self
 
     def _wait(self, node: int, nodes: int) -> None:
-        """Until a node answers a client and knows the others. Raises Missing when it ended or stayed silent."""
+        """Until a node answers a client and knows the others. Raises Down when it ended or stayed silent."""
         from confluent_kafka import KafkaException
         from confluent_kafka.admin import AdminClient
 
@@ -168,7 +183,8 @@ class Cluster:
                     return
             except (OSError, KafkaException):
                 time.sleep(0.1)
-        raise Missing(f"a broker did not start; see {self.folders[node] / 'notes.txt'}")
+        lines = (self.folders[node] / "notes.txt").read_text(errors="replace").splitlines() or ["nothing"]
+        raise Down(f"a broker did not start; it said last: {lines[-1]}")
 
     def kill(self, node: int) -> None:
         """End a node as a power switch does."""

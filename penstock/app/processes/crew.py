@@ -189,7 +189,7 @@ class Crew:
         return turn
 
     def advance(self, seat: Seat) -> bool:
-        """One batch of a share that is ours; says whether there was anything new."""
+        """One batch of a share that is ours, or the share taken over; says whether to look again."""
         name, k = seat
         one = self.posts[name][k]
         with self.locks[one.name]:
@@ -198,6 +198,7 @@ class Crew:
             try:
                 if one.name not in self.running:
                     self.running[one.name] = own(one, self.log, batch=batch_of(one, self.file))
+                    return True  # the owner before us may have moved since we saw our turn: whose is it now?
                 return self.running[one.name].advance() is not None
             except PenstockError as error:
                 self.running.pop(one.name, None)  # its state may be ahead of the log: begin again from there

@@ -3,7 +3,8 @@
 The rule: only the first stage in the order that has something new may fold, one batch; only when none
 has may the oldest open intent be carried out, and only then does a driver append what comes next. So
 at each moment exactly one may move, wherever it runs, and a stale look can only make somebody wait:
-what is seen as one's own turn stays so until oneself has moved.
+what is seen as one's own turn stays so until oneself has moved, or who had the stage before: who takes one
+over looks again.
 """
 
 from __future__ import annotations

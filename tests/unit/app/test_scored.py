@@ -14,6 +14,7 @@ from penstock.app.pipeline import File, load_text
 from penstock.app.simulation import schedule
 from penstock.app.system import System, own
 from penstock.feature import join_stage
+from penstock.log import Checkpoint
 from penstock.log.blob import MemoryBlob
 from penstock.log.memory import MemoryLog
 from penstock.record.codec import pack
@@ -201,6 +202,25 @@ def test_it_begins_with_its_deployment() -> None:
     while again.advance() is not None:
         pass
     assert [id for id, _, _ in story.joined(JUDGED)] == ["after"]
+
+
+class Behind(MemoryLog):
+    """The log as a home sees it that has not followed yet: only a claim tells it how far a stage has come."""
+
+    def load(self, stage: str, *, claim: bool = False) -> Checkpoint:
+        return super().load(stage, claim=claim) if claim else Checkpoint()
+
+
+def test_who_is_behind_begins_where_the_one_before_it_ended() -> None:
+    """Of what was answered in between nothing is left out: it was begun already, though one has not seen that."""
+    story = Story()
+    own(story.stages[JUDGED], story.log)
+    story.answer("agree", "between", story.ask("between"), 0.5)
+    story.log.__class__ = Behind
+    again = own(story.stages[JUDGED], story.log)
+    while again.advance() is not None:
+        pass
+    assert [id for id, _, _ in story.joined(JUDGED)] == ["between"]
 
 
 def test_a_stage_that_is_kept_busy_keeps_nobody_waiting() -> None:
