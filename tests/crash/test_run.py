@@ -13,11 +13,8 @@ import pytest
 
 from penstock.app.digest import digests
 from penstock.app.home import Home, open_home
-<<<<<<< HEAD
 from penstock.app.parts import Parts
-=======
 from penstock.app.processes.crew import Crew, Settings
->>>>>>> kafka
 from penstock.app.processes.turn import Others
 from penstock.app.system import own
 from penstock.record.decisions import predictions

@@ -24,8 +24,9 @@ from unittest import mock
 from penstock.app.digest import digests
 from penstock.app.home import Books, Home, open_home
 from penstock.app.pipeline import load
-from penstock.app.system import JOIN, own
+from penstock.app.system import own
 from penstock.cli import main
+from penstock.feature import JOIN
 from penstock.log import Commit, Log
 from penstock.record.decisions import Prediction, predictions, read
 from penstock.stage import AnyStage, Running, every
