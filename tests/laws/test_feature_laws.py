@@ -28,6 +28,7 @@ from penstock.feature import (
     std,
     sum,
 )
+from penstock.feature.state import reading as reading_module
 from penstock.feature.state import written as written_module
 from penstock.predict.refold import same
 from penstock.record.codec import moment
@@ -190,6 +191,9 @@ def test_a_closed_window_start_is_caught(monkeypatch: pytest.MonkeyPatch) -> Non
     moves = [("event", "a", -2, 1.5), ("ask", "a", 0, None)]
     assert play(moves, FEATURES) == []
     monkeypatch.setattr(written_module, "bisect_right", bisect_left)
+    monkeypatch.setattr(
+        reading_module, "_planned", reading_module._planned.__wrapped__
+    )  # what was written is kept
     assert play(moves, FEATURES) != []
 
 
