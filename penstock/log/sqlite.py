@@ -315,7 +315,7 @@ class SqliteLog:
             writing = self._wrote = self._locked(db, run, sync)
         self._follow(writing.before, writing.end, [(one.topic, one.last) for _, one in writing.fresh])
         self.chain.keep({(number, one.base): one for number, one in writing.fresh})
-        self._keep()
+        self._keep()  # from the first write on: begun by a later one, it would have the niceness of whoever wrote that
         self._bell.ring(seldom=seldom)
         if self._wal_bytes > self._wal_room:
             self._wal_room = lengthen(Path(f"{self.path}-wal"), self._wal_bytes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import pytest
 
 from penstock.app.pipeline import load_text
 from penstock.app.place import blobs_of
+from penstock.app.scoring import process
 from penstock.app.scoring.apart import Apart
 from penstock.app.scoring.order import Limits, Scoring
 from penstock.app.scoring.piped import house
@@ -332,3 +334,15 @@ def test_it_ends_with_who_asks(made: Make, tmp_path: Path) -> None:
         "sys.stdin.read(); os._exit(0)\n"
     )
     assert ends_with(code, msgspec.json.encode(order).decode())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness is a thread's on Linux only")
+def test_a_model_is_loaded_behind_those_that_answer() -> None:
+    """On a thread that others come before; who scores afterwards is as he was."""
+
+    def mine(order: Any) -> Any:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before = mine(None)
+    behind: Any = process._behind(mine, Scoring("home", "digest", "code", "path", "m"))
+    assert (behind, mine(None)) == (max(before, process.BEHIND), before)
