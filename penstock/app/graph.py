@@ -10,7 +10,7 @@ from penstock.app.home import inputs_of
 from penstock.app.pipeline import File, Plan, within
 from penstock.chart import Box, flow
 from penstock.feature import JOIN, Scored
-from penstock.log.blob import MemoryBlob
+from penstock.log.memory import MemoryBlob
 from penstock.record.decisions import (
     AGAIN,
     ALERTS,

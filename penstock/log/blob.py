@@ -1,4 +1,4 @@
-"""log: bytes by digest, in a folder or in memory."""
+"""log: bytes by digest, in a folder."""
 
 from __future__ import annotations
 
@@ -10,29 +10,6 @@ from penstock.log.crash import Point, point
 from penstock.log.machine import make_folder, said_of_files, sync_folder, synced
 from penstock.record.codec import digest as digest_of
 from penstock.record.errors import Broken, NotFound
-
-
-class MemoryBlob:
-    """Blobs that live as long as their process: the readable reference."""
-
-    def __init__(self) -> None:
-        self._data: dict[str, bytes] = {}
-
-    def put(self, data: bytes) -> str:
-        """See the port."""
-        digest = digest_of(data)
-        self._data[digest] = data
-        return digest
-
-    def get(self, digest: str) -> bytes:
-        """See the port."""
-        if digest not in self._data:
-            raise NotFound("There is no blob of this digest.", where=digest[:12])
-        return self._data[digest]
-
-    def has(self, digest: str) -> bool:
-        """See the port."""
-        return digest in self._data
 
 
 class FolderBlob:

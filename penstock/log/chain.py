@@ -80,6 +80,7 @@ class Chain:
         self.kept: OrderedDict[Hashable, Part] = OrderedDict()
         self._records = 0
         self._lock = threading.Lock()
+        self.used = False  # somebody reads by this handle
 
     def merged(
         self,
@@ -92,6 +93,7 @@ class Chain:
         passing: bool = False,
     ) -> tuple[list[Record], int]:
         """At most `limit` records in [start, below), in order, and the position that they reach."""
+        self.used = True
         streams = [self._along(db, topic, start, below, passing) for topic in set(topics)]
         wanted = where.test() if where else None
         found: list[Record] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import time
@@ -17,6 +18,7 @@ OLDEST_SQLITE = (3, 51, 3)  # older ones may corrupt a WAL that is reset while i
 NOT_LOCAL = ("nfs", "cifs", "smb")  # SQLite's WAL needs shared memory, so a local file system
 BUSY_S = 30.0
 STEP_BYTES = 1 << 18
+_SYNC = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
 FSYNC = {apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC}
 PASSING = (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.NoMemError, apsw.ProtocolError)
 
@@ -35,26 +37,50 @@ def patience() -> Callable[[int], bool]:
     return again
 
 
-@contextlib.contextmanager
-def said() -> Iterator[None]:
-    """SQLite's errors in the words of the house."""
-    try:
-        yield
-    except apsw.BusyError:
-        raise Unavailable("Another process holds the log's write lock.", code="log_busy") from None
-    except apsw.FullError:
-        raise Unavailable("The disk is full; nothing of this write was kept.", code="log_full") from None
-    except PASSING as error:
-        if of_sync(error):
-            raise fsync_failed() from error
-        raise Unavailable(f"The log's file cannot be used: {type(error).__name__}.", code="log_io") from error
-    except (apsw.Error, UnicodeDecodeError) as error:  # what SQLite reads is not what was written
-        raise Broken(
-            "The log's file is damaged.", where="log.db", hint="`penstock repair` says more."
-        ) from error
+class Disk:
+    """Who uses SQLite does it within this: its errors come in the words of the house. After a sync that failed there
+    is only that one."""
+
+    def __init__(self) -> None:
+        self.failed = False  # nothing more is asked of the disk
+        self._path, self._inode = Path(), 0
+
+    def opened(self, path: Path) -> None:
+        """From now on there is a file, and it must lie where it was opened: what it takes would be lost."""
+        self._path, self._inode = path, os.stat(path).st_ino
+
+    def __enter__(self) -> None:
+        if self.failed:
+            raise fsync_failed()
+        with contextlib.suppress(FileNotFoundError):
+            if not self._inode or os.stat(self._path).st_ino == self._inode:
+                return
+        raise went_back("The log's file was replaced.")
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            told = worded(error)
+            self.failed |= getattr(told, "code", "") == "log_fsync"
+            if told is not error:
+                raise told from error
 
 
-def of_sync(error: apsw.Error) -> bool:
+def worded(error: BaseException) -> BaseException:
+    """An error of SQLite's in the words of the house; any other as it is."""
+    if of_sync(error):
+        return fsync_failed()
+    if isinstance(error, apsw.BusyError):
+        return Unavailable("Another process holds the log's write lock.", code="log_busy")
+    if isinstance(error, apsw.FullError):
+        return Unavailable("The disk is full; nothing of this write was kept.", code="log_full")
+    if isinstance(error, PASSING):
+        return Unavailable(f"The log's file cannot be used: {type(error).__name__}.", code="log_io")
+    if isinstance(error, apsw.Error | UnicodeDecodeError):  # what SQLite reads is not what was written
+        return Broken("The log's file is damaged.", where="log.db", hint="`penstock repair` says more.")
+    return error
+
+
+def of_sync(error: BaseException) -> bool:
     """Whether it is a sync that failed."""
     return getattr(error, "extendedresult", 0) in FSYNC
 
@@ -82,6 +108,18 @@ def synced(sync: Callable[[int], None], handle: int) -> None:
         sync(handle)
     except OSError as error:
         raise fsync_failed() from error
+
+
+def sync_through(db: apsw.Connection) -> None:
+    """Sync a database's own file by SQLite's handle of it (`xSync`, the sixth word of its methods): to open it here and
+    close it again would take SQLite's locks away. Raises Broken when the disk does not take it."""
+    word, file = ctypes.c_void_p.from_address, ctypes.c_void_p()
+    db.file_control("main", apsw.SQLITE_FCNTL_FILE_POINTER, ctypes.addressof(file))
+    at = (word(file.value or 0).value or 0) + 5 * ctypes.sizeof(file)
+    with contextlib.suppress(SystemError):  # raised by a file that is written in Python
+        if not _SYNC(word(at).value or 0)(file, apsw.SQLITE_SYNC_NORMAL):
+            return
+    raise fsync_failed()
 
 
 def lengthen(path: Path, used: int) -> int:
@@ -120,27 +158,9 @@ def said_of_files() -> Iterator[None]:
         raise Unavailable(f"A file cannot be used: {type(error).__name__}.", code="log_io") from error
 
 
-def must_lie(path: Path, inode: int) -> None:
-    """Raise Broken where a file that is open lies no longer under its name: what it takes would be lost."""
-    with contextlib.suppress(FileNotFoundError):
-        if os.stat(path).st_ino == inode:
-            return
-    raise went_back("The log's file was replaced.")
-
-
 def went_back(what: str) -> Broken:
     """The error of who followed a log that is not the one of before."""
     return Broken(what, code="log_backwards", hint="Was an older copy put back? Followers must start anew.")
-
-
-def check_library() -> None:
-    """Raise Refused for an SQLite that may damage a log."""
-    version = apsw.sqlite_lib_version()
-    if tuple(int(part) for part in version.split(".")) < OLDEST_SQLITE:
-        raise Refused(
-            f"SQLite {version} may damage a log; {'.'.join(map(str, OLDEST_SQLITE))} or newer is needed.",
-            code="sqlite_old", hint="Upgrade apsw.",
-        )  # fmt: skip
 
 
 def file_system(home: Path) -> str:
@@ -155,6 +175,11 @@ def file_system(home: Path) -> str:
 
 def check_home(home: Path) -> None:
     """Raise Refused for a library or a file system that a log cannot lie on."""
-    check_library()
+    version = apsw.sqlite_lib_version()
+    if tuple(int(part) for part in version.split(".")) < OLDEST_SQLITE:
+        raise Refused(
+            f"SQLite {version} may damage a log; {'.'.join(map(str, OLDEST_SQLITE))} or newer is needed.",
+            code="sqlite_old", hint="Upgrade apsw.",
+        )  # fmt: skip
     if (kind := file_system(home)).startswith(NOT_LOCAL):
         raise Refused(f"A log cannot lie on {kind}: SQLite needs a local file system.", code="not_local")

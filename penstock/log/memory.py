@@ -1,4 +1,4 @@
-"""log: the readable reference engine: lists and dicts under one lock. What it does is what the port means."""
+"""log: the readable reference of the log and of blobs, in memory. What they do is what the ports mean."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from itertools import islice
 import msgspec
 
 from penstock.log import Appended, Checkpoint, Commit, Then, Where
-from penstock.record.errors import Broken, Fenced, Refused
+from penstock.record.codec import digest as digest_of
+from penstock.record.errors import Broken, Fenced, NotFound, Refused
 from penstock.record.record import START, Draft, Position, Record, placed
 
 
 class MemoryLog:
-    """A log that lives as long as its process."""
+    """A log that lives as long as its process: lists and dicts under one lock."""
 
     alone = True
 
@@ -179,3 +180,26 @@ class MemoryLog:
         """See the port."""
         known = ((name, self._stages[name]) for name in sorted(self._stages))
         return {name: Checkpoint(at.epoch, at.position, b"", at.state_position) for name, at in known}
+
+
+class MemoryBlob:
+    """Blobs that live as long as their process."""
+
+    def __init__(self) -> None:
+        self._data: dict[str, bytes] = {}
+
+    def put(self, data: bytes) -> str:
+        """See the port."""
+        digest = digest_of(data)
+        self._data[digest] = data
+        return digest
+
+    def get(self, digest: str) -> bytes:
+        """See the port."""
+        if digest not in self._data:
+            raise NotFound("There is no blob of this digest.", where=digest[:12])
+        return self._data[digest]
+
+    def has(self, digest: str) -> bool:
+        """See the port."""
+        return digest in self._data

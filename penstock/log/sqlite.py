@@ -21,15 +21,15 @@ from penstock.log.bell import Bell
 from penstock.log.chain import Chain
 from penstock.log.crash import Point, point
 from penstock.log.machine import (
+    Disk,
     check_home,
     fsync_failed,
     lengthen,
     make_folder,
-    must_lie,
     of_sync,
     patience,
-    said,
     sync_file,
+    sync_through,
     went_back,
 )
 from penstock.log.segments import Gone
@@ -85,16 +85,16 @@ class SqliteLog:
         self._leading = threading.Lock()  # held by whoever carries out the queue
         self._writing = threading.Lock()  # held by whoever is in a write transaction
         self._bell = Bell(home)
-        self._unsynced = threading.Event()
+        self._unsynced = False  # the keeper has something to do
         self._wal_bytes = 0  # in use, as the newest commit left it; the file may be larger
         self._wal_room = WAL_SMALL_BYTES  # so much of it may be in use before we look at the file again
         self._wrote: Writing | None = None
         self._closed = threading.Event()
-        self._ended = False  # a sync failed: this handle asks nothing more of the disk
         self._keeper: threading.Thread | None = None
-        with said():
+        self._disk = Disk()
+        with self._disk:
             self._writer = self._connect()
-            self._inode = os.stat(self.path).st_ino
+            self._disk.opened(self.path)
             self._writer.set_wal_hook(self._note_wal)
             self._full = True
             if create:
@@ -217,7 +217,7 @@ class SqliteLog:
 
     def end(self) -> Position:
         """See the port."""
-        with self._disk():
+        with self._disk:
             return Position(n=tables.end_of(self._reader()).n)
 
     def first(self, topic: str) -> Position:
@@ -258,16 +258,16 @@ class SqliteLog:
     def close(self) -> None:
         """Sync what is not yet on the disk and let go of the files."""
         self._closed.set()
-        self._unsynced.set()
+        self._unsynced = True
         if self._keeper is not None:
             self._keeper.join()
         self._bell.close()
         with self._writing:
             for connection in self._connections:
-                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(self._ended))
+                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(self._disk.failed))
                 with contextlib.suppress(apsw.Error):  # it folds the WAL, which need not succeed
                     connection.close()
-        if self._ended:
+        if self._disk.failed:
             raise fsync_failed()
 
     # Writing.
@@ -314,7 +314,8 @@ class SqliteLog:
         with self._writing:
             writing = self._wrote = self._locked(db, run, sync)
         self._follow(writing.before, writing.end, [(one.topic, one.last) for _, one in writing.fresh])
-        self.chain.keep({(number, one.base): one for number, one in writing.fresh})
+        if self.chain.used:
+            self.chain.keep({(number, one.base): one for number, one in writing.fresh})
         self._keep()  # from the first write on: begun by a later one, it would have the niceness of whoever wrote that
         self._bell.ring(seldom=seldom)
         if self._wal_bytes > self._wal_room:
@@ -322,7 +323,7 @@ class SqliteLog:
 
     def _locked(self, db: apsw.Connection, run: Callable[[Writing], None], sync: bool) -> Writing:
         try:
-            with self._disk():
+            with self._disk:
                 if sync != self._full:
                     db.execute(f"PRAGMA synchronous = {'FULL' if sync else 'NORMAL'}")
                     self._full = sync
@@ -396,7 +397,7 @@ class SqliteLog:
     @contextlib.contextmanager
     def _reading(self) -> Iterator[apsw.Connection]:
         """A read transaction on this thread's connection."""
-        with self._disk():
+        with self._disk:
             db = self._reader()
             db.execute("BEGIN")
             try:
@@ -404,19 +405,6 @@ class SqliteLog:
             finally:
                 if db.in_transaction:  # not after an error that ended it
                     db.execute("COMMIT")
-
-    @contextlib.contextmanager
-    def _disk(self) -> Iterator[None]:
-        """SQLite's errors in the words of the house; after a failed sync, only that one."""
-        if self._ended:
-            raise fsync_failed()
-        must_lie(self.path, self._inode)
-        try:
-            with said():
-                yield
-        except Broken as error:
-            self._ended = self._ended or error.code == "log_fsync"
-            raise
 
     def _reader(self) -> apsw.Connection:
         """This thread's connection; one must not cross a fork."""
@@ -432,8 +420,10 @@ class SqliteLog:
         if not tables.row(db, "SELECT 1 FROM sqlite_schema"):  # it writes, which a full disk does not allow
             db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        db.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0")
-        db.execute(f"PRAGMA journal_size_limit = {WAL_CUT_BYTES}")
+        settings = (
+            f"synchronous = FULL; PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = {WAL_CUT_BYTES}"
+        )
+        list(db.execute(f"PRAGMA journal_mode = WAL; PRAGMA {settings}"))  # carried out as far as it is read
         with self._lock:
             self._connections.append(db)
         return db
@@ -441,15 +431,15 @@ class SqliteLog:
     # The keeper: syncs and checkpoints off the hot path.
 
     def _keep(self) -> None:
-        self._unsynced.set()
+        self._unsynced = True
         if self._keeper is None:
             self._keeper = threading.Thread(target=self._keeping, name="penstock-log", daemon=True)
             self._keeper.start()
 
     def _keeping(self) -> None:
         while not self._closed.wait(SYNC_EVERY_S):
-            if self._unsynced.is_set():
-                self._unsynced.clear()
+            if self._unsynced:
+                self._unsynced = False
                 self._tidy()
                 self._bell.settle()
         self._tidy()
@@ -462,18 +452,21 @@ class SqliteLog:
         """Sync the WAL; fold it into the database when it has grown. A busy or full disk is met again
         later; after a failed sync whoever next uses this handle is told."""
         try:
-            with self._disk():
+            with self._disk:
                 point(Point.SYNC)
                 with contextlib.suppress(FileNotFoundError):
                     sync_file(Path(f"{self.path}-wal"))
                 point(Point.SYNCED)
-                if self._wal_bytes > WAL_FOLD_BYTES:
-                    self._fold("PASSIVE")
                 if self._wal_bytes > WAL_TURN_BYTES:
+                    for _ in range(2):  # what came during the first is little, and next to nothing is left
+                        self._fold("PASSIVE")
+                        sync_through(self._reader())
                     with self._writing:  # a busy writer would hardly ever let it in
                         self._fold("RESTART")
+                elif self._wal_bytes > WAL_FOLD_BYTES:
+                    self._fold("PASSIVE")
         except (OSError, PenstockError):
-            self._unsynced.set()
+            self._unsynced = True
 
     def _fold(self, mode: str) -> None:
         db = self._reader()

@@ -73,8 +73,7 @@ def test_the_architecture_names_every_stages_topics() -> None:
     """The table of stages says what each reads and writes, as the code does."""
     from penstock.app.graph import written
     from penstock.app.home import Views
-    from penstock.log.blob import MemoryBlob
-    from penstock.log.memory import MemoryLog
+    from penstock.log.memory import MemoryBlob, MemoryLog
 
     pytest.importorskip("sklearn")
     text = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]

@@ -18,8 +18,7 @@ from penstock.app.system import System
 from penstock.dataset.rows import past
 from penstock.feature import Expression
 from penstock.feature.definition import language
-from penstock.log.blob import MemoryBlob
-from penstock.log.memory import MemoryLog
+from penstock.log.memory import MemoryBlob, MemoryLog
 from penstock.stage import every
 
 PAGE = (Path(__file__).parents[2] / "docs" / "features.md").read_text()

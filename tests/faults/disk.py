@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from penstock.log import machine, sqlite
 from penstock.log.sqlite import SqliteLog
 from penstock.log.upkeep.seal import seal
 from penstock.record.errors import Broken, PenstockError, Unavailable
@@ -183,17 +184,19 @@ is forgotten by the handle."""
 @contextlib.contextmanager
 def planted(bug: str) -> Iterator[None]:
     """The engine with one of the bugs in it; "" for none."""
-    names = {"": [], "believed": ["_kept"], "forgotten": ["_ended"]}[bug]
-    plain = {name: SqliteLog.__dict__.get(name) for name in names}
+    names: dict[str, list[tuple[type, str]]] = {
+        "": [], "believed": [(SqliteLog, "_kept")], "forgotten": [(machine.Disk, "failed")]
+    }  # fmt: skip
+    plain = {(where, name): where.__dict__.get(name) for where, name in names[bug]}
     if bug == "believed":
         SqliteLog._kept = lambda self, db, writing, error: not db.in_transaction  # type: ignore[method-assign]
     elif bug == "forgotten":
-        SqliteLog._ended = property(lambda self: False, lambda self, value: None)  # type: ignore[assignment]
+        machine.Disk.failed = property(lambda self: False, lambda self, value: None)  # type: ignore[assignment]
     try:
         yield
     finally:
-        for name, one in plain.items():
-            delattr(SqliteLog, name) if one is None else setattr(SqliteLog, name, one)
+        for (where, name), one in plain.items():
+            delattr(where, name) if one is None else setattr(where, name, one)
 
 
 def suffer(case: tuple[str, int, bool, int], bug: str = "") -> Suffered:
@@ -206,6 +209,7 @@ def _suffer(case: tuple[str, int, bool, int]) -> Suffered:
     kind, n, lasting, seed = case
     install()
     SqliteLog.vfs = "faulty"
+    sqlite.WAL_FOLD_BYTES, sqlite.WAL_TURN_BYTES = 30_000, 60_000  # so that both kinds of folding are met
     with tempfile.TemporaryDirectory(prefix="penstock-faults-") as folder:
         work = Work(Path(folder) / "home", seed)
         disk.count = dict.fromkeys(disk.count, 0)

@@ -50,7 +50,7 @@ def produce(home: str, producer: str, seed: int, planted: str) -> None:
 def fold(home: str, name: str, seed: int, planted: str) -> None:
     """Own the stage until killed."""
     plant(planted)
-    sqlite.WAL_FOLD_BYTES = 200_000
+    sqlite.WAL_FOLD_BYTES, sqlite.WAL_TURN_BYTES = 200_000, 400_000
     chance, log = random.Random(seed), SqliteLog(Path(home))
     running = Running(chance.choice([LEDGER, LAZY]), log, batch=chance.choice([1, 7, 50]))
     while True:

@@ -135,7 +135,7 @@ class Life:
 
 def live(home: str, seed: int, steps: int, target: Target | None = None, planted: str = "") -> None:
     """A process's whole life. The keeper is quick and the WAL short, so that their points are met."""
-    sqlite.SYNC_EVERY_S, sqlite.WAL_FOLD_BYTES = 0.003, 60_000
+    sqlite.SYNC_EVERY_S, sqlite.WAL_FOLD_BYTES, sqlite.WAL_TURN_BYTES = 0.003, 60_000, 120_000
     plant(planted)
     die_at(target)
     if planted:  # what it stumbles over is no news

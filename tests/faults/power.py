@@ -197,7 +197,8 @@ def install() -> Disk:
     _vfs.disk = Disk()
     SqliteLog.vfs = "power"
     sqlite.sync_file = _sync_file
-    sqlite.SYNC_EVERY_S, sqlite.WAL_FOLD_BYTES, sqlite.WAL_CUT_BYTES = 3600.0, 100_000, 300_000
+    sqlite.SYNC_EVERY_S, sqlite.WAL_CUT_BYTES = 3600.0, 300_000
+    sqlite.WAL_FOLD_BYTES, sqlite.WAL_TURN_BYTES = 100_000, 150_000
     sealing.synced, sealing.sync_folder = _synced, _sync_folder
     return _vfs.disk
 

@@ -13,8 +13,7 @@ from penstock.app.processes.seats import LockSeats, Seat
 from penstock.app.replay import replay
 from penstock.app.system import System
 from penstock.app.train import carry_out
-from penstock.log.blob import MemoryBlob
-from penstock.log.memory import MemoryLog
+from penstock.log.memory import MemoryBlob, MemoryLog
 from penstock.predict.stage import share_name
 from penstock.record.decisions import Outcome, Prediction, outcomes, predictions, read
 from penstock.record.record import START, partition

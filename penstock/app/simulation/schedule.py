@@ -26,8 +26,7 @@ from penstock.app.simulation.producers import Asker, producers
 from penstock.app.simulation.small import PERIODS, History, history, shrink
 from penstock.app.system import System, clock_draft, decide
 from penstock.app.train import Order, carry_out
-from penstock.log.blob import MemoryBlob
-from penstock.log.memory import MemoryLog
+from penstock.log.memory import MemoryBlob, MemoryLog
 from penstock.record.codec import digest, unpack
 from penstock.record.decisions import (
     FAILURES,

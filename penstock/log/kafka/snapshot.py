@@ -11,7 +11,7 @@ import msgspec
 
 from penstock.log import Blob
 from penstock.log.kafka.engine import KafkaLog
-from penstock.log.machine import said
+from penstock.log.machine import Disk
 from penstock.record.codec import pack, unpack
 from penstock.record.errors import Refused
 
@@ -29,7 +29,7 @@ def save(log: KafkaLog, blobs: Blob) -> str:
     """Put a copy of the mirror, as of one moment, into a blob store; the digest that `restore` takes."""
     with tempfile.TemporaryDirectory(dir=log.path.parent) as folder:
         path = Path(folder) / "mirror.db"
-        with said():
+        with Disk():
             log._reader().execute("VACUUM INTO ?", (str(path),))
             copy = apsw.Connection(str(path))
             # Whoever takes it is another home, and no writer's.

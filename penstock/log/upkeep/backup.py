@@ -15,7 +15,7 @@ import apsw
 import msgspec
 
 from penstock.log import tables
-from penstock.log.machine import make_folder, said, said_of_files, sync_file, sync_folder
+from penstock.log.machine import Disk, make_folder, said_of_files, sync_file, sync_folder
 from penstock.log.segments import segments
 from penstock.log.sqlite import SqliteLog
 from penstock.log.upkeep.doctor import examine
@@ -43,7 +43,7 @@ def backup(
     if out.exists():
         raise Refused("There is something already.", where=str(out), code="exists", hint="Name a new folder.")
     part = out.with_name(f".{out.name}.part")
-    with alone(log, wait=True), log._disk(), said_of_files():
+    with alone(log, wait=True), log._disk, said_of_files():
         shutil.rmtree(part, ignore_errors=True)
         make_folder(part)
         _log(log, part)
@@ -66,7 +66,7 @@ def backup(
 
 def _log(log: SqliteLog, part: Path) -> None:
     """The database as one read transaction sees it: what is in the WAL is in the copy."""
-    with said():
+    with Disk():
         to = apsw.Connection(str(part / "log.db"))
         try:
             with log._reading() as db, to.backup("main", db, "main") as copying:

@@ -84,7 +84,7 @@ def _due(log: SqliteLog, name: str, records: int, tail: int) -> int:
 
 def _seal(log: SqliteLog, name: str, below: int) -> int:
     start = sealed_below(log, name)
-    with log._disk(), said_of_files():
+    with log._disk, said_of_files():
         made = write(log, name, start, below)
     compare(log, name, made, start, below)
     enter(log, name, made)

@@ -91,7 +91,7 @@ def _fold(log: SqliteLog) -> None:
     waited for; a reader that goes on holding it is not."""
     until_s = time.monotonic() + FOLD_S
     while True:
-        with log._disk():
+        with log._disk:
             (busy, *_) = tables.row(log._reader(), "PRAGMA wal_checkpoint(TRUNCATE)") or (0,)
         if not busy or time.monotonic() > until_s:
             return

@@ -28,7 +28,7 @@ PIECE = 200
 def alone(log: SqliteLog, *, wait: bool) -> Iterator[bool]:
     """Be the one who is at it, as far as that can be had; says whether it could."""
     folder = log.chain.files.folder
-    with log._disk(), said_of_files():
+    with log._disk, said_of_files():
         make_folder(folder)
         handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:

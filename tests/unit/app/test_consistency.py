@@ -22,8 +22,7 @@ from penstock.app.worker import in_process
 from penstock.cli import main
 from penstock.dataset.kept import Retained
 from penstock.feature import Fold
-from penstock.log.blob import MemoryBlob
-from penstock.log.memory import MemoryLog
+from penstock.log.memory import MemoryBlob, MemoryLog
 from penstock.predict.consistency import report
 from penstock.record.codec import millis, moment
 from penstock.record.decisions import ALERTS, RETENTION, Alert, draft, predictions, read

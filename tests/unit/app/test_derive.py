@@ -20,8 +20,7 @@ from penstock.app.system import System
 from penstock.app.train import carry_out
 from penstock.dataset.rows import past
 from penstock.feature import raw
-from penstock.log.blob import MemoryBlob
-from penstock.log.memory import MemoryLog
+from penstock.log.memory import MemoryBlob, MemoryLog
 from penstock.record.codec import millis, unpack
 from penstock.record.decisions import DEAD, DeadLetter, Prediction, predictions, read
 from penstock.record.errors import DefinitionError

@@ -15,8 +15,7 @@ from penstock.app.simulation import schedule
 from penstock.app.system import System, own
 from penstock.feature import join_stage
 from penstock.log import Checkpoint
-from penstock.log.blob import MemoryBlob
-from penstock.log.memory import MemoryLog
+from penstock.log.memory import MemoryBlob, MemoryLog
 from penstock.record.codec import pack
 from penstock.record.decisions import Prediction, draft, predictions
 from penstock.record.errors import DefinitionError

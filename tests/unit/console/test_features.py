@@ -17,8 +17,7 @@ from penstock.console import Sight
 from penstock.console.features import ages, found_by, state, view
 from penstock.console.tail import newest
 from penstock.feature import Fold
-from penstock.log.blob import MemoryBlob
-from penstock.log.memory import MemoryLog
+from penstock.log.memory import MemoryBlob, MemoryLog
 from penstock.record.decisions import TICKS, Tick, draft
 from penstock.record.record import START, Draft, Position
 from penstock.release.registry import Entry

@@ -14,8 +14,7 @@ import pytest
 from penstock.app.home import Books, Views, open_home
 from penstock.app.pipeline import load_text
 from penstock.console import Sight, pages
-from penstock.log.blob import MemoryBlob
-from penstock.log.memory import MemoryLog
+from penstock.log.memory import MemoryBlob, MemoryLog
 from penstock.record.decisions import REFUSED, RELEASES, Refusal, Release, draft, predictions
 from penstock.record.record import START
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from penstock.log.blob import FolderBlob, MemoryBlob
+from penstock.log.blob import FolderBlob
+from penstock.log.memory import MemoryBlob
 from penstock.record.errors import Broken, NotFound
 
 

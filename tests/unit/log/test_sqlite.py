@@ -5,14 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
 
-from penstock.log.machine import STEP_BYTES, lengthen
-from penstock.log.sqlite import WAL_SMALL_BYTES, SqliteLog
+from penstock.log import sqlite
+from penstock.log.machine import STEP_BYTES, lengthen, sync_through
+from penstock.log.sqlite import WAL_SMALL_BYTES, WAL_TURN_BYTES, SqliteLog
 from penstock.log.upkeep.doctor import examine, health
 from penstock.record.errors import Broken, NotFound, Unavailable
 from penstock.record.record import START, Draft, Position
@@ -122,6 +124,82 @@ def test_the_wal_is_folded_in(tmp_path: Path) -> None:
     found = health(log)
     assert next(examine(log), None) is None and found["records"]["t"] == 400
     log.close()
+
+
+class Counting(apsw.VFS):
+    """The system's files; `synced` says which were synced; while it `fails`, a sync raises."""
+
+    def __init__(self) -> None:
+        super().__init__("counting", base="")
+        self.synced: list[str] = []
+        self.fails = False
+
+    def xOpen(self, name: Any, flags: Any) -> apsw.VFSFile:  # noqa: N802
+        """A file that tells of its syncs."""
+        return Counted(self, name, flags)
+
+
+class Counted(apsw.VFSFile):
+    """A file that tells of its syncs."""
+
+    def __init__(self, vfs: Counting, name: Any, flags: Any) -> None:
+        self.vfs, self.of = vfs, Path(name.filename() if isinstance(name, apsw.URIFilename) else name).name
+        super().__init__("", name, flags)
+
+    def xSync(self, flags: int) -> None:  # noqa: N802
+        """Sync, or fail."""
+        self.vfs.synced.append(self.of)
+        if self.vfs.fails:
+            raise apsw.IOError("sync")
+        super().xSync(flags)
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counting]:
+    """A log's files counted."""
+    vfs = Counting()
+    monkeypatch.setattr(SqliteLog, "vfs", "counting")
+    monkeypatch.setattr(sqlite, "SYNC_EVERY_S", 3600.0)  # what the keeper does, the test does
+    monkeypatch.setattr(sys, "unraisablehook", lambda raised: None)
+    yield vfs
+    vfs.unregister()
+
+
+def test_a_long_wal_is_folded_and_synced_before_the_writers_wait(tmp_path: Path, counting: Counting) -> None:
+    """The database's own sync takes long: it happens twice while others may write, so that the third finds nothing."""
+    log = SqliteLog(tmp_path)
+    log.append([Draft("t", "k", 0, b"x" * WAL_TURN_BYTES)], sync=False)
+    counting.synced.clear()
+    log._tidy()
+    assert counting.synced.count("log.db") >= 2
+    log.append([Draft("t", "k", 1, b"")])
+    assert log._wal_bytes < WAL_SMALL_BYTES, "it began anew"
+    log.close()
+
+
+def test_a_failed_sync_of_the_database_ends_the_handle(tmp_path: Path, counting: Counting) -> None:
+    """What of the WAL would be written over next may be nowhere else."""
+    log = SqliteLog(tmp_path)
+    log.append([Draft("t", "k", 0, b"x" * WAL_TURN_BYTES)], sync=False)
+    counting.fails = True
+    with pytest.raises(Broken, match="log_fsync"), log._disk:
+        sync_through(log._reader())
+    counting.fails = False
+    with pytest.raises(Broken, match="log_fsync"):
+        log.append([Draft("t", "k", 1, b"")])
+    with pytest.raises(Broken, match="log_fsync"):
+        log.close()
+
+
+def test_a_sync_by_sqlites_handle_leaves_its_locks(tmp_path: Path) -> None:
+    """A process that opens and closes a file of its own gives up the locks that SQLite holds on it."""
+    db = apsw.Connection(str(tmp_path / "a.db"))
+    db.execute("CREATE TABLE t(x); BEGIN EXCLUSIVE")
+    sync_through(db)
+    locked = "import apsw, sys; apsw.Connection(sys.argv[1]).execute('SELECT * FROM t')"
+    _, said = process(locked, tmp_path / "a.db", stderr=subprocess.PIPE).communicate()
+    assert "BusyError" in said
+    db.close()
 
 
 def test_a_wal_in_use_is_longer_than_what_is_written(tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from penstock.feature import source
 from penstock.feature.lookup import Looked
-from penstock.log.blob import MemoryBlob
-from penstock.log.memory import MemoryLog
+from penstock.log.memory import MemoryBlob, MemoryLog
 from penstock.record.decisions import Prediction
 from penstock.record.errors import NotFound, Refused, Unavailable
 from penstock.record.event import Event, key
