@@ -25,7 +25,8 @@ class MemoryLog:
         self._first: dict[str, Position] = {}  # from where on those are whole of which something was dropped
         self._ids: dict[tuple[str, str], Record] = {}
         self._producers: dict[str, int] = {}
-        self._stages: dict[str, Checkpoint] = {}
+        self._stages: dict[str, Checkpoint] = {}  # without their states
+        self._states: dict[str, bytes] = {}
         self._changed = threading.Condition()
         self._writes = 0
 
@@ -82,11 +83,13 @@ class MemoryLog:
             ):
                 raise Broken("Retention has dropped records that were not read yet.", code="log_passed")
             below = min(stop.n, end) if stop else end
+            if start.n >= below:
+                return [], start
             there = (r for r in self._records[start.n : below] if r is not None and r.topic in topics)
             found = list(islice(filter(where.test(), there) if where else there, limit))
             if len(found) == limit:
                 return found, Position(n=found[-1].position + 1)
-            return found, Position(n=max(start.n, below))
+            return found, Position(n=below)
 
     def find(self, topic: str, id: str) -> Record | None:
         """See the port."""
@@ -145,7 +148,7 @@ class MemoryLog:
                 found = self._stages[stage] = msgspec.structs.replace(found, epoch=found.epoch + 1)
             if found.position.n > len(self._records):
                 raise Broken("The log went backwards.", code="log_backwards")
-            return found
+            return msgspec.structs.replace(found, state=self._states.get(stage, b""))
 
     def commit(self, commit: Commit, *, sync: bool = True) -> Appended:
         """See the port."""
@@ -155,13 +158,10 @@ class MemoryLog:
                 raise Fenced(where=commit.stage)
             if commit.position.n < before.position.n:
                 raise Refused("A stage's position does not go back.", where=commit.stage, code="position")
-            kept = commit.state is None
-            self._stages[commit.stage] = Checkpoint(
-                commit.epoch,
-                commit.position,
-                before.state if commit.state is None else commit.state,
-                before.state_position if kept else commit.position,
-            )
+            at = before.state_position
+            if commit.state is not None:
+                self._states[commit.stage], at = commit.state, commit.position
+            self._stages[commit.stage] = Checkpoint(commit.epoch, commit.position, b"", at)
             return self._write(commit.outputs)
 
     def last(self, producer: str) -> int:
@@ -178,8 +178,8 @@ class MemoryLog:
 
     def stages(self) -> dict[str, Checkpoint]:
         """See the port."""
-        known = ((name, self._stages[name]) for name in sorted(self._stages))
-        return {name: Checkpoint(at.epoch, at.position, b"", at.state_position) for name, at in known}
+        with self._changed:
+            return dict(sorted(self._stages.items()))
 
 
 class MemoryBlob:

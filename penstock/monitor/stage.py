@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import groupby
+from typing import TypeVar
 
 import msgspec
 
@@ -311,10 +312,13 @@ def _measured(
     return drift(column, counts, gone), sum(counts.values()) + gone
 
 
-def _total(counts: Sequence[dict[str, int]]) -> dict[str, int]:
-    """Counts by name, added up."""
-    total: dict[str, int] = {}
-    for some in counts:
+N = TypeVar("N", int, float)
+
+
+def _total(counts: Sequence[dict[str, N]]) -> dict[str, N]:
+    """Counts by name, added up, the oldest first."""
+    total = dict(counts[0]) if counts else {}
+    for some in counts[1:]:
         for name, n in some.items():
             total[name] = total.get(name, 0) + n
     return total
@@ -333,7 +337,8 @@ def _hour(
         return None
     asked, served = sum(one.requests for one in buckets), sum(one.served for one in buckets)
     reference = state.profiles.get(str(state.champion))
-    blank, unknown = (_total(some) for some in ([b.blank for b in buckets], [b.missing for b in buckets]))
+    blank, unknown = _total([one.blank for one in buckets]), _total([one.missing for one in buckets])
+    sums = _total([one.sums for one in buckets])
     missing = {name: blank[name] / asked for name in request.columns if blank.get(name)}
     means: dict[str, float] = {}
     for name in names:
@@ -341,7 +346,7 @@ def _hour(
         if gone and name not in request.columns:
             missing[name] = gone / served
         if served > gone:
-            means[name] = sum(one.sums.get(name, 0.0) for one in buckets) / (served - gone)
+            means[name] = sums.get(name, 0.0) / (served - gone)
     drifts: dict[str, float] = {}
     if reference and (hour + 1) % DRIFT_HOURS == 0:  # an hour has too few rows for it
         day = spans.between((hour + 1) * HOUR_MS - DRIFT_MS, (hour + 1) * HOUR_MS)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from penstock.app.deferred import deferred
 from penstock.app.digest import digests
 from penstock.app.pipeline import File, load
 from penstock.app.replay import Timed, replay
@@ -80,8 +81,9 @@ class Run(msgspec.Struct, frozen=True):
 
 
 def ground(path: str, *, data: Path | None = None, quick: bool = True) -> Ground:
-    """Load a file for simulation."""
-    return Ground(shrink(load(path), quick=quick), data, quick)
+    """Load a file for simulation; a `fit` that is replaced loads no library."""
+    with deferred() if quick else contextlib.nullcontext():
+        return Ground(shrink(load(path), quick=quick), data, quick)
 
 
 @functools.cache

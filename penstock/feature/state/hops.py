@@ -10,6 +10,8 @@ from collections import Counter
 from typing import Any
 
 Place = tuple[int, int, Any]
+NOT_COUNTED: Counter[Any] = Counter()
+"""How often each value occurred, where nobody asks: one for all rows."""
 
 
 class Hops:
@@ -55,7 +57,8 @@ class Hops:
         at = bisect_left(self.keys, key)
         place = (time_ms, position, value)
         if at == len(self.keys) or self.keys[at] != key:
-            fresh: tuple[Any, ...] = (key, 1, units, units * units, place, place, value, value, Counter())
+            kinds = Counter() if self.counting else NOT_COUNTED
+            fresh: tuple[Any, ...] = (key, 1, units, units * units, place, place, value, value, kinds)
             for column, one in zip(self.columns(), fresh, strict=True):
                 column.insert(at, one)
             self._count(at, value, 1)
@@ -126,11 +129,12 @@ def _when(place: Place) -> tuple[int, int]:
 def loaded(width_ms: int, rows: list[list[Any]], *, counting: bool) -> Hops:
     """The hops that `rows` wrote."""
     hops = Hops(width_ms, counting=counting)
-    for key, n, total, square, first, last, least, most, kinds in rows:
-        fresh = (
-            key, n, int(total), int(square), tuple(first), tuple(last), least, most,
-            Counter(dict(kinds)),
-        )  # fmt: skip
-        for column, one in zip(hops.columns(), fresh, strict=True):
-            column.append(one)
+    if rows:
+        keys, counts, totals, squares, firsts, lasts, leasts, mosts, kinds = map(
+            list, zip(*rows, strict=True)
+        )
+        hops.keys, hops.counts, hops.leasts, hops.mosts = keys, counts, leasts, mosts
+        hops.totals, hops.squares = list(map(int, totals)), list(map(int, squares))
+        hops.firsts, hops.lasts = list(map(tuple, firsts)), list(map(tuple, lasts))
+        hops.kinds = [Counter(dict(some)) for some in kinds] if counting else [NOT_COUNTED] * len(rows)
     return hops

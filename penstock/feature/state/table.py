@@ -266,14 +266,15 @@ class Table:
     def load(self, rows: Sequence[Sequence[Any]]) -> None:
         """The series that `dump` wrote."""
         for entity, gone, total, square, times, positions, values, units, *more in rows:
-            series = loaded(self.shape, times, positions, values, [int(n) for n in units] if units else units)
-            series.gone, series.total, series.square = gone, int(total), int(square)
-            if more and series.order is not None:
-                series.order.extend((time_ms, position) for time_ms, position in more[0][0])
-            if more and more[0][1] is not None:
-                self.hops[entity] = hops.loaded(self.key.hop_ms, more[0][1], counting=self.counting)
-            if times or gone or series.order:
-                self.series[entity] = series
+            order, closed = more[0] if more else ((), None)
+            if closed is not None:
+                self.hops[entity] = hops.loaded(self.key.hop_ms, closed, counting=self.counting)
+            if times or gone or order:
+                whole_units = [int(n) for n in units] if units else units
+                series = self.series[entity] = loaded(self.shape, times, positions, values, whole_units)
+                series.gone, series.total, series.square = gone, int(total), int(square)
+                if series.order is not None:
+                    series.order.extend((time_ms, position) for time_ms, position in order)
 
 
 @lru_cache(maxsize=64)
