@@ -399,7 +399,7 @@ class Free:
     def advance(self) -> str:
         """An owner takes its next batch. What it does not survive, the next owner must."""
         owner = self.chance.choice(self.owners)
-        if owner.running is None:
+        if owner.running is None or self._idle(owner.running):
             return ""
         owner.running.batch = self.chance.choice(BATCHES)
         try:
@@ -408,6 +408,10 @@ class Free:
             owner.running = None
             raise
         return "" if made is None else f"{owner.name} to {owner.running.position}, {len(made)} outputs"
+
+    def _idle(self, running: Running[Any]) -> bool:
+        """Whether there is nothing to take for certain."""
+        return running.position == self.log.end() and running.waiting is None and not running.torn
 
     def save(self) -> str:
         """An owner writes its state."""

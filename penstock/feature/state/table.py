@@ -69,6 +69,7 @@ class Table:
         self.whole = any(node.kind in ("min", "max", "first", "distinct", "last_k") for node in forever)
         self.window_ms = max((node.window_ms for node in nodes), default=0)
         self.horizon_ms = FOREVER_MS if forever else self.window_ms
+        self.none = Series(self.shape)
         self.series: dict[Any, Series] = {}
         self.hops: dict[Any, Hops] = {}
 
@@ -252,8 +253,7 @@ class Table:
         return [self._row(entity) for entity in entities]
 
     def _row(self, entity: Any) -> list[Any]:
-        series = self.series.get(entity)
-        series = Series(self.shape) if series is None else series  # one without events has sums, too
+        series = self.series.get(entity, self.none)  # one without events has sums, too
         times, positions, values, units = series.rows()
         whole_units = [str(n) for n in units] if self.exact and units is not None else units
         sums = str(series.total), str(series.square)
