@@ -54,27 +54,33 @@ def tree(pid: int) -> list[int]:
 
 def cpu_s(pid: int) -> float:
     """Seconds of CPU of a whole tree, with those of its children that have ended."""
-    total = 0.0
-    for one in tree(pid):
-        with contextlib.suppress(OSError, IndexError):
-            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
-            total += sum(int(field) for field in fields[11:15]) * TICK_S
-    return total
+    return sum(sum(_cpu_s(one)) for one in tree(pid))
+
+
+def _cpu_s(pid: int) -> tuple[float, float]:
+    """A process's own, and of its children that have ended."""
+    with contextlib.suppress(OSError, IndexError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        user, system, *ended = (int(field) * TICK_S for field in fields[11:15])
+        return user + system, sum(ended)
+    return 0.0, 0.0
 
 
 def memory_mb(pid: int) -> float:
-    """Memory of a whole tree."""
-    return sum(memories_mb(pid))
+    """Memory of a whole tree, each shared page once (PSS)."""
+    return sum(map(_memory_mb, tree(pid)))
 
 
-def memories_mb(pid: int) -> list[float]:
-    """The memory of each process of a tree, each shared page once (PSS)."""
-    found = []
-    for one in tree(pid):
-        with contextlib.suppress(OSError):
-            lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
-            found.append(sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024)
-    return found
+def worker_mb(pid: int) -> float:
+    """Memory of the process of a tree that took the most CPU: once it was loaded, one that answers."""
+    return _memory_mb(max(tree(pid), key=_cpu_s))
+
+
+def _memory_mb(pid: int) -> float:
+    with contextlib.suppress(OSError):
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+    return 0.0
 
 
 class Running:

@@ -21,7 +21,7 @@ from penstock.log.tables import Body, Segment, Topic
 from penstock.record.errors import Broken
 from penstock.record.record import Record
 
-CACHED_RECORDS = 20_000
+CACHED_RECORDS = 4_000
 
 
 class Part:
