@@ -313,8 +313,8 @@ class SqliteLog:
         db = self._writer
         with self._writing:
             writing = self._wrote = self._locked(db, run, sync)
-        self._follow(writing.before, writing.end, [(one.topic, one.last) for _, one in writing.fresh])
         if self.chain.used:
+            self._follow(writing.before, writing.end, [(one.topic, one.last) for _, one in writing.fresh])
             self.chain.keep({(number, one.base): one for number, one in writing.fresh})
         self._keep()  # from the first write on: begun by a later one, it would have the niceness of whoever wrote that
         self._bell.ring(seldom=seldom)
