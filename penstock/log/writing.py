@@ -6,7 +6,7 @@ The same writes in the same order have the same effects and answers, on every ma
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from apsw import Connection
 from msgspec.structs import replace
@@ -40,7 +40,10 @@ class Writing:
     def apply(self, write: Write) -> Any:
         """The effect of one write; its answer is the port's. What it refuses, it refuses before it writes:
         nothing to undo. Broken may come in the middle: nothing of the transaction may stay."""
-        return self._kinds[type(write)](self, write)
+        kinds: dict[type, Callable[[Any], Any]] = {
+            Append: self._append, Claim: self._claim, Commit: self._commit, Drop: self._drop
+        }  # fmt: skip
+        return kinds[type(write)](write)
 
     def close(self) -> None:
         """Write what the transaction's writes share. Every transaction writes: SQLite syncs nothing for
@@ -103,10 +106,6 @@ class Writing:
             self.change(write.topic, replace(at, first=last + 1, dropped=dropped))
             point(Point.FORGOTTEN)
         return dropped - at.dropped
-
-    _kinds: ClassVar[dict[type, Callable[[Any, Any], Any]]] = {
-        Append: _append, Claim: _claim, Commit: _commit, Drop: _drop
-    }  # fmt: skip
 
     def _insert(self, drafts: Sequence[Draft]) -> Appended:
         """Give the drafts their positions. Ids are tried all at once, and one by one if some stand already."""
