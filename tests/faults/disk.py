@@ -210,6 +210,7 @@ def _suffer(case: tuple[str, int, bool, int]) -> Suffered:
     install()
     SqliteLog.vfs = "faulty"
     sqlite.WAL_FOLD_BYTES, sqlite.WAL_TURN_BYTES = 30_000, 60_000  # so that both kinds of folding are met
+    sqlite.SYNC_EVERY_S = 3600.0  # and by this thread: two that open files through Python may deadlock
     with tempfile.TemporaryDirectory(prefix="penstock-faults-") as folder:
         work = Work(Path(folder) / "home", seed)
         disk.count = dict.fromkeys(disk.count, 0)
