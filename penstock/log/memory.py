@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from itertools import islice
 
 import msgspec
 
@@ -25,7 +24,7 @@ class MemoryLog:
         self._first: dict[str, Position] = {}  # from where on those are whole of which something was dropped
         self._ids: dict[tuple[str, str], Record] = {}
         self._producers: dict[str, int] = {}
-        self._stages: dict[str, Checkpoint] = {}  # without their states
+        self._stages: dict[str, Checkpoint] = {}  # by name, without their states
         self._states: dict[str, bytes] = {}
         self._changed = threading.Condition()
         self._writes = 0
@@ -85,11 +84,13 @@ class MemoryLog:
             below = min(stop.n, end) if stop else end
             if start.n >= below:
                 return [], start
-            there = (r for r in self._records[start.n : below] if r is not None and r.topic in topics)
-            found = list(islice(filter(where.test(), there) if where else there, limit))
-            if len(found) == limit:
-                return found, Position(n=found[-1].position + 1)
-            return found, Position(n=below)
+            found = [r for r in self._records[start.n : below] if r is not None and r.topic in topics]
+            if where:
+                found = list(filter(where.test(), found))
+            if len(found) < limit:
+                return found, Position(n=below)
+            del found[limit:]
+            return found, Position(n=found[-1].position + 1)
 
     def find(self, topic: str, id: str) -> Record | None:
         """See the port."""
@@ -145,7 +146,8 @@ class MemoryLog:
         with self._changed:
             found = self._stages.get(stage, Checkpoint())
             if claim:
-                found = self._stages[stage] = msgspec.structs.replace(found, epoch=found.epoch + 1)
+                found = msgspec.structs.replace(found, epoch=found.epoch + 1)
+                self._stages = dict(sorted({**self._stages, stage: found}.items()))
             if found.position.n > len(self._records):
                 raise Broken("The log went backwards.", code="log_backwards")
             return msgspec.structs.replace(found, state=self._states.get(stage, b""))
@@ -179,7 +181,7 @@ class MemoryLog:
     def stages(self) -> dict[str, Checkpoint]:
         """See the port."""
         with self._changed:
-            return dict(sorted(self._stages.items()))
+            return dict(self._stages)
 
 
 class MemoryBlob:

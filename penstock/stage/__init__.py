@@ -85,7 +85,7 @@ def each(name: str, take: Callable[[Record], Sequence[Draft]], records: Iterable
     emitted: list[Emitted] = []
     for record in records:
         try:
-            emitted.extend((record, made) for made in take(record))
+            emitted += [(record, made) for made in take(record)]
         except Poison as why:
             emitted.append((record, buried(name, record, why)))
     return emitted

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import itertools
 import random
+from bisect import bisect
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -290,7 +291,7 @@ class Free:
         """One move of somebody, and a look at the laws."""
         at = self.at
         at.steps += 1
-        move = self.chance.choices(self.moves, cum_weights=self.weights)[0]
+        move = self.moves[bisect(self.weights, self.chance.random() * self.weights[-1])]
         try:
             told = move()
         except Killed:

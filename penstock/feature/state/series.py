@@ -43,9 +43,10 @@ class Series:
     )  # fmt: skip
 
     def __init__(self, shape: Shape) -> None:
+        code = shape.code
         self.times: Numbers = array("q")
         self.positions: Numbers = array("I")
-        self.values: Any = _empty(shape.code)
+        self.values: Any = None if not code else [] if code == "o" else array(code)
         self.sums: Numbers | None = array("q", (0,)) if shape.summed else None
         self.lower: Numbers | None = array("Q", (0,)) if shape.squared else None
         self.upper: Numbers = array("i", (0,) if shape.squared else ())
@@ -237,10 +238,6 @@ def _wider(numbers: Iterable[int], *more: int) -> Numbers:
         return every
 
 
-def _empty(code: str) -> Any:
-    return None if not code else [] if code == "o" else array(code)
-
-
 def loaded(
     shape: Shape,
     times: Sequence[int],
@@ -252,9 +249,9 @@ def loaded(
     series = Series(shape)
     narrow = max(positions, default=0) >> 32 == 0
     series.times, series.positions = array("q", times), array("I" if narrow else "q", positions)
-    if series.values is not None and values is not None:
+    if shape.code and values is not None:
         try:
-            series.values.extend(array(shape.code, values) if shape.code != "o" else values)
+            series.values = list(values) if shape.code == "o" else array(shape.code, values)
         except (OverflowError, TypeError):
             series.values = list(values)
     if series.sums is not None and units is not None:

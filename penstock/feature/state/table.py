@@ -175,13 +175,11 @@ class Table:
 
     def _fold_hops(self, entity: Any, series: Series, now_ms: int) -> None:
         floor_ms = self.closed_ms(now_ms)
-        times, positions, values, units = series.rows()
-        for i, time_ms in enumerate(times):
-            if time_ms > floor_ms:
-                break
-            self._close(
-                entity, time_ms, positions[i], values[i] if values else None, units[i] if units else 0
-            )
+        if len(series) and series.times[series.head] <= floor_ms:
+            times, positions, values, units = series.rows()
+            for i in range(bisect_right(times, floor_ms)):
+                value, unit = values[i] if values else None, units[i] if units else 0
+                self._close(entity, times[i], positions[i], value, unit)
         series.trim(floor_ms, keep_newest=False, tally=False, exact=True)
 
     def removable(self, take: Take, time_ms: int, position: int, now_ms: int) -> None:
