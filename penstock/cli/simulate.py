@@ -67,7 +67,7 @@ def _runs(given: argparse.Namespace, seeds: list[int]) -> Iterator[Any]:
         yield from (run(_shared(*what), seed, trace=given.trace) for seed in seeds)
         return
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(functools.partial(_one, *what), seeds, chunksize=4)
+        yield from pool.map(functools.partial(_one, *what), seeds, chunksize=2)
 
 
 @functools.cache

@@ -7,8 +7,10 @@ the same series and looks that serve live: exact sums, very large ones, and all 
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
+from operator import itemgetter
 from types import ModuleType
 from typing import Any
 
@@ -185,6 +187,7 @@ def replay(decoded: Decoded, *, least: int = WORTH, spread: Spread = map) -> dic
         if plan.later or slot in decoded.features.outputs:
             slots[slot] = answers(column)
     compiled = kernels() if decoded.held() + len(decoded.o) >= least else None
+    left: list[Taken] = []
     for taken in decoded.taken:
         groups = [group for group in plan.groups if group.table is taken.table]
         laid = _laid(compiled, taken, groups, decoded.features, spread) if compiled else None
@@ -193,7 +196,8 @@ def replay(decoded: Decoded, *, least: int = WORTH, spread: Spread = map) -> dic
                 asked = np.asarray(decoded.asked[plan.groups.index(group)])
                 _fill(slots, _swept(compiled, laid, taken, group, decoded, asked, spread))
         else:
-            _fill(slots, _folded(taken, groups, decoded, columns))
+            left.append(taken)
+    _fill(slots, _folded(left, decoded, columns))
     _work(plan, slots, len(decoded.o))
     names = zip(decoded.features.names, decoded.features.outputs, strict=True)
     return {name: slots[place] for name, place in names}
@@ -539,41 +543,49 @@ _FINALS: dict[str, Callable[[Look, Aggregate], Answers]] = {
 # In plain Python.
 
 
-def _folded(
-    taken: Taken, groups: Sequence[Group], decoded: Decoded, columns: dict[int, list[Any]]
-) -> dict[int, Answers]:
+def _folded(left: Sequence[Taken], decoded: Decoded, columns: dict[int, list[Any]]) -> dict[int, Answers]:
     """The same by the series and looks that serve live. What they hold stays for the requests to come."""
-    found: dict[int, list[Value]] = {slot: [] for group in groups for slot in group.places}
-    asked, looks = {group.asked for group in groups}, [group.look for group in groups]
-    entities = [(slot, columns[slot]) for slot in asked]
-    moves, next_ = _moves(taken), 0
+    tables = {id(taken.table) for taken in left}
+    groups = [group for group in decoded.reading.groups if id(group.table) in tables]
+    places = [slot for group in groups for slot in group.places]
+    entities = [(slot, columns[slot]) for slot in {group.asked for group in groups}]
+    looks, moves, next_ = [group.look for group in groups], _moves(left), 0
     slots: list[Any] = [None] * decoded.reading.size
+    rows: list[list[Value]] = []
     for i, (t_ms, o) in enumerate(zip(decoded.t_ms, decoded.o, strict=True)):
         while next_ < len(moves) and moves[next_][0] < o:
-            _move(taken, *moves[next_])
-            taken.folded = moves[next_][0] + 1
+            _move(*moves[next_])
             next_ += 1
         for slot, column in entities:
             slots[slot] = column[i]
         for look in looks:
             look(slots, t_ms)
-        for slot, values in found.items():
-            values.append(slots[slot])
-    return {slot: answers(values) for slot, values in found.items()}
+        rows.append([slots[slot] for slot in places])
+    found = zip(*rows, strict=True) if rows else repeat(())
+    return {slot: answers(values) for slot, values in zip(places, found, strict=False)}
 
 
-def _moves(taken: Taken) -> list[tuple[int, int, bool]]:
-    """What is still to happen to the table, by position: which event comes, or goes."""
-    comes = [(position, i, True) for i, position in enumerate(taken.since)]
-    places = {position: i for position, i, _ in comes}
-    goes = [(o, places[position], False) for position, o in taken.until.items() if position in places]
-    return sorted(move for move in (*comes, *goes) if move[0] >= taken.folded)
+Move = tuple[int, Taken, int, bool]
 
 
-def _move(taken: Taken, position: int, i: int, comes: bool) -> None:
+def _moves(left: Sequence[Taken]) -> list[Move]:
+    """What is still to happen to tables, by position: which event comes, or goes."""
+    moves: list[Move] = []
+    for taken in left:
+        at = bisect_left(taken.since, taken.folded)
+        moves += [(taken.since[i], taken, i, True) for i in range(at, len(taken.since))]
+        if taken.until:
+            places = {position: i for i, position in enumerate(taken.since)}
+            gone = ((o, places[p]) for p, o in taken.until.items() if o >= taken.folded and p in places)
+            moves += [(o, taken, i, False) for o, i in gone]
+    return sorted(moves, key=itemgetter(0))
+
+
+def _move(position: int, taken: Taken, i: int, comes: bool) -> None:
     value = None if taken.values is None else taken.values[i]
     take = Take(taken.entities[taken.whose[i]], value, taken.units[i] if taken.units is not None else 0)
     if comes:
         taken.table.add(take, taken.times[i], position, None)
     else:
         taken.table.remove(take, taken.times[i], taken.since[i])
+    taken.folded = position + 1

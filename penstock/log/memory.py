@@ -26,14 +26,15 @@ class MemoryLog:
         self._producers: dict[str, int] = {}
         self._stages: dict[str, Checkpoint] = {}  # by name, without their states
         self._states: dict[str, bytes] = {}
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._writes = 0
 
     def append(
         self, drafts: Sequence[Draft], *, producer: str = "", sequence: int = 0, sync: bool = True
     ) -> Appended:
         """See the port."""
-        with self._changed:
+        with self._lock:
             if producer:
                 if sequence <= self._producers.get(producer, 0):
                     return Appended([], list(range(len(drafts))), self.end())
@@ -71,7 +72,7 @@ class MemoryLog:
         passing: bool = False,
     ) -> tuple[list[Record], Position]:
         """See the port."""
-        with self._changed:
+        with self._lock:
             end = len(self._records)
             if start.n > end:
                 raise Broken("The log went backwards.", code="log_backwards")
@@ -84,7 +85,8 @@ class MemoryLog:
             below = min(stop.n, end) if stop else end
             if start.n >= below:
                 return [], start
-            found = [r for r in self._records[start.n : below] if r is not None and r.topic in topics]
+            wanted = frozenset(topics)
+            found = [r for r in self._records[start.n : below] if r is not None and r.topic in wanted]
             if where:
                 found = list(filter(where.test(), found))
             if len(found) < limit:
@@ -98,12 +100,12 @@ class MemoryLog:
 
     def wait(self, position: Position, timeout_s: float) -> bool:
         """See the port."""
-        with self._changed:
+        with self._lock:
             return self._changed.wait_for(lambda: len(self._records) > position.n, timeout_s)
 
     def hear(self, heard: int, timeout_s: float) -> int:
         """See the port."""
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: self._writes > heard, timeout_s)
             return self._writes
 
@@ -117,7 +119,7 @@ class MemoryLog:
 
     def join(self, drafts: Sequence[Draft], then: Then, *, sync: bool = True) -> tuple[Appended, Appended]:
         """See the port. What was appended is taken back where nothing comes of it."""
-        with self._changed:
+        with self._lock:
             n = len(self._records)
             done = self._write(drafts)
             try:
@@ -131,7 +133,7 @@ class MemoryLog:
 
     def drop(self, topic: str, below: Position) -> int:
         """See the port."""
-        with self._changed:
+        with self._lock:
             gone = 0
             for place, record in enumerate(self._records[: below.n]):
                 if record is not None and record.topic == topic:
@@ -143,7 +145,7 @@ class MemoryLog:
 
     def load(self, stage: str, *, claim: bool = False) -> Checkpoint:
         """See the port."""
-        with self._changed:
+        with self._lock:
             found = self._stages.get(stage, Checkpoint())
             if claim:
                 found = msgspec.structs.replace(found, epoch=found.epoch + 1)
@@ -154,7 +156,7 @@ class MemoryLog:
 
     def commit(self, commit: Commit, *, sync: bool = True) -> Appended:
         """See the port."""
-        with self._changed:
+        with self._lock:
             before = self._stages.get(commit.stage, Checkpoint())
             if commit.epoch != before.epoch or not before.epoch:
                 raise Fenced(where=commit.stage)
@@ -180,7 +182,7 @@ class MemoryLog:
 
     def stages(self) -> dict[str, Checkpoint]:
         """See the port."""
-        with self._changed:
+        with self._lock:
             return dict(self._stages)
 
 

@@ -240,8 +240,9 @@ class Spans:
 
     def __init__(self, state: Watching, grain_ms: int) -> None:
         self.grain_ms = grain_ms
-        self.numbers = sorted(map(int, state.buckets))
-        self.buckets = [state.buckets[str(n)] for n in self.numbers]
+        names = sorted(state.buckets, key=int)
+        self.numbers = list(map(int, names))
+        self.buckets = [state.buckets[name] for name in names]
 
     def hours(self, first: int, end: int) -> list[int]:
         """The numbers of the hours from `first` on, below `end`, that have buckets."""

@@ -110,14 +110,17 @@ class Hops:
 
     def forget(self, key: int) -> None:
         """Drop the rows before a hop."""
-        at = self.since(key)
-        for column in self.columns():
-            del column[:at]
+        if at := self.since(key):
+            for column in self.columns():
+                del column[:at]
 
     def rows(self) -> list[list[Any]]:
         """All of it as lists."""
         return [
-            [key, n, str(total), str(square), first, last, least, most, sorted(kinds.items(), key=repr)]
+            [
+                *(key, n, str(total), str(square), first, last, least, most),
+                sorted(kinds.items(), key=repr) if kinds else [],
+            ]
             for key, n, total, square, first, last, least, most, kinds in zip(*self.columns(), strict=True)
         ]
 

@@ -138,15 +138,14 @@ class Series:
     def _replace(self, at: int, units: Sequence[int]) -> None:
         """The integers from a place on are others."""
         assert self.sums is not None
-        sums = accumulate(units, initial=self.sums[at])
-        next(sums)
-        del self.sums[at + 1 :]
-        fresh = list(sums)
+        fresh = list(accumulate(units, initial=self.sums.pop(at)))
+        del self.sums[at:]
         try:
             self.sums.extend(fresh)
         except OverflowError:
-            self.sums = _wider(self.sums[: at + 1], *fresh)
-        self._square_from(at)
+            self.sums = _wider(self.sums[:at], *fresh)
+        if self.lower is not None:
+            self._square_from(at)
 
     def _square_from(self, at: int) -> None:
         """The squares from a place on are others."""
@@ -254,7 +253,7 @@ def loaded(
             series.values = list(values) if shape.code == "o" else array(shape.code, values)
         except (OverflowError, TypeError):
             series.values = list(values)
-    if series.sums is not None and units is not None:
+    if units:
         series._replace(0, units)
     series.trimmed = len(times)
     return series
