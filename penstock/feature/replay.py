@@ -197,7 +197,8 @@ def replay(decoded: Decoded, *, least: int = WORTH, spread: Spread = map) -> dic
                 _fill(slots, _swept(compiled, laid, taken, group, decoded, asked, spread))
         else:
             left.append(taken)
-    _fill(slots, _folded(left, decoded, columns))
+    if left:
+        _fill(slots, _folded(left, decoded, columns))
     _work(plan, slots, len(decoded.o))
     names = zip(decoded.features.names, decoded.features.outputs, strict=True)
     return {name: slots[place] for name, place in names}
