@@ -34,9 +34,10 @@ from bench.data_features import (
 )  # fmt: skip
 from penstock import __version__
 from penstock.app.threads import spread
+from penstock.dataset.table import arrow_column
 from penstock.feature import FeatureSet, Fold, compile, source
 from penstock.feature.definition import language
-from penstock.feature.replay import Answers, Decoded, decoded, kernels, replay
+from penstock.feature.replay import Decoded, decoded, kernels, replay
 from penstock.record.codec import pack
 from penstock.record.decisions import Value
 from penstock.record.event import Event, key
@@ -230,18 +231,15 @@ def ours_replay(given: Decoded) -> tuple[float, str, pa.Table]:
     gc.collect()
     with clock():
         found = replay(given, spread=spread())
-        columns = {name: arrow(answers) for name, answers in found.items()}
+        columns = {
+            name: arrow_column(one, pa.from_numpy_dtype(one.values.dtype)) for name, one in found.items()
+        }
         table = pa.table({"position": pa.array(np.asarray(given.o)), **columns})
     return (
         clock.seconds,
         f"replay, numba, {len(os.sched_getaffinity(0))} threads" if kernels() else "replay, plain Python",
         table,
     )
-
-
-def arrow(answers: Answers) -> pa.Array:
-    """A feature's values as a column."""
-    return pa.array(answers.values, mask=None if answers.valid is None else ~answers.valid)
 
 
 def look_up(fold: Fold, customer: str, t_ms: int) -> list[Value]:

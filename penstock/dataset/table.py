@@ -97,16 +97,27 @@ def arrow_batch(batch: Batch, schema: Any) -> Any:
     return pa.record_batch(arrays, schema=schema)
 
 
+def arrow_column(column: Answers, type_: Any) -> Any:
+    """One feature's values as an Arrow array of a type; numbers are not copied, and what is null comes as bits: of a
+    mask pyarrow makes them a value at a time. Raises what pyarrow does where the values do not fit."""
+    import pyarrow as pa
+
+    values, valid = column.values, column.valid
+    if values.dtype == object:
+        return pa.array(_fitting(column.tolist(), type_), type_)
+    if pa.types.is_floating(type_):
+        values = values.astype(np.float64, copy=False)
+    if values.dtype == bool or type_ != pa.from_numpy_dtype(values.dtype):
+        return pa.array(values, type_, mask=None if valid is None else ~valid, from_pandas=False)
+    bits = None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
+    return pa.Array.from_buffers(type_, len(values), [bits, pa.py_buffer(np.ascontiguousarray(values))])
+
+
 def _array(name: str, column: Answers, type_: Any) -> Any:
     import pyarrow as pa
 
-    values, mask = column.values, None if column.valid is None else ~column.valid
-    if pa.types.is_floating(type_) and values.dtype != object:
-        values = values.astype(np.float64)
     try:
-        if values.dtype != object:
-            return pa.array(values, type_, mask=mask, from_pandas=False)
-        return pa.array(_fitting(column.tolist(), type_), type_)
+        return arrow_column(column, type_)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError, ValueError):
         raise Refused(
             f'The feature "{name}" is not always a {type_}.',

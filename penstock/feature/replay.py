@@ -190,11 +190,10 @@ def replay(decoded: Decoded, *, least: int = WORTH, spread: Spread = map) -> dic
     left: list[Taken] = []
     for taken in decoded.taken:
         groups = [group for group in plan.groups if group.table is taken.table]
-        laid = _laid(compiled, taken, groups, decoded.features, spread) if compiled else None
+        laid = _laid(compiled, taken, groups, decoded, spread) if compiled else None
         if compiled and laid:
-            for group in groups:
-                asked = np.asarray(decoded.asked[plan.groups.index(group)])
-                _fill(slots, _swept(compiled, laid, taken, group, decoded, asked, spread))
+            for group, asks in zip(groups, laid.asks, strict=True):
+                _fill(slots, _swept(compiled, laid, taken, group, decoded, asks, spread))
         else:
             left.append(taken)
     if left:
@@ -309,11 +308,16 @@ def _until(taken: Taken, starts: Numbers, members: Numbers) -> Numbers:
 # The compiled sweep.
 
 
+Asks = tuple[Numbers, Numbers, Numbers]
+NO_ASKS: Asks = (np.zeros(0, np.int64),) * 3
+
+
 class Laid(msgspec.Struct, frozen=True):
-    """A table's events as the kernels take them. `by_key`: whether keys say the values; `codes`: how many different
-    keys there are, if they are such."""
+    """A table's events as the kernels take them, and for each of its groups what the kernel of that name says of the
+    requests. `by_key`: whether keys say the values; `codes`: how many different keys there are, if they are such."""
 
     events: tuple[Numbers, Numbers]
+    asks: list[Asks]
     leaving: tuple[Numbers, Numbers, Numbers]
     values: NDArray[Any]
     by_key: bool
@@ -326,10 +330,10 @@ class Laid(msgspec.Struct, frozen=True):
 
 
 def _laid(
-    compiled: ModuleType, taken: Taken, groups: Sequence[Group], features: FeatureSet, spread: Spread = map
+    compiled: ModuleType, taken: Taken, groups: Sequence[Group], decoded: Decoded, spread: Spread = map
 ) -> Laid | None:
     """None where the kernels would not be exact: more than 64 bits, or an order that they do not know."""
-    kinds = {one.kind for group in groups for one in _aggregates(group, features)}
+    kinds = {one.kind for group in groups for one in _aggregates(group, decoded.features)}
     if taken.table.exact or isinstance(taken.units, list):
         return None
     none = np.zeros(0, np.int64)
@@ -347,26 +351,31 @@ def _laid(
         if "distinct" in kinds:
             keys, codes = _coded(values, ordered)
     n, whose, times = len(taken.since), np.asarray(taken.whose), np.asarray(taken.times)
-    halves, largest = ((0, n // 2), (n // 2, n)), [0, 0]
-    counts = np.zeros((2, len(taken.numbers) + 1), np.int64)
+    parts, largest = [(n * i // PARTS, n * (i + 1) // PARTS) for i in range(PARTS)], [0] * PARTS
+    counts = np.zeros((PARTS, len(taken.numbers) + 1), np.int32)
 
     def count(i: int) -> None:
-        part = slice(*halves[i])
+        part = slice(*parts[i])
         largest[i] = compiled.counted(whose[part], units[part], counts[i])
 
-    for _ in spread(count, range(2)):
+    for _ in spread(count, range(PARTS)):
         pass
     starts = np.concatenate([[0], np.cumsum(counts.sum(axis=0))])
     if int(np.diff(starts).max()) * max(largest) >= 2**63:
         return None
-    rows = np.empty((n, compiled.EVENT + (not by_key)), np.int64)
-    free = (starts[:-1].copy(), starts[:-1] + counts[0])
-    laid = Laid((starts, rows), _leaving(taken, starts), values, by_key, codes)
+    rows, asks = np.empty((n, compiled.EVENT + (not by_key)), np.int64), [NO_ASKS] * len(groups)
+    laid = Laid((starts, rows), asks, _leaving(taken, starts), values, by_key, codes)
+    moments, since = (np.asarray(decoded.t_ms), np.asarray(decoded.o)), np.asarray(taken.since)
 
     def lay(i: int) -> None:
-        compiled.lay(halves[i], free[i], (whose, times, keys, units), laid.floats, rows)
+        if i >= 0:
+            free = starts[:-1] + counts[:i].sum(axis=0)
+            compiled.lay(parts[i], free, (whose, times, keys, units), laid.floats, rows)
+            return
+        asked = np.asarray(decoded.asked[decoded.reading.groups.index(groups[i])])
+        asks[i] = compiled.asks(asked, len(taken.numbers), moments, whose, since)
 
-    for _ in spread(lay, range(2)):
+    for _ in spread(lay, range(-len(groups), PARTS)):
         pass
     return laid
 
@@ -416,15 +425,13 @@ def _leaving(taken: Taken, starts: Numbers) -> tuple[Numbers, Numbers, Numbers]:
 
 
 def _swept(
-    compiled: ModuleType, laid: Laid, taken: Taken, group: Group, decoded: Decoded, asked: Numbers, spread: Spread
+    compiled: ModuleType, laid: Laid, taken: Taken, group: Group, decoded: Decoded, asks: Asks, spread: Spread
 ) -> dict[int, Answers]:  # fmt: skip
     """One group's answers. The kernel finds them by field, window and request, those of an entity side by side."""
-    whole, rows, spans = _aggregates(group, decoded.features), len(asked), len(group.windows)
+    whole, rows, spans = _aggregates(group, decoded.features), len(decoded.o), len(group.windows)
     seated = list(zip(group.places, whole, strict=True))
-    kinds, t_ms, o = {one.kind for one in whole}, np.asarray(decoded.t_ms), np.asarray(decoded.o)
-    starts, asks, place = compiled.asks(
-        asked, len(taken.numbers), (t_ms, o), np.asarray(taken.whose), np.asarray(taken.since)
-    )
+    kinds, t_ms = {one.kind for one in whole}, np.asarray(decoded.t_ms)
+    starts, known, place = asks
     many = max(one.k or int(one.kind in NEWEST) for one in whole)
     wide = (
         rows // 512 * 512 + 520
@@ -441,7 +448,7 @@ def _swept(
 
     def part(i: int) -> None:
         compiled.sweep(
-            (cuts[i], cuts[i + 1]), laid.events, laid.leaving, (starts, asks), np.array((group.windows, hops)), wanted,
+            (cuts[i], cuts[i + 1]), laid.events, laid.leaving, (starts, known), np.array((group.windows, hops)), wanted,
             laid.codes, CHUNK, out, heads,
         )  # fmt: skip
 

@@ -315,7 +315,7 @@ def test_what_would_wrap_is_folded_in_plain_python() -> None:
     ]
     groups = [group for group in found.reading.groups if group.table is taken.table]
     assert len(taken.times) * taken.units[0] > 2**63  # type: ignore[index]
-    assert replay_module._laid(replay_module.kernels(), taken, groups, FEATURES) is None
+    assert replay_module._laid(replay_module.kernels(), taken, groups, found) is None
     assert wrong(answered(found), want) == set()
 
 
