@@ -49,6 +49,8 @@ HELD, KINDS, UNIT, UPPER_SQUARE, LOWER_SQUARE, LEAST, MOST, FIRST = range(8)
 FIELDS = 8
 """What is found of a window: how many events, and how many kinds; the sum of the units, that of their squares in two
 words; and of the least value, the greatest and the first their keys, or their events' numbers."""
+ENDS = (UNIT, UPPER_SQUARE, LOWER_SQUARE, LEAST, MOST, FIRST)
+"""Where the sum, the mean, the deviation, the least, the greatest and the first value are in the end."""
 SUMMED, ORDERED, OLDEST, CODED, EXACT = range(5)
 """What is wanted: sums; least and greatest; the first; kinds; and of values their events' numbers."""
 _SIGN: Any = np.int64(-(2**63))
@@ -577,19 +579,34 @@ def sweep(
 
 
 @_compiled
-def moments(held: Any, parts: Any, quantum: float, deviate: bool, found: Any) -> None:
-    """Sums, means and, where it is asked for, deviations, `found`, in the room of the parts that they are made of."""
-    total, high, low = parts
-    sums, means, stds = found
-    for i in range(len(held)):
-        n, units = held[i], total[i]
-        if deviate:
-            stds[i] = math.sqrt(_variance(n, units, high[i], low[i])) * quantum if n > 1 else 0.0
-        sums[i], means[i] = units * quantum, _mean(units, n) * quantum if n else 0.0
+def finish(ends: Any, out: Any, floating: Any, newest: Any, asked: Any, quantum: float, floats: bool) -> None:
+    """What the requests [first, last) of a sweep are told, in the room of what it is made of: by span and field of
+    ENDS what is `asked` for. `floating`: the same room."""
+    first, last = ends
+    for span in range(out.shape[1]):
+        held = out[HELD, span, first:last]
+        if asked[span, 0] or asked[span, 1] or asked[span, 2]:
+            _moments(held, out[:, span, first:last], quantum, asked[span, 2], floating[:, span, first:last])
+        for k in range(3, len(ENDS)):
+            if asked[span, k]:
+                _said(out[ENDS[k], span, first:last], held, floats, ENDS[k] != FIRST)
+    for k in range(1, newest.shape[0]):
+        _said(newest[k, first:last], newest[k, first:last], floats, False)
 
 
 @_compiled
-def said(keys: Any, held: Any, floats: bool, equal: bool) -> None:
+def _moments(held: Any, parts: Any, quantum: float, deviate: bool, found: Any) -> None:
+    """Sums, means and, where it is asked for, deviations."""
+    for i in range(len(held)):
+        n, units = held[i], parts[UNIT, i]
+        high, low = parts[UPPER_SQUARE, i], parts[LOWER_SQUARE, i]
+        if deviate:
+            found[LOWER_SQUARE, i] = math.sqrt(_variance(n, units, high, low)) * quantum if n > 1 else 0.0
+        found[UNIT, i], found[UPPER_SQUARE, i] = units * quantum, _mean(units, n) * quantum if n else 0.0
+
+
+@_compiled
+def _said(keys: Any, held: Any, floats: bool, equal: bool) -> None:
     """The bits of the values that keys say, in their room; 0 where nothing is held. `equal`: 0.0 for -0.0."""
     for i in range(len(held)):
         bits = _turned(keys[i]) if floats else keys[i]

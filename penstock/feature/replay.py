@@ -33,6 +33,8 @@ ALWAYS = 2**63 - 1
 """Until when an event holds that nobody takes away."""
 SUMMED = ("sum", "mean", "std")
 ORDERED = ("min", "max")
+ENDED = (*SUMMED, *ORDERED, "first")
+"""What the kernel of that name works out, in its order."""
 NEWEST = ("last", "since", "last_k")
 WORTH = 20_000
 """So many events and requests are worth the loading of the kernels."""
@@ -443,6 +445,8 @@ def _swept(
         not kinds.isdisjoint(SUMMED), not kinds.isdisjoint(ORDERED), "first" in kinds, "distinct" in kinds,
         not laid.by_key,
     )  # fmt: skip
+    told = [{one.kind for one in whole if one.window_ms == length_ms} for length_ms in group.windows]
+    finals = np.array([[kind in some for kind in ENDED] for some in told], np.bool_)
     events, shares = laid.events[0], np.linspace(0, len(taken.since), PARTS + 1)[1:-1]
     cuts = [0, *np.searchsorted(events, shares).tolist(), len(events) - 1]
 
@@ -451,43 +455,39 @@ def _swept(
             (cuts[i], cuts[i + 1]), laid.events, laid.leaving, (starts, known), np.array((group.windows, hops)), wanted,
             laid.codes, CHUNK, out, heads,
         )  # fmt: skip
+        ends = starts[cuts[i]], starts[cuts[i + 1]]
+        compiled.finish(ends, out, out.view(np.float64), heads, finals, taken.table.key.quantum, laid.floats)
 
     for _ in spread(part, range(PARTS)):
         pass
-    made: dict[int, Answers] = {}
+    fields = dict(zip(ENDED, compiled.ENDS, strict=True)) | {
+        "count": compiled.HELD,
+        "distinct": compiled.KINDS,
+    }
+    columns: list[dict[str, Numbers]] = [
+        {kind: out[fields[kind], at] for kind in ("count", *some) if kind in fields}
+        for at, some in enumerate(told)
+    ]
+    every = [*heads, *(column for some in columns for column in some.values())]
 
-    def put(found: Numbers, room: Numbers) -> Numbers:
-        compiled.put(found, place, room)
-        return found[:rows]
+    def put(i: int) -> None:
+        room = np.empty(rows, np.int64)
+        for column in every[i::PARTS]:
+            compiled.put(column, place, room)
 
-    newest = [put(head, np.empty(rows, np.int64)) for head in heads]
-    for keys in newest[1:]:
-        compiled.said(keys, keys, laid.floats, False)
-
-    def last(at: int) -> None:
-        seats = [(slot, one) for slot, one in seated if one.window_ms == group.windows[at]]
-        asked, room = {one.kind for _, one in seats}, np.empty(rows, np.int64)
-        held = put(out[compiled.HELD, at], room)
-        found: dict[str, NDArray[Any]] = {"count": held}
-        if not asked.isdisjoint(SUMMED):
-            parts = tuple(
-                put(out[i, at], room) for i in (compiled.UNIT, compiled.UPPER_SQUARE, compiled.LOWER_SQUARE)
-            )
-            floating = tuple(part.view(np.float64) for part in parts)
-            compiled.moments(held, parts, taken.table.key.quantum, "std" in asked, floating)
-            found |= zip(SUMMED, floating, strict=True)
-        for kind, field in (("min", compiled.LEAST), ("max", compiled.MOST), ("first", compiled.FIRST)):
-            if kind in asked:
-                found[kind] = put(out[field, at], room)
-                compiled.said(found[kind], held, laid.floats, kind != "first")
-        if "distinct" in asked:
-            found["distinct"] = put(out[compiled.KINDS, at], room)
-        look = Look(laid, found, held > 0, newest, t_ms)
-        for slot, one in seats:
-            made[slot] = _filled(_FINALS[one.kind](look, one), one.default)
-
-    for _ in spread(last, range(spans)):
+    for _ in spread(put, range(PARTS)):
         pass
+    made: dict[int, Answers] = {}
+    newest = [head[:rows] for head in heads]
+    for at, some in enumerate(columns):
+        found: dict[str, NDArray[Any]] = {
+            kind: (column.view(np.float64) if kind in SUMMED else column)[:rows]
+            for kind, column in some.items()
+        }
+        look = Look(laid, found, found["count"] > 0, newest, t_ms)
+        for slot, one in seated:
+            if one.window_ms == group.windows[at]:
+                made[slot] = _filled(_FINALS[one.kind](look, one), one.default)
     return made
 
 
