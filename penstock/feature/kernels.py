@@ -274,43 +274,89 @@ def _after(chunks: Any, first: int, last: int, count: int, units: int, high: int
         chunks[UPPER, c], chunks[LOWER, c] = _plus(chunks[UPPER, c], chunks[LOWER, c], high, low)
 
 
-@_compiled
+@_inlined
 def _come(
     desk: Any, chunks: Any, alive: Any, number: int, size: int, rows: Any, begin: int, first: int, last: int,
     summed: bool,
 ) -> int:  # fmt: skip
     """The events [first, last) of the entity whose begin there come to their places, each behind those of its time.
     How many chunks there are then."""
-    for place in range(first, last):
-        t_ms, key, c = rows[begin + place, TIME], rows[begin + place, KEY], number - 1
-        while c and chunks[SPLIT, c] > t_ms:
-            c -= 1
-        if chunks[COUNT, c] == size:
-            _split(desk, chunks, number, c, size, t_ms)
-            number += 1
-            c += chunks[SPLIT, c + 1] <= t_ms
-        base = chunks[BASE, c]
-        end = at = base + chunks[COUNT, c]
-        while at > base and desk[TIME, at - 1] > t_ms:
-            for part in (TIME, KEY, EVENT, PLACE):
-                desk[part, at] = desk[part, at - 1]
-            at -= 1
+    place = first
+    while place < last:
+        place = _follow(desk, chunks, alive, number - 1, size, rows, begin, place, last, summed)
+        if place < last:
+            number = _insert(desk, chunks, alive, number, size, rows, begin, place, summed)
+            place += 1
+    return number
+
+
+@_inlined
+def _follow(
+    desk: Any, chunks: Any, alive: Any, c: int, size: int, rows: Any, begin: int, place: int, last: int, summed: bool
+) -> int:  # fmt: skip
+    """Events that come behind all others, as most do, go to the last chunk as long as it has room. The first that did
+    not."""
+    base, at = chunks[BASE, c], np.uint64(chunks[BASE, c] + chunks[COUNT, c])
+    end, newest = np.uint64(base + size), chunks[SPLIT, c]
+    if at > np.uint64(base):
+        newest = desk[TIME, at - _ONE]
+    bottom, peak = chunks[BOTTOM, c], chunks[PEAK, c]
+    total, high, low = desk[SUM, at], desk[HIGH, at], desk[LOW, at]
+    while place < last and at < end:
+        row = np.uint64(begin + place)
+        t_ms, key = rows[row, TIME], rows[row, KEY]
+        if t_ms < newest:
+            break
+        newest, bottom, peak = t_ms, min(bottom, key), max(peak, key)
         desk[TIME, at], desk[KEY, at], desk[PLACE, at] = t_ms, key, place
         if rows.shape[1] > EVENT:
-            desk[EVENT, at] = rows[begin + place, EVENT]
-        chunks[COUNT, c] += 1
-        chunks[BOTTOM, c], chunks[PEAK, c] = min(chunks[BOTTOM, c], key), max(chunks[PEAK, c], key)
-        units, high, low = _NOTHING, _NOTHING, _NOTHING
+            desk[EVENT, at] = rows[row, EVENT]
+        place, at = place + 1, at + _ONE
         if summed:
-            units = rows[begin + place, UNITS]
-            high, low = _square(units)
-            for i in range(end, at - 1, -1):
-                desk[SUM, i + 1] = desk[SUM, i] + units
-                desk[HIGH, i + 1], desk[LOW, i + 1] = _plus(desk[HIGH, i], desk[LOW, i], high, low)
-        if c + 1 < number:
-            _after(chunks, c + 1, number, 1, units, high, low)
+            units = rows[row, UNITS]
+            total += units
+            high, low = _plus(high, low, *_square(units))
+            desk[SUM, at], desk[HIGH, at], desk[LOW, at] = total, high, low
         if len(alive) > 1:
             _alive(alive, key, 1)
+    chunks[COUNT, c], chunks[BOTTOM, c], chunks[PEAK, c] = np.int64(at) - base, bottom, peak
+    return place
+
+
+@_compiled
+def _insert(
+    desk: Any, chunks: Any, alive: Any, number: int, size: int, rows: Any, begin: int, place: int, summed: bool
+) -> int:  # fmt: skip
+    """An event comes to its place, whatever comes behind it. How many chunks there are then."""
+    t_ms, key, c = rows[begin + place, TIME], rows[begin + place, KEY], number - 1
+    while c and chunks[SPLIT, c] > t_ms:
+        c -= 1
+    if chunks[COUNT, c] == size:
+        _split(desk, chunks, number, c, size, t_ms)
+        number += 1
+        c += chunks[SPLIT, c + 1] <= t_ms
+    base = chunks[BASE, c]
+    end = at = base + chunks[COUNT, c]
+    while at > base and desk[TIME, at - 1] > t_ms:
+        for part in (TIME, KEY, EVENT, PLACE):
+            desk[part, at] = desk[part, at - 1]
+        at -= 1
+    desk[TIME, at], desk[KEY, at], desk[PLACE, at] = t_ms, key, place
+    if rows.shape[1] > EVENT:
+        desk[EVENT, at] = rows[begin + place, EVENT]
+    chunks[COUNT, c] += 1
+    chunks[BOTTOM, c], chunks[PEAK, c] = min(chunks[BOTTOM, c], key), max(chunks[PEAK, c], key)
+    units, high, low = _NOTHING, _NOTHING, _NOTHING
+    if summed:
+        units = rows[begin + place, UNITS]
+        high, low = _square(units)
+        for i in range(end, at - 1, -1):
+            desk[SUM, i + 1] = desk[SUM, i] + units
+            desk[HIGH, i + 1], desk[LOW, i + 1] = _plus(desk[HIGH, i], desk[LOW, i], high, low)
+    if c + 1 < number:
+        _after(chunks, c + 1, number, 1, units, high, low)
+    if len(alive) > 1:
+        _alive(alive, key, 1)
     return number
 
 

@@ -173,7 +173,7 @@ def decoded(features: FeatureSet, records: Iterable[Record]) -> Decoded:
 
 Spread = Callable[[Callable[[int], None], Sequence[int]], Iterable[None]]
 """As `map`: calls a function with each number."""
-PARTS = 8
+PARTS = 16
 CHUNK = 256
 """So many events of an entity are looked at one by one; of more, those at the ends of windows."""
 
@@ -353,14 +353,15 @@ def _laid(
         if "distinct" in kinds:
             keys, codes = _coded(values, ordered)
     n, whose, times = len(taken.since), np.asarray(taken.whose), np.asarray(taken.times)
-    parts, largest = [(n * i // PARTS, n * (i + 1) // PARTS) for i in range(PARTS)], [0] * PARTS
-    counts = np.zeros((PARTS, len(taken.numbers) + 1), np.int32)
+    many = PARTS if n > PARTS * len(taken.numbers) else 2  # each has a count of every entity
+    parts, largest = [(n * i // many, n * (i + 1) // many) for i in range(many)], [0] * many
+    counts = np.zeros((many, len(taken.numbers) + 1), np.int32)
 
     def count(i: int) -> None:
         part = slice(*parts[i])
         largest[i] = compiled.counted(whose[part], units[part], counts[i])
 
-    for _ in spread(count, range(PARTS)):
+    for _ in spread(count, range(many)):
         pass
     starts = np.concatenate([[0], np.cumsum(counts.sum(axis=0))])
     if int(np.diff(starts).max()) * max(largest) >= 2**63:
@@ -377,7 +378,7 @@ def _laid(
         asked = np.asarray(decoded.asked[decoded.reading.groups.index(groups[i])])
         asks[i] = compiled.asks(asked, len(taken.numbers), moments, whose, since)
 
-    for _ in spread(lay, range(-len(groups), PARTS)):
+    for _ in spread(lay, range(-len(groups), many)):
         pass
     return laid
 
