@@ -353,7 +353,7 @@ def _laid(
         if "distinct" in kinds:
             keys, codes = _coded(values, ordered)
     n, whose, times = len(taken.since), np.asarray(taken.whose), np.asarray(taken.times)
-    many = PARTS if n > PARTS * len(taken.numbers) else 2  # each has a count of every entity
+    many = PARTS // 2 if n > PARTS * len(taken.numbers) else 2  # each has a count of every entity
     parts, largest = [(n * i // many, n * (i + 1) // many) for i in range(many)], [0] * many
     counts = np.zeros((many, len(taken.numbers) + 1), np.int32)
 
