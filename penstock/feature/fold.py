@@ -168,7 +168,8 @@ class Fold:
 
     def _evaluate(self, event: Event, t_ms: int, topic: str) -> list[Any]:
         self._keeps(t_ms, topic)
-        return self.whole.slots([get(event) for get in self._asked], t_ms)
+        (slots,) = self.whole.slots([[get(event) for get in self._asked]], t_ms)
+        return slots
 
     def _keeps(self, t_ms: int, topic: str) -> None:
         if self.prune and self.tables and t_ms < self.now_ms - SLACK_MS:
@@ -186,13 +187,14 @@ class Fold:
         self._keeps(t_ms, self.features.request.topic)
         some = self.whole if not names else self._some.get(tuple(names)) or self._chosen(tuple(names))
         try:
-            asked = [[columns[name] for name in some.columns] for columns in rows]
+            names = some.columns
+            asked = [[columns[name] for name in names] for columns in rows]
         except KeyError as error:
             raise Refused(
                 f'The features need the column "{error.args[0]}" of {self.features.request.topic}.',
                 code="unknown_column", hint="Give it, or ask for features that do without.",
             ) from None  # fmt: skip
-        return [some.outputs(some.slots(columns, t_ms)) for columns in asked]
+        return [some.outputs(slots) for slots in some.slots(asked, t_ms)]
 
     def _chosen(self, names: tuple[str, ...]) -> Reading:
         for name in names:

@@ -102,7 +102,7 @@ def extremes(values: Any, lows: Sequence[int], high: int) -> tuple[list[Value], 
     first value again."""
     empty = lows.count(high)
     leasts: list[Any] = [None] * empty
-    mosts = leasts.copy()
+    mosts: list[Any] = [None] * empty
     if empty == len(lows):
         return leasts, mosts
     parts = lows[empty:][::-1]
@@ -114,10 +114,10 @@ def extremes(values: Any, lows: Sequence[int], high: int) -> tuple[list[Value], 
         cut = [values[low : max(end, low + 1)] for low, end in zip(parts, (*parts[1:], high), strict=True)]
         low_ones, high_ones = list(map(min, cut)), list(map(max, cut))
     least, most = low_ones[-1], high_ones[-1]
-    for low_one, high_one in zip(reversed(low_ones), reversed(high_ones), strict=True):
-        if low_one < least:
+    while low_ones:
+        if (low_one := low_ones.pop()) < least:
             least = low_one
-        if high_one > most:
+        if (high_one := high_ones.pop()) > most:
             most = high_one
         leasts.append(least)
         mosts.append(most)

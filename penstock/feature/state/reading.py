@@ -7,7 +7,7 @@ then functions and operations on what is there.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -58,16 +58,18 @@ class Reading(msgspec.Struct, frozen=True):
     wanted: tuple[int, ...]
     span: slice | None = None
 
-    def slots(self, columns: Sequence[Any], t_ms: int) -> Slots:
-        """Every node's value at `t_ms`."""
-        slots: Slots = [None] * self.size
-        for slot, value in zip(self.column_slots, columns, strict=True):
-            slots[slot] = value
-        for look in self.looks:
-            look(slots, t_ms)
-        for slot, work in self.later:
-            slots[slot] = work(slots)
-        return slots
+    def slots(self, asked: Iterable[Sequence[Any]], t_ms: int) -> Iterator[Slots]:
+        """Every node's value at `t_ms`, for each of some columns."""
+        size, at, looks, later = self.size, self.column_slots, self.looks, self.later
+        for columns in asked:
+            slots: Slots = [None] * size
+            for slot, value in zip(at, columns, strict=True):
+                slots[slot] = value
+            for look in looks:
+                look(slots, t_ms)
+            for slot, work in later:
+                slots[slot] = work(slots)
+            yield slots
 
     def outputs(self, slots: Slots) -> list[Value]:
         """The vector."""

@@ -178,13 +178,15 @@ class Series:
         wide, total, done = upper[-1], 0, -1  # none is wider than the last
         for place in places:
             if place != done:
-                total, done, at, after = lower[place // BLOCK], place, place, sums[place]
+                total, done, rest = lower[place // BLOCK], place, place % BLOCK
                 if wide:
                     total += upper[place // BLOCK] << HALF
-                while at % BLOCK:
-                    at -= 1
-                    unit = after - (after := sums[at])
-                    total += unit * unit
+                if rest:
+                    at, after = place, sums[place]
+                    while rest:
+                        at, rest = at - 1, rest - 1
+                        unit = after - (after := sums[at])
+                        total += unit * unit
             made.append(total)
         return made
 

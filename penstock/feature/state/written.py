@@ -8,8 +8,9 @@ aggregates, and no call for each. For the mean over 1h and 1d it reads, with the
         times, head, values = series.times, series.head, series.values
         high = len(times)
         if high and times[-1] > t: high = bisect_right(times, t, head)
-        low0 = bisect_right(times, t - 3600000, head, high)
-        low1 = bisect_right(times, t - 86400000, head, low0)
+        last = times[high - 1] if high > head else t
+        low0 = high if last <= (start := t - 3600000) else bisect_right(times, start, head, high)
+        low1 = high if last <= (start := t - 86400000) else bisect_right(times, start, head, low0)
         sums = series.sums; top = sums[high]
         n0 = high - low0; a0 = top - sums[low0]
         n1 = high - low1; a1 = top - sums[low1]
@@ -84,10 +85,12 @@ def _found(asked: int, windows: Sequence[int], hop_ms: int) -> Iterable[str]:
     yield "times, head, values = series.times, series.head, series.values"
     yield "high = len(times)"
     yield "if high and times[-1] > t: high = bisect_right(times, t, head)"
+    yield "last = times[high - 1] if high > head else t"
     end = "high"
     for i, window_ms in enumerate(windows):
         start = f"start_ms(t, {window_ms}, {hop_ms})" if hop_ms else f"t - {window_ms}"
-        yield f"low{i} = bisect_right(times, {start}, head, {end})" if window_ms else f"low{i} = head"
+        sought = f"high if last <= (start := {start}) else bisect_right(times, start, head, {end})"
+        yield f"low{i} = {sought if window_ms else 'head'}"
         end = f"low{i}"
 
 
