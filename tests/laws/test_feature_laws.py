@@ -187,7 +187,7 @@ def test_a_restart_changes_no_byte(moves: list[Any], at: int) -> None:
 
 def test_a_closed_window_start_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The law finds a planted bug: an event exactly at the window's start counted in."""
-    moves = [("event", "a", -2, 1.5), ("ask", "a", 0, None)]
+    moves = [("event", "a", -2, 1.5), ("event", "a", -1, 2.5), ("ask", "a", 0, None)]
     assert play(moves, FEATURES) == []
     monkeypatch.setattr(written_module, "bisect_right", bisect_left)
     assert play(moves, compile(list(KINDS.values()), paid, KINDS)) != []  # a set that was read keeps its plan
