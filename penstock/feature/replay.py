@@ -174,6 +174,7 @@ def decoded(features: FeatureSet, records: Iterable[Record]) -> Decoded:
 Spread = Callable[[Callable[[int], None], Sequence[int]], Iterable[None]]
 """As `map`: calls a function with each number."""
 PARTS = 16
+"""The work is cut into so many parts, so that threads that share them end at about the same time."""
 CHUNK = 256
 """So many events of an entity are looked at one by one; of more, those at the ends of windows."""
 
@@ -311,6 +312,7 @@ def _until(taken: Taken, starts: Numbers, members: Numbers) -> Numbers:
 
 
 Asks = tuple[Numbers, Numbers, Numbers]
+"""What the kernel of that name says of the requests."""
 NO_ASKS: Asks = (np.zeros(0, np.int64),) * 3
 
 
