@@ -19,14 +19,12 @@ from penstock.app.home import open_home
 from penstock.app.processes.group import GroupSeats, Lags
 from penstock.log import Commit
 from penstock.log.kafka import PARTITIONS, KafkaLog, follow, place
-from penstock.log.kafka.link import PATIENCE_S
 from penstock.record.errors import Refused, Unavailable
 from penstock.record.record import START, Draft
 from tests.engines import doors, kafka
 from tools.kafka.secure import READER, RIGHTS, USER, Doors, lines
 
-SOON_S = PATIENCE_S - 2
-"""Who is refused is told before patience ends; how soon depends on what else the machine does."""
+SOON_S = 20.0
 Settings = dict[str, str]
 Opening = Callable[[str, Settings], KafkaLog]
 
