@@ -336,6 +336,7 @@ class SqliteLog:
                 point(Point.CLOSED)
                 try:
                     db.execute("COMMIT")
+                    writing.version = db.data_version()
                 except apsw.Error as error:
                     if not self._kept(db, writing, error):
                         raise

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from penstock.log import Append, Appended, Checkpoint, Claim, Commit, Drop, Write, tables
 from penstock.log.chain import Chain, Part
 from penstock.log.crash import Point, point
-from penstock.log.tables import NOWHERE, SPAN, Producer, Stage, Topic
+from penstock.log.tables import NOWHERE, SPAN, End, Producer, Stage, Topic
 from penstock.record.errors import Broken, Fenced, Refused
 from penstock.record.record import Draft, Position
 
@@ -23,18 +23,18 @@ class Writing:
     """One write transaction on its way: apply writes, then `close` before the COMMIT.
 
     `fresh` collects the batches made, as parts. `before` is what this handle wrote last: while nobody else has
-    written, the topics are as it left them.
+    written, which `version` tells, the log's end and the topics are as it left them.
     """
 
     def __init__(self, db: Connection, chain: Chain, before: Writing | None = None) -> None:
         self.db, self.chain = db, chain
-        self.signed = tables.end_of(db)
+        self.version = 0  # SQLite's, as its COMMIT left it: each commit changes it
+        known = before if before and before.version == db.data_version() else None
+        self.signed: End = known.signed if known else tables.end_of(db)
         self.before = self.end = self.signed.n
         self.facts = self.signed.facts
         self.fresh: list[tuple[int, Part]] = []  # with their topics' numbers
-        self._topics: dict[str, Topic] = (
-            dict(before._topics) if before and before.signed == self.signed else {}
-        )
+        self._topics: dict[str, Topic] = dict(known._topics) if known else {}
         self._changed: set[str] = set()
 
     def apply(self, write: Write) -> Any:
