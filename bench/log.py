@@ -219,7 +219,7 @@ def answer(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 def bench_propagation(folder: Path, plan: Plan) -> tuple[list[list[Any]], list[str], list[Figure]]:
     """A writer and a reader, each a process; the figures are those of synced appends, medians of rounds."""
-    kinds = {True: POWER, False: "killed process, synced in 100 ms"}
+    kinds = {True: POWER, False: "killed process, synced in 20 ms"}
     found: dict[bool, list[list[float]]] = {sync: [] for sync in kinds}
     disk: list[list[float]] = []
     for i in range(plan.propagation_rounds):

@@ -71,7 +71,7 @@ class Ours:
 
     def __init__(self, home: Path, *, sync: bool, ids: bool = False) -> None:
         self._home, self._sync, self.ids = home, sync, ids
-        self.durable = POWER if sync else "killed process, synced in 100 ms"
+        self.durable = POWER if sync else "killed process, synced in 20 ms"
         self._log = SqliteLog(home)
 
     def ways(self, n: int) -> dict[str, Way]:

@@ -45,7 +45,7 @@ THREADS = 16
 """Stages that answer have their turns on so many threads, each on its own where there are no more: none waits for
 another's model then, and of more none waits for long."""
 
-BEHIND = 10
+BEHIND = 19
 """The niceness of stages whose system answers in other processes."""
 Admit = Callable[[int, Sequence[str]], AbstractContextManager[None]]
 """Within it a number of records may be appended for these stages; or it raises Unavailable."""

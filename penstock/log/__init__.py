@@ -112,7 +112,7 @@ class Log(Protocol):
         self, drafts: Sequence[Draft], *, producer: str = "", sequence: int = 0, sync: bool = True
     ) -> Appended:
         """Write drafts in order, all or none. `sync`: safe against power loss when this returns, else
-        against a killed process only (and synced within 100 ms).
+        against a killed process only (and synced within 20 ms).
 
         A (producer, sequence) pair that was appended before changes nothing and answers as it did
         (`places` of the earlier append may then be empty); sequences of a producer grow."""

@@ -27,8 +27,7 @@ class Writing:
     """
 
     def __init__(self, db: Connection, chain: Chain, before: Writing | None = None) -> None:
-        self.db, self.chain = db, chain
-        self.version = 0  # SQLite's, as its COMMIT left it: each commit changes it
+        self.db, self.chain, self.version = db, chain, 0  # SQLite's, as its COMMIT left it: each changes it
         known = before if before and before.version == db.data_version() else None
         self.signed: End = known.signed if known else tables.end_of(db)
         self.before = self.end = self.signed.n

@@ -28,7 +28,7 @@ from penstock.serve.desk import Desk, ModelFace
 from penstock.serve.identity import Keys, read_keys
 from penstock.stage import View
 
-DURABILITY = "safe against a killed process; against power loss within 100 ms"
+DURABILITY = "safe against a killed process; against power loss within 20 ms"
 SYNCED = "safe against power loss"
 
 
