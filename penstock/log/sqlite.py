@@ -422,10 +422,9 @@ class SqliteLog:
         if not tables.row(db, "SELECT 1 FROM sqlite_schema"):  # it writes, which a full disk does not allow
             db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        settings = (
-            f"synchronous = FULL; PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = {WAL_CUT_BYTES}"
-        )
-        list(db.execute(f"PRAGMA journal_mode = WAL; PRAGMA {settings}"))  # carried out as far as it is read
+        wal = f"wal_autocheckpoint = 0; PRAGMA journal_size_limit = {WAL_CUT_BYTES}"
+        settings = f"PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA {wal}"
+        list(db.execute(settings))  # carried out as far as it is read
         with self._lock:
             self._connections.append(db)
         return db
@@ -440,7 +439,8 @@ class SqliteLog:
             self._keeper.start()
 
     def _keeping(self) -> None:
-        while self._unsynced.wait() and not self._closed.wait(SYNC_EVERY_S):
+        while not self._closed.wait(SYNC_EVERY_S):
+            self._unsynced.wait()
             self._unsynced.clear()
             self._tidy()
             self._bell.settle()
