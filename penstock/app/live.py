@@ -189,7 +189,8 @@ class Live:
         end = self.system.log.end()
         for intent in self.system.pending():
             self.system.carry_out(intent)
-        self.system.log.wait(end, 0.25)
+        if self.system.log.wait(end, 0.25):
+            self.stopping.wait(FOLD_PAUSE_S)
 
     def _tick(self) -> None:
         if not self.stopping.wait(self.tick_s):

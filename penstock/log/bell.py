@@ -32,22 +32,22 @@ class Bell:
         self.rings = 0
 
     def ring(self, *, seldom: bool = False) -> None:
-        """Wake every waiter, here and in other processes; `seldom`: those every few milliseconds at most, and the
-        last time when `settle` is called."""
-        self._note()
+        """Wake every waiter, here and in other processes; `seldom`: every few milliseconds at most, and the last time
+        when `settle` is called."""
         now_s = time.monotonic() if seldom else 0.0
         self._owed = seldom and now_s < self._rang_s + SELDOM_S
         if not self._owed:
             self._rang_s = now_s
-            self._ring_others()
+            self._wake()
 
     def settle(self) -> None:
-        """Ring where others were not told of the newest."""
+        """Ring where nobody was told of the newest."""
         if self._owed:
             self._owed = False
-            self._ring_others()
+            self._wake()
 
-    def _ring_others(self) -> None:
+    def _wake(self) -> None:
+        self._note()
         with contextlib.suppress(OSError):
             # Mostly nobody listens, and to ask costs less than to be told by an error.
             for name in os.listdir(self._folder) if os.access(self._folder, os.F_OK) else ():
