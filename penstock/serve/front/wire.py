@@ -165,7 +165,7 @@ class Connection(Client):
         self.ahead: deque[tuple[Call, bool]] = deque()
         self.target = b""
         self.headers: list[tuple[bytes, bytes]] = []
-        self.parts: list[bytes] = []
+        self.body: bytes | bytearray = b""
         self.head_bytes = self.body_bytes = self.taken = 0
 
     # asyncio's side.
@@ -220,7 +220,7 @@ class Connection(Client):
     def on_message_begin(self) -> None:
         """A head begins."""
         self.phase, self.since_s = HEAD, self.clock()
-        self.target, self.headers, self.parts = b"", [], []
+        self.target, self.headers, self.body = b"", [], b""
         self.head_bytes = self.body_bytes = 0
 
     def on_url(self, url: bytes) -> None:
@@ -267,14 +267,19 @@ class Connection(Client):
             raise Unavailable("Too much is sent at once.", code="busy", hint="Send more slowly.")
         self.front.room -= len(body)
         self.taken += len(body)
-        self.parts.append(body)
+        if not self.body:
+            self.body = body  # mostly all of it
+        elif isinstance(self.body, bytearray):
+            self.body += body  # kept as parts, between what is let go, it would leave holes in memory
+        else:
+            self.body = bytearray(self.body + body)
 
     def on_message_complete(self) -> None:
         """A call is here."""
         if self.phase == LINGER or self.parser.should_upgrade():
             return
-        body = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
-        self.phase, self.since_s, self.taken, self.parts = IDLE, self.clock(), 0, []
+        body = bytes(self.body)
+        self.phase, self.since_s, self.taken, self.body = IDLE, self.clock(), 0, b""
         call = Call(self.parser.get_method(), self.target, self.headers, body, self.reply, self.since_s)
         keeps = self.parser.should_keep_alive()
         if self.current is not None:
@@ -314,7 +319,7 @@ class Connection(Client):
         answer = refused(error)
         self.front.count(str(answer.status), error.code)
         self.give_back()
-        self.phase, self.since_s = LINGER, self.clock()
+        self.phase, self.since_s, self.body = LINGER, self.clock(), b""
         if self.current is None and not self.ahead:
             self.transport.write(head(answer, len(answer.body), close=True) + answer.body)
             if self.transport.can_write_eof():
