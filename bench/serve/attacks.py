@@ -25,7 +25,6 @@ from bench.serve.process import Running, cpu_s, load, memory_mb, result, start_l
 DEADLINE_S = 2.0
 BIG = 200_000_000
 PATIENCE_S = 20.0
-SETTLES_S = 2.0  # what a server still starts once it answers is no part of what it grows by
 OFTEN, HANGS_S = 2, 10.0
 """So many more rows hang, one in so many seconds."""
 
@@ -184,17 +183,15 @@ def big(stand: Stand) -> Found:
     }
     found: Found = {}
     for name, (headers, parts) in variants.items():
-        with stand.up() as one:
-            time.sleep(SETTLES_S)
-            with watched(one) as seen:
-                began, status = time.monotonic(), 0
-                with contextlib.suppress(OSError, http.client.HTTPException):
-                    made = _begun(one, *headers)
-                    _pour(made, parts())
-                    answer = http.client.HTTPResponse(made)
-                    answer.begin()
-                    status = answer.status
-                took = time.monotonic() - began
+        with stand.up() as one, watched(one) as seen:
+            began, status = time.monotonic(), 0
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                made = _begun(one, *headers)
+                _pour(made, parts())
+                answer = http.client.HTTPResponse(made)
+                answer.begin()
+                status = answer.status
+            took = time.monotonic() - began
         found |= {f"{name}_status": status, f"{name}_s": took, f"{name}_mb": seen["grown_mb"]}
         found["health_s"] = max(found.get("health_s", 0.0), seen["health_s"])
     return found
