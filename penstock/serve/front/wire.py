@@ -166,7 +166,7 @@ class Connection(Client):
         self.target = b""
         self.headers: list[tuple[bytes, bytes]] = []
         self.body: bytes | bytearray = b""
-        self.head_bytes = self.body_bytes = self.taken = 0
+        self.head_bytes = 0
 
     # asyncio's side.
 
@@ -220,8 +220,8 @@ class Connection(Client):
     def on_message_begin(self) -> None:
         """A head begins."""
         self.phase, self.since_s = HEAD, self.clock()
-        self.target, self.headers, self.body = b"", [], b""
-        self.head_bytes = self.body_bytes = 0
+        self.give_back()
+        self.target, self.headers, self.head_bytes = b"", [], 0
 
     def on_url(self, url: bytes) -> None:
         """A part of the target."""
@@ -260,26 +260,21 @@ class Connection(Client):
         """A part of the body."""
         if self.phase == LINGER:
             return
-        self.body_bytes += len(body)
-        if self.body_bytes > self.front.limits.body_bytes:
+        if len(self.body) + len(body) > self.front.limits.body_bytes:
             raise TooLarge
         if len(body) > self.front.room:
             raise Unavailable("Too much is sent at once.", code="busy", hint="Send more slowly.")
         self.front.room -= len(body)
-        self.taken += len(body)
-        if not self.body:
-            self.body = body  # mostly all of it
-        elif isinstance(self.body, bytearray):
-            self.body += body  # kept as parts, between what is let go, it would leave holes in memory
-        else:
-            self.body = bytearray(self.body + body)
+        if self.body and isinstance(self.body, bytes):  # the first part is mostly all of it
+            self.body = bytearray(self.body)  # it grows: many parts would leave holes in memory
+        self.body += body
 
     def on_message_complete(self) -> None:
         """A call is here."""
         if self.phase == LINGER or self.parser.should_upgrade():
             return
         body = bytes(self.body)
-        self.phase, self.since_s, self.taken, self.body = IDLE, self.clock(), 0, b""
+        self.phase, self.since_s, self.body = IDLE, self.clock(), b""
         call = Call(self.parser.get_method(), self.target, self.headers, body, self.reply, self.since_s)
         keeps = self.parser.should_keep_alive()
         if self.current is not None:
@@ -319,7 +314,7 @@ class Connection(Client):
         answer = refused(error)
         self.front.count(str(answer.status), error.code)
         self.give_back()
-        self.phase, self.since_s, self.body = LINGER, self.clock(), b""
+        self.phase, self.since_s = LINGER, self.clock()
         if self.current is None and not self.ahead:
             self.transport.write(head(answer, len(answer.body), close=True) + answer.body)
             if self.transport.can_write_eof():
@@ -330,8 +325,8 @@ class Connection(Client):
 
     def give_back(self) -> None:
         """The body under way takes no room any more."""
-        self.front.room += self.taken
-        self.taken = 0
+        self.front.room += len(self.body)
+        self.body = b""
 
     # Time.
 

@@ -82,3 +82,21 @@ def test_a_process_that_hangs_before_its_first_word_is_ended() -> None:
             for pid in pids:
                 if lives(pid):
                     os.kill(pid, 9)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how long the table of open files is")
+def test_there_is_room_for_connections_from_the_start() -> None:
+    """The table of open files is not grown while clients wait."""
+    program = """
+import socket
+from penstock.app.servers.listening import _make_room
+def room():
+    return int(open("/proc/self/status").read().split("FDSize:")[1].split()[0])
+with socket.socket() as one:
+    before = room()
+    _make_room(one.fileno())
+    print(before, room())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert before < 1024 <= after
