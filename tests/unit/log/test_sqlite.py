@@ -237,3 +237,15 @@ def test_a_wal_grows_where_the_disk_has_no_room_ahead(tmp_path: Path) -> None:
     assert lengthen(tmp_path / "wal", 100) == 100 + STEP_BYTES
     assert lengthen(tmp_path / "wal", 100) == 100 + STEP_BYTES  # there is room
     assert (tmp_path / "wal").read_bytes() == b"w" * 100 + bytes(STEP_BYTES)
+
+
+def test_a_handle_that_another_wrote_behind_goes_on_at_the_end(tmp_path: Path) -> None:
+    """What it left is not what it finds: SQLite's version of the data tells."""
+    logs = SqliteLog(tmp_path), SqliteLog(tmp_path)
+    for n in range(6):
+        topic = f"t{n % 3}"
+        assert logs[n % 2].append([Draft(topic, "k", 0, b"")]).places == [n]
+    assert logs[0].append([Draft("t0", "k", 0, b"")]).places == [6]
+    assert [logs[1].count(f"t{n}") for n in range(3)] == [3, 2, 2]
+    for log in logs:
+        log.close()
