@@ -49,13 +49,14 @@ class Label(msgspec.Struct, frozen=True):
 
 
 class Waiting(msgspec.Struct, gc=False):
-    """A request between its prediction and the end of its patience."""
+    """A request between its prediction and the end of its patience. There are many, so none holds anything that
+    Python's collector would look at each time: a list of what was said would, a tuple does not."""
 
     entity: str
     position: int
     t_ms: int
     tick: int
-    said: list[Said] = []
+    said: tuple[Said, ...] = ()
     label: float | None = None
     known_ms: int = 0
     state: Literal["pending", "known", "observed", "expired"] = "pending"
@@ -114,7 +115,7 @@ def outcome_stage(model: str, request: Source, label: Label) -> Stage[Joining]:
 def _ask(state: Joining, record: Record, label: Label) -> list[Draft]:
     if record.id in state.waiting:
         return []
-    row = Waiting(record.key, record.position, record.time_ms, state.ticks, said=[])
+    row = Waiting(record.key, record.position, record.time_ms, state.ticks)
     state.waiting[record.id] = row
     heapq.heappush(state.due, (record.time_ms + label.wait_ms, record.id))
     if record.id in state.parked:
@@ -129,8 +130,8 @@ def _speak(model: str, state: Joining, said: Prediction) -> list[Draft]:
     if row is None:
         return []
     mine = said.version, said.role
-    row.said = [one for one in row.said if (one.version, one.role) != mine]  # it was scored again
-    row.said.append(Said(said.version, said.role, said.served, said.score, said.positive, said.error))
+    others = (one for one in row.said if (one.version, one.role) != mine)  # it may have been scored again
+    row.said = (*others, Said(said.version, said.role, said.served, said.score, said.positive, said.error))
     if row.state in ("observed", "expired"):  # answered late, after its outcome: say it again, whole
         return [_outcome(model, said.request, row, amends=True)]
     return []

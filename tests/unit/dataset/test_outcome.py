@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from datetime import datetime
 from typing import Any
 
@@ -212,3 +213,21 @@ def test_what_was_scored_again_is_said_once() -> None:
     assert [one[:2] for one in join.told] == [("a", "expired")]
     (outcome,) = (unpack(made.value, Outcome) for made in join.made)
     assert [one.score for one in outcome.said] == [0.9]
+
+
+def test_pythons_collector_has_nothing_to_look_at_in_what_waits() -> None:
+    """Hundreds of thousands may wait: the collector holds up all threads for as long as it looks at them."""
+    join = Join()
+    for n in range(200):
+        join.ask(f"a{n}", 0.1)
+    loaded = join.stage.load(join.stage.dump(join.state))
+    gc.collect()
+    for state in (join.state, loaded):
+        held = [
+            state.waiting,
+            *state.waiting.values(),
+            *(one.said for one in state.waiting.values()),
+            *state.due,
+        ]
+        assert len(held) == 1 + 3 * 200
+        assert not any(map(gc.is_tracked, held))
