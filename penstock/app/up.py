@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import socket
 import sys
 import threading
@@ -19,6 +18,7 @@ import msgspec
 
 from penstock.app.beside import gathered
 from penstock.app.child import Line
+from penstock.app.collector import staying
 from penstock.app.counters import Count
 from penstock.app.deferred import deferred
 from penstock.app.home import DEPLOYED, Books, Home, Views, open_home, pressure, wall_ms
@@ -135,7 +135,7 @@ def _up(
     nursery: Nursery | None,
 ) -> None:
     training: dict[str, float] = {}
-    with _staying():
+    with staying():
         home = open_home(home_path, create=True, log=settings.log, settings=settings.log_settings)
         file = _loaded(path, home)
         system = System(
@@ -158,17 +158,6 @@ def _up(
     home.log.close()
     if live.broken:
         raise Unavailable(f"The system stopped itself: {live.broken}", code="broken")
-
-
-@contextlib.contextmanager
-def _staying() -> Iterator[None]:
-    """What is made within it stays for good: no collection looks at it, now or later."""
-    gc.disable()
-    try:
-        yield
-        gc.freeze()
-    finally:
-        gc.enable()
 
 
 def _loaded(path: str, home: Home) -> File:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from penstock.app.collector import staying
 from penstock.app.home import DEPLOYED, Home, open_home, wall_ms
 from penstock.app.parts import OPEN, Parts, one_thread
 from penstock.app.pipeline import File, load
@@ -268,8 +269,9 @@ def run(
     blobs: str = "",
 ) -> None:
     """Run stages of a file until asked to stop. `log`: the address of a log elsewhere, and its settings."""
-    file = load(path)
-    home = open_home(home_path, create=True, log=log[0], settings=log[1], blobs=blobs)
+    with staying():
+        file = load(path)
+        home = open_home(home_path, create=True, log=log[0], settings=log[1], blobs=blobs)
     try:
         again = True
         while again:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from penstock.app.collector import settle
 from penstock.app.deferred import deferred
 from penstock.app.home import open_home, pressure, wall_ms
 from penstock.app.live import Live
@@ -69,8 +70,7 @@ def serve(
     app = create(desk, elsewhere(order.elsewhere), note, alone=True)
     system.warm()
     gc.collect()
-    gc.freeze()  # what is here now stays: no collection need look at it again
-    gc.set_threshold(50_000, 20, 50)
+    settle()
     keys = keys_of(order.key_file)
     door = Listening(lambda: Door(desk, app, keys, order.hosts, note), *listens)
     live.start()

@@ -186,6 +186,7 @@ class Connection(Client):
             self.front.room += len(self.current.body)
         self.current = None
         self.ahead.clear()
+        del self.parser  # it knows this connection: nothing done with is left to Python's collector
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""

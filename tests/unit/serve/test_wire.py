@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -271,3 +273,29 @@ def test_who_has_left_is_not_answered() -> None:
         return calls[0].gone, front.room
 
     assert asyncio.run(run()) == (True, SMALL.bodies_bytes) and told == ["left", "left"]
+
+
+def test_nothing_done_with_is_left_to_pythons_collector() -> None:
+    """It may look rarely, then: calls and whole connections go as soon as nobody needs them."""
+
+    async def run() -> int:
+        front = Front(lambda call: call.reply(Answer(200, call.body)), lambda *one: None, lambda *one: None)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(10):
+                one, transport = front(), Mock(spec=asyncio.Transport)
+                one.connection_made(transport)
+                one.data_received(GOOD + GOOD)
+                assert transport.write.call_count == 2
+                one.connection_lost(None)
+            del one, transport
+            return sum(
+                type(kept).__module__.startswith("penstock")
+                for kept in gc.get_objects()
+                if type(kept).__name__ in ("Connection", "Call")
+            )
+        finally:
+            gc.enable()
+
+    assert asyncio.run(run()) == 0
