@@ -32,14 +32,15 @@ class Packed(msgspec.Struct, frozen=True):
     `kinds`: per column "number" or "category", fixed at training.
 
     Pickles are written and read only by this house's own trainer; no door takes them from outside. What scores
-    outside of Python is data; in the other formats the bytes are the library's own.
+    outside of Python is data; in the other formats the bytes are the library's own. What is unpacked holds no copy of
+    `model`, which may be large, but a view.
     """
 
     format: Literal["pickle", "outside"] | Format
     features: str
     task: Task
     kinds: list[str]
-    model: bytes
+    model: memoryview
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -93,11 +94,15 @@ def dump(model: Model) -> bytes:
     merely shared in memory leaves no trace."""
     fitted = model.fitted
     if isinstance(fitted, Outside):
-        return pack(Packed("outside", model.features, model.task, model.kinds, pack(fitted)))
+        return _packed("outside", model, pack(fitted))
     if isinstance(fitted, Brought):
-        return pack(Packed(fitted.format, model.features, model.task, model.kinds, fitted.data))
+        return _packed(fitted.format, model, fitted.data)
     again = pickle.loads(pickle.dumps(fitted, protocol=5))
-    return pack(Packed("pickle", model.features, model.task, model.kinds, pickle.dumps(again, protocol=5)))
+    return _packed("pickle", model, pickle.dumps(again, protocol=5))
+
+
+def _packed(format: Literal["pickle", "outside"] | Format, model: Model, data: bytes) -> bytes:
+    return pack(Packed(format, model.features, model.task, model.kinds, memoryview(data)))
 
 
 def load(data: bytes, predict: Predict | None = None, form: bytes = b"") -> Model:
@@ -112,7 +117,11 @@ def load(data: bytes, predict: Predict | None = None, form: bytes = b"") -> Mode
 def _fitted(packed: Packed) -> Any:
     if packed.format == "outside":
         return _outside.decode(packed.model)
-    return pickle.loads(packed.model) if packed.format == "pickle" else Brought(packed.format, packed.model)
+    return (
+        pickle.loads(packed.model)
+        if packed.format == "pickle"
+        else Brought(packed.format, bytes(packed.model))
+    )
 
 
 class _Head(msgspec.Struct, frozen=True):
