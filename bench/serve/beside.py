@@ -1,8 +1,10 @@
 """A large model loaded while another serves: what its callers notice. `make bench-beside`, or with `ARGS=--json`.
 
-Two models in one file, up in one process: a linear one, and one of 1 GB without a fast form. The first serves at half
-of what it manages, its requests due at a rate; for one run nothing else happens, for the next the large one is asked
-for the first time a third of the way through, and so loaded. Each run counts for itself; the ratio is of medians.
+Many models in one file, up with one serving process, so that each is loaded when it is first asked: small linear ones,
+and one of 1 GB without a fast form. A small one serves at half of what it manages at 32 connections, its requests due
+at a rate, by the client of `make bench-serve`, on every core that there is; for one run nothing else happens, for the
+next the large one is asked for the first time a third of the way through, and so loaded. Each run counts for itself,
+every answer is checked; the ratio is of medians.
 
 At the end one line a figure, `name value target ok|short`; the exit code is 1 when one is short.
 """
@@ -21,30 +23,40 @@ from pathlib import Path
 from typing import Any
 
 from bench.log import Figure, note, place
-from bench.many import CHILD, Up
+from bench.many import BODY, CHILD, Up
+from bench.serve.data import requests_file
+from bench.serve.process import compiled
+from bench.serve.servers import OURS
 from penstock.cli import show
 
 SIZE = 1_000_000_000
 RUN_S = 9
 ROUNDS = 3
+CONNECTIONS, TIMEOUT_S = 32, 10.0
+MODELS, SMALL = 20, "m1"
 
 
-def load(url: str, *words: str) -> dict[str, Any]:
-    """A load on the linear model, from a process of its own."""
-    command = [sys.executable, "-m", "penstock.cli", "load", url, "--model", "m1", "--json", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def load(client: Path, port: int | None, rows: Path, seconds: float, rate: float = 0.0) -> dict[str, Any]:
+    """A load on a small model, from a process of its own; see load.c."""
+    words = (client, port, rows, CONNECTIONS, seconds, rate, TIMEOUT_S)
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
-def round_(pipeline: Path, home: Path, rate: float) -> tuple[dict[str, Any], dict[str, Any], float, float]:
+def round_(
+    client: Path, pipeline: Path, home: Path, rate: float
+) -> tuple[dict[str, Any], dict[str, Any], float, float]:
     """A run without, a run with; the seconds that the large one took to answer first, and the rate."""
-    up = Up(pipeline, home)
+    up = Up(pipeline, home, "--workers", "1")
     try:
-        words = ("--connections", "16", "--for")
-        rate = rate or load(up.url, "--closed", *words, "4s")["goodput_per_s"] / 2
-        load(up.url, "--rate", f"{rate:.0f}", *words, "2s")
-        alone = load(up.url, "--rate", f"{rate:.0f}", *words, f"{RUN_S}s")
+        where, port = f"/v2/models/{SMALL}/infer", up.connection.port
+        up.connection.request("POST", where, BODY, {"content-type": "application/json"})
+        score = json.loads(up.connection.getresponse().read())["outputs"][0]["data"][0]
+        rows = requests_file(home.parent / "rows.req", OURS.marker, where, [BODY.encode()], [score])
+        rate = rate or load(client, port, rows, 4.0)["in_window"] / 4.0 / 2
+        load(client, port, rows, 2.0, rate)
+        alone = load(client, port, rows, RUN_S, rate)
         took = list[float]()
 
         def ask() -> None:
@@ -55,7 +67,7 @@ def round_(pipeline: Path, home: Path, rate: float) -> tuple[dict[str, Any], dic
 
         asks = threading.Thread(target=ask)
         asks.start()
-        beside = load(up.url, "--rate", f"{rate:.0f}", *words, f"{RUN_S}s")
+        beside = load(client, port, rows, RUN_S, rate)
         asks.join()
         return alone, beside, took[0], rate
     finally:
@@ -82,14 +94,15 @@ def main() -> int:
         pipeline, home, rate = Path(folder) / "two.py", Path(folder) / "home", 0.0
         note("the models are fitted and released")
         subprocess.run(
-            [sys.executable, str(CHILD), str(pipeline), str(home), "2", str(given.size)], check=True
+            [sys.executable, str(CHILD), str(pipeline), str(home), str(MODELS), str(given.size)], check=True
         )
+        client = compiled(Path(folder))
         for i in range(ROUNDS):
             note(f"round {i + 1} of {ROUNDS}")
-            *one, rate = round_(pipeline, home, rate)
+            *one, rate = round_(client, pipeline, home, rate)
             found.append(one)
-    p99 = [[run["latency_ms"]["p99"] for run in runs] for *runs, _ in found]
-    failed = sum(run["due"] - run["answered"] for *runs, _ in found for run in runs)
+    p99 = [[run["ms"]["p99"] for run in runs] for *runs, _ in found]
+    failed = sum(run["due"] + run["unsent"] - run["right"] for *runs, _ in found for run in runs)
     ratio = statistics.median(beside for _, beside in p99) / statistics.median(alone for alone, _ in p99)
     said = [
         Figure("beside_p99_ratio", ratio, "<1.2"),
