@@ -121,8 +121,7 @@ class Writing:
             point(Point.IDS)
         fresh, at = drafts, places
         if repeats:
-            repeated = set(repeats)
-            kept = [i for i in range(len(drafts)) if i not in repeated]
+            kept = sorted(set(range(len(drafts))) - set(repeats))
             fresh, at = [drafts[i] for i in kept], [places[i] for i in kept]
         if len(names) == 1:
             self._insert_batch(names[0], fresh, at)

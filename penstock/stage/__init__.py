@@ -156,21 +156,20 @@ def with_ids(name: str, emitted: Iterable[Emitted]) -> Iterator[Draft]:
 
 RECORD_BYTES = 200
 """A large state is written again once a record was folded for so many bytes of it: the log grows with the records."""
+STATE_BYTES = 900_000_000
+"""A larger one is not written: no log takes it. Then a resumption folds again what came since the one before."""
 
 
 class Running(Generic[S]):
     """A stage at a position of a log, owned under an epoch. One thread at a time may advance it."""
 
     def __init__(self, stage: Stage[S], log: Log, *, batch: int = 1024) -> None:
-        self.stage = stage
-        self.log = log
-        self.batch = batch
+        self.stage, self.log, self.batch = stage, log, batch
         self.repeated = 0  # outputs that stood already: of an earlier owner, or of a try that seemed to fail
         self._resume(log.load(stage.name, claim=True))
 
     def _resume(self, checkpoint: Checkpoint) -> None:
-        self.epoch = checkpoint.epoch
-        self.position, self.size = checkpoint.position, len(checkpoint.state)
+        self.epoch, self.position, self.size = checkpoint.epoch, checkpoint.position, len(checkpoint.state)
         self.state = restore(self.stage, self.log, checkpoint)
         self.unsaved = 0
         self.waiting: Commit | None = None  # folded, and not on the log yet
@@ -243,6 +242,8 @@ class Running(Generic[S]):
 
     def _wait(self, position: Position, outputs: Sequence[Draft], save: bool) -> Commit:
         state = self.stage.dump(self.state) if save else None
+        if state is not None and len(state) > STATE_BYTES:
+            state, self.unsaved, self.size = None, 0, len(state)
         self.waiting = commit = Commit(self.stage.name, self.epoch, position, outputs, state)
         return commit
 
