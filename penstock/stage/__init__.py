@@ -243,7 +243,7 @@ class Running(Generic[S]):
     def _wait(self, position: Position, outputs: Sequence[Draft], save: bool) -> Commit:
         state = self.stage.dump(self.state) if save else None
         if state is not None and len(state) > STATE_BYTES:
-            state, self.unsaved, self.size = None, 0, len(state)
+            self.unsaved, self.size, state = 0, len(state), None
         self.waiting = commit = Commit(self.stage.name, self.epoch, position, outputs, state)
         return commit
 
