@@ -220,8 +220,9 @@ class Live:
         """The records of requests; raises Refused where a row does not fit, or none is asked for."""
         self._asks(model)
         source = self.system.file.source(asked(self.system.file.plan(model).pipeline.request).topic)
-        made: dict[str, Any] = {source.time: moment(self.now_ms())} if source.time else {}
-        id = self._new_id()
+        now_ms = self.now_ms()
+        made: dict[str, Any] = {source.time: moment(now_ms)} if source.time else {}
+        id = self._new_id(now_ms)
         filled = ({**made, source.id: f"{id}{i}", **row} for i, row in enumerate(rows))
         return _carrying([source.draft(source.parse(row)) for row in filled])
 
@@ -229,9 +230,10 @@ class Live:
         """The same of rows that bring every feature value."""
         self._asks(model)
         width = len(self.system.file.plan(model).features.names)
-        if any(len(row) != width for row in rows):
+        if set(map(len, rows)) - {width}:
             raise Refused(f"{model} takes {width} features a row.", code="shape")
-        topic, now_ms, id = vectors(model), self.now_ms(), self._new_id()
+        topic, now_ms = vectors(model), self.now_ms()
+        id = self._new_id(now_ms)
         made = [Draft(topic, "", now_ms, pack(Vector(list(row))), f"{id}{i}") for i, row in enumerate(rows)]
         return _carrying(made)
 
@@ -293,10 +295,10 @@ class Live:
                 (record, *_), _ = self.system.log.read([letter.topic], Position(n=letter.position), limit=1)
                 self.answers.refuse(letter.stage.removeprefix("predict."), record.id, _why(letter))
 
-    def _new_id(self) -> str:
+    def _new_id(self, now_ms: int) -> str:
         """How the ids of requests without one begin: by the time, so that those of one moment lie together in the
         log's table of ids."""
-        return f"{self.now_ms():012x}-{self._mark}-{next(self._numbers):x}-"
+        return f"{now_ms:012x}-{self._mark}-{next(self._numbers):x}-"
 
     async def _asked(self, model: str, drafts: Sequence[Draft], timeout_s: float) -> list[Prediction]:
         """Ask a model, and before it each of those whose answers it is given."""
