@@ -105,6 +105,7 @@ class Later:
         if self._left:
             return
         self._timer.cancel()
+        self._one.call.left = None  # it would keep this for ever, and this keeps it
         if self._one.call.gone:
             return
         errors = [too_late() if one.cancelled() else one.exception() for one in self._futures]

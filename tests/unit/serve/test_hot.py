@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -14,7 +15,7 @@ from penstock.record.errors import Refused, Unavailable
 from penstock.record.record import START, Draft
 from penstock.serve.desk import Desk
 from penstock.serve.front.call import Answer, Call
-from penstock.serve.hot import Lane, lanes
+from penstock.serve.hot import Lane, Later, lanes
 from tests.unit.serve.test_http import DESK, FACE
 
 PATH = b"/v2/models/m/infer"
@@ -167,6 +168,39 @@ def test_who_waits_too_long_is_told_and_who_left_is_forgotten() -> None:
         assert log.refused == ["deadline"]
 
     asyncio.run(run())
+
+
+def test_nothing_is_kept_of_who_was_answered_or_told_or_has_left() -> None:
+    """A server that takes its time for each is asked for months."""
+
+    def kept() -> int:
+        return sum(isinstance(one, Call | Later) for one in gc.get_objects())
+
+    async def run() -> None:
+        log = Log()
+        log.let.set()
+        lane = Lane(log.desk(), FACE, asyncio.get_running_loop().call_soon, lambda call: None, lambda e: None)
+        gc.disable()
+        before = kept()
+        for i in range(30):
+            call = Call(b"POST", PATH, (), body(f"w{i}"), lambda call, said: None)
+            lane(call, 0.01 if i % 3 == 0 else 5.0)
+            await turns(6)
+            if i % 3 == 1:
+                log.futures[f"r{i + 1}"].set_result(said_of(log.puts[-1][0], 0.5))
+            if i % 3 == 2:
+                call.gone = True
+                assert call.left is not None
+                call.left()
+            await asyncio.sleep(0.02)
+            del call
+        assert all(one.done() for one in log.futures.values()) and len(log.futures) == 30
+        assert kept() == before
+
+    try:
+        asyncio.run(run())
+    finally:
+        gc.enable()
 
 
 def test_what_the_log_does_not_take_is_told_to_all() -> None:
