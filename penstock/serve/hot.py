@@ -69,9 +69,9 @@ _asked = msgspec.json.Decoder(Asked)
 _encode = msgspec.json.Encoder().encode
 
 
-class Waiting(msgspec.Struct, frozen=True, gc=False):
+class Waiting(msgspec.Struct, frozen=True):
     """A call whose requests are ready: how its answer is made of what is said of them, what else is to be done where
-    they were asked before, and for how long it waits."""
+    they were asked before, and for how long it waits. It holds what may come to hold it, so the collector sees it."""
 
     call: Call
     drafts: Sequence[Draft]
