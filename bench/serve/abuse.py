@@ -33,6 +33,9 @@ from penstock.cli import show
 
 DELAY_S = 0.02
 LIMIT_MB = 16.0  # of a body, ours
+OVERLOAD_MB = (
+    128  # what a thousand connections and their requests may take; what leaks takes more within seconds
+)
 CLIENTS = (32, 256)  # what it manages is the better of what it does for so many
 EXAMPLES = """examples:
   make bench-abuse                                    everything; about ten minutes
@@ -54,6 +57,7 @@ def figures(found: dict[str, Found]) -> list[Figure]:
             ),
             Figure("abuse_overload_refusal_p99_ms", over.get("refusal_p99_ms"), "<50"),
             Figure("abuse_overload_health_s", over.get("health_s"), "<1"),
+            Figure("abuse_overload_grown_mb", over.get("grown_mb"), f"<{OVERLOAD_MB}"),
             Figure("abuse_overload_back_s", over.get("back_s"), "<5"),
         ],
         "hang": [
