@@ -33,9 +33,7 @@ from penstock.cli import show
 
 DELAY_S = 0.02
 LIMIT_MB = 16.0  # of a body, ours
-OVERLOAD_MB = (
-    128  # what a thousand connections and their requests may take; what leaks takes more within seconds
-)
+OVERLOAD_MB = 128  # for a thousand connections and their requests; what leaks takes more within seconds
 CLIENTS = (32, 256)  # what it manages is the better of what it does for so many
 EXAMPLES = """examples:
   make bench-abuse                                    everything; about ten minutes

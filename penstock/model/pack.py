@@ -22,6 +22,8 @@ from penstock.record.errors import Refused
 Matrix = NDArray[Any]
 Predict = Callable[[Any, Matrix], Any]
 Task = Literal["binary", "number"]
+Kept = Literal["pickle", "outside"] | Format
+"""As what a model's bytes are kept."""
 Told = tuple[float | None, str, bool]
 """A score, or none and why; and whether the row was asked by itself, whatever came with it."""
 
@@ -36,7 +38,7 @@ class Packed(msgspec.Struct, frozen=True):
     `model`, which may be large, but a view.
     """
 
-    format: Literal["pickle", "outside"] | Format
+    format: Kept
     features: str
     task: Task
     kinds: list[str]
@@ -101,7 +103,7 @@ def dump(model: Model) -> bytes:
     return _packed("pickle", model, pickle.dumps(again, protocol=5))
 
 
-def _packed(format: Literal["pickle", "outside"] | Format, model: Model, data: bytes) -> bytes:
+def _packed(format: Kept, model: Model, data: bytes) -> bytes:
     return pack(Packed(format, model.features, model.task, model.kinds, memoryview(data)))
 
 

@@ -21,15 +21,18 @@ SWEEP_S = 0.5
 """Between two looks at the connections for what takes too long."""
 GRACE_S = 5.0
 """How long requests under way may take once the server is to stop."""
+PORTS = range(1 << 16)
 BACKLOG = 2048
 FILES = 4096
 """So many open files have room from the start."""
 
 
 def bind(host: str, port: int, option: str = "--port") -> socket.socket:
-    """A socket that listens; raises Unavailable when the port is taken."""
+    """A socket that listens; raises Unavailable when the port is taken, or is none."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
+        if port not in PORTS:
+            raise OSError
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError:
         raise Unavailable(

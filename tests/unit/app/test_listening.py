@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from penstock.app.servers import listening
+from penstock.app.servers.listening import bind
+from penstock.record.errors import Unavailable
 from tests.unit.app.asker import lives
 from tests.unit.client.planted import Door
 
@@ -100,3 +102,12 @@ with socket.socket() as one:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     before, after = map(int, done.stdout.split())
     assert before < 1024 <= after
+
+
+def test_a_port_that_cannot_be_had_is_told() -> None:
+    """One that is taken, and what is no port at all."""
+    with bind("127.0.0.1", 0) as one:
+        for port in (one.getsockname()[1], 99_999, -5):
+            with pytest.raises(Unavailable, match=f"Port {port} cannot be opened") as told:
+                bind("127.0.0.1", port, "--grpc-port")
+            assert "--grpc-port" in str(told.value) and told.value.code == "port"
