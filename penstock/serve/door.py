@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from starlette.types import ASGIApp
 
@@ -11,9 +12,9 @@ from penstock.record.errors import Broken, PenstockError, Refused, Unavailable
 from penstock.serve.answers import TIMEOUT_S
 from penstock.serve.desk import Desk
 from penstock.serve.front.asgi import run
-from penstock.serve.front.call import Call, Headers, status_of
+from penstock.serve.front.call import Call, Head, Headers, status_of
 from penstock.serve.front.http2 import Calls
-from penstock.serve.front.wire import LIMITS, Front, Guard, Limits
+from penstock.serve.front.wire import LIMITS, Front, Guard, Limits, Serve
 from penstock.serve.grpc import service
 from penstock.serve.hot import lanes
 from penstock.serve.identity import Keys, Unauthorised, is_loopback
@@ -105,10 +106,9 @@ class Door:
         self.times = Times()
         self.desk = desk
         took = _untimed if inner else self.times.took
-        self.front = Front(self.take, guard(keys, hosts), count, limits, took)
-        self.remote = Front(
-            service.Remote(desk, known, self.slow, note), with_key(keys), count, limits, took, Calls
-        )
+        self.front = Front(self.route, guard(keys, hosts), count, limits, took)
+        remote = service.Remote(desk, known, self.slow, note)
+        self.remote = Front(lambda head: remote, with_key(keys), count, limits, took, Calls)
 
     def turn(self) -> None:
         """What is to be done every so often: end what takes too long, hand over what was counted."""
@@ -121,17 +121,21 @@ class Door:
         """HTTP's and gRPC's."""
         return self.front, self.remote
 
-    def take(self, call: Call) -> None:
-        """Serve a call."""
-        hot = self.hot.get(call.path) if call.method == b"POST" else None
-        if hot is not None:
-            timeout_s = _time_for(call)
-            error = self.desk.crowd(hot.face.name, timeout_s)
-            if error is not None:  # before any work is done for it
-                return self.refuse(call, error)
-            if _is_plain(call.headers):
-                return hot(call, timeout_s)
-        return self.slow(call)
+    def route(self, head: Head) -> Serve:
+        """Who serves a call."""
+        lane = self.hot.get(head.path) if head.method == b"POST" else None
+        if lane is None:
+            return self.slow
+        timeout_s = _time_for(head)
+        then = partial(lane, timeout_s=timeout_s) if _is_plain(head.headers) else self.slow
+        return partial(self.hurry, lane.face.name, timeout_s, then)
+
+    def hurry(self, model: str, timeout_s: float, then: Serve, call: Call) -> None:
+        """Serve a call, or say that too many wait: before any work is done for it."""
+        error = self.desk.crowd(model, timeout_s)
+        if error is not None:
+            return self.refuse(call, error)
+        return then(call)
 
     def refuse(self, call: Call, error: PenstockError) -> None:
         """Say no."""
@@ -140,7 +144,7 @@ class Door:
 
     def slow(self, call: Call, run: service.Run | None = None) -> None:
         """Let the application serve it, or what else is named; where many wait even to be begun, say no at once."""
-        if self.unbegun >= UNBEGUN and call.path not in OPEN:
+        if self.unbegun >= UNBEGUN and call.head.path not in OPEN:
             return self.refuse(
                 call,
                 Unavailable("More is asked than can be answered.", code="busy", hint="Send more slowly."),
@@ -165,9 +169,9 @@ class Door:
             call.refuse(Broken("internal error", code="internal"))
 
 
-def _time_for(call: Call) -> float:
+def _time_for(head: Head) -> float:
     """The seconds that a caller waits, as far as that can be told at a look; who sends nonsense is told so later."""
-    text = call.header(b"timeout-ms")
+    text = head.header(b"timeout-ms")
     return min(TIMEOUT_S, int(text) / 1000) if _is_time(text) else TIMEOUT_S
 
 

@@ -35,7 +35,7 @@ class Times:
 
     def took(self, call: Call, status: int, seconds: float) -> None:
         """A call was answered."""
-        at = self._routes.get(call.path) or self._route(call.path), status
+        at = self._routes.get(call.head.path) or self._route(call.head.path), status
         counts = self._counts.get(at)
         if counts is None:
             counts = self._counts[at] = [0] * len(BOUNDS)

@@ -34,32 +34,31 @@ class Answer(msgspec.Struct, frozen=True):
     headers: Headers = ()
 
 
-class Call:
-    """A request whose body is here. `gone`: its client has left, and nobody reads the answer; `left` is called then."""
+class Head(msgspec.Struct, frozen=True):
+    """What a request says before its body. `headers` have lower-case names."""
 
-    __slots__ = ("_reply", "began_s", "body", "gone", "headers", "left", "method", "path", "query")
-
-    def __init__(
-        self,
-        method: bytes,
-        target: bytes,
-        headers: Headers,
-        body: bytes,
-        reply: Callable[[Call, Answer], None],
-        began_s: float = 0.0,
-    ) -> None:
-        self.method, self.headers, self.body = method, headers, body
-        self.path, _, self.query = target.partition(b"?")
-        self.gone, self.began_s = False, began_s
-        self.left: Callable[[], object] | None = None
-        self._reply = reply
+    method: bytes
+    path: bytes
+    query: bytes = b""
+    headers: Headers = ()
 
     def header(self, name: bytes) -> bytes:
         """The first value of a header; nothing where it is missing."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return b""
+        return next((value for key, value in self.headers if key == name), b"")
+
+
+class Call:
+    """A request whose body is here. `gone`: its client has left, and nobody reads the answer; `left` is called then."""
+
+    __slots__ = ("_reply", "began_s", "body", "gone", "head", "left")
+
+    def __init__(
+        self, head: Head, body: bytes, reply: Callable[[Call, Answer], None], began_s: float = 0.0
+    ) -> None:
+        self.head, self.body, self.began_s = head, body, began_s
+        self.gone = False
+        self.left: Callable[[], object] | None = None
+        self._reply = reply
 
     def reply(self, answer: Answer) -> None:
         """Answer, once."""
@@ -70,7 +69,7 @@ class Call:
         self.reply(refused(error))
 
 
-def head(answer: Answer, length: int, *, close: bool) -> bytes:
+def top(answer: Answer, length: int, *, close: bool) -> bytes:
     """The bytes of an answer's head, with the length of its body and whether the connection ends with it."""
     if not answer.headers and answer.status == 200 and not close:
         return b"HTTP/1.1 200 OK\r\n%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n" % (

@@ -11,12 +11,11 @@ import re
 import struct
 from collections.abc import Callable
 
-import msgspec
 from hpack import Decoder, HPACKError
 
 from penstock.record.errors import PenstockError, Refused, Unavailable
 from penstock.serve.front import frames
-from penstock.serve.front.call import Answer, Call, Headers, status_of
+from penstock.serve.front.call import Answer, Call, Head, Headers, status_of
 from penstock.serve.front.wire import HEAD, IDLE, LINGER, Client, Front, Slow, TooLarge
 
 PATIENCE = 1000
@@ -43,15 +42,13 @@ class BadCall(Refused):
     status = 400
 
 
-class Head(msgspec.Struct, frozen=True):
+class Opening(Head, frozen=True):
     """What the headers of a call say. `headers`: those that are the caller's own; `coding`: how its message is packed,
     if it is."""
 
-    path: bytes
-    headers: Headers
-    timeout_s: float
-    coding: str
-    refusal: PenstockError | None
+    timeout_s: float = float("inf")
+    coding: str = "identity"
+    refusal: PenstockError | None = None
 
 
 class Stream:
@@ -60,7 +57,7 @@ class Stream:
 
     __slots__ = ("asked", "came", "credit", "head", "id", "rest", "room", "since_s", "wanted")
 
-    def __init__(self, id: int, head: Head, since_s: float) -> None:
+    def __init__(self, id: int, head: Opening, since_s: float) -> None:
         self.id, self.head, self.since_s = id, head, since_s
         self.asked: Asked | None = None
         self.came: bytes | bytearray = b""
@@ -77,7 +74,7 @@ class Asked(Call):
         self, stream: Stream, body: bytes, coding: str, reply: Callable[[Call, Answer], None]
     ) -> None:
         head = stream.head
-        super().__init__(b"POST", head.path, head.headers, body, reply, stream.since_s)
+        super().__init__(head, body, reply, stream.since_s)
         self.stream, self.coding, self.timeout_s = stream, coding, head.timeout_s
 
     def refuse(self, error: PenstockError) -> None:
@@ -85,7 +82,7 @@ class Asked(Call):
         self.reply(Answer(status_of(error), str(error).encode()))
 
 
-def head_of(headers: Headers, front: Front) -> Head:
+def head_of(headers: Headers, front: Front) -> Opening:
     """What headers say, and whether such a call may come in."""
     found = dict(reversed(headers))  # the first of several
     path = found.get(b":path", b"").partition(b"?")[0]
@@ -102,7 +99,7 @@ def head_of(headers: Headers, front: Front) -> Head:
             timeout_s = int(said[1]) * _UNITS_S[said[2]]
     coding = found.get(b"grpc-encoding", b"identity").decode("latin-1")
     own = tuple(one for one in headers if not one[0].startswith((b":", b"grpc-")) and one[0] not in _USUAL)
-    return Head(path, own, timeout_s, coding, error or front.guard(path, headers))
+    return Opening(b"POST", path, b"", own, timeout_s, coding, error or front.guard(path, headers))
 
 
 class Calls(Client):
@@ -112,7 +109,7 @@ class Calls(Client):
         super().__init__(front)
         limits = front.limits
         self.decoder = Decoder(min(frames.HEAD_BYTES, limits.head_bytes))
-        self.known: dict[bytes, Head] = {}  # by their block, as long as it means the same
+        self.known: dict[bytes, Opening] = {}  # by their block, as long as it means the same
         self.streams: dict[int, Stream] = {}
         self.rest, self.begun, self.saying_goodbye = b"", False, False
         self.last = 0  # the newest call
@@ -242,7 +239,7 @@ class Calls(Client):
             self.block = None
             self.open(first, id, b"".join(parts))
 
-    def head(self, block: bytes) -> Head:
+    def head(self, block: bytes) -> Opening:
         """What a block of headers says. One of references alone changes nothing that later ones refer to: it says the
         same again until another kind comes."""
         found = self.known.get(block)
@@ -330,7 +327,7 @@ class Calls(Client):
         stream.asked = Asked(
             stream, bytes(came[5:]), stream.head.coding if came[0] else "identity", self.reply
         )
-        self.front.serve(stream.asked)
+        self.front.route(stream.head)(stream.asked)
 
     def taken_back(self, id: int, payload: bytes) -> None:
         """The client wants no answer any more."""

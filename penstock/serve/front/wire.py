@@ -12,19 +12,25 @@ import httptools
 import msgspec
 
 from penstock.record.errors import PenstockError, Refused, Unavailable
-from penstock.serve.front.call import Answer, Call, Headers, head, refused
+from penstock.serve.front.call import Answer, Call, Head, Headers, refused, top
 
 Guard = Callable[[bytes, Headers], PenstockError | None]
-"""Whether a call may come in, by its path and headers: the error that it is refused with."""
+"""Whether a call may come in, by its path and headers: the error that it is refused with. It never changes its mind."""
+Serve = Callable[[Call], None]
+Route = Callable[[Head], Serve]
+"""Who serves the calls that begin so. It never changes its mind."""
+_KNOWN = 1024
+"""So many heads are known by their bytes."""
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What a connection may take: bytes of a head, of a body and of all bodies together, seconds for each to
-    arrive, between two calls, and for an answer to be read; seconds after which who was refused is not listened to, and
-    who sends nothing while the server ends is let go; connections at once; calls sent ahead on one, or under way at
-    once where they may be."""
+    """What a connection may take: bytes of a head, of one that is kept to be known again, of a body and of all bodies
+    together, seconds for each to arrive, between two calls, and for an answer to be read; seconds after which who was
+    refused is not listened to, and who sends nothing while the server ends is let go; connections at once; calls sent
+    ahead on one, or under way at once where they may be."""
 
     head_bytes: int = 64 << 10
+    known_bytes: int = 1 << 10
     body_bytes: int = 16 << 20
     bodies_bytes: int = 128 << 20
     head_s: float = 10.0
@@ -68,23 +74,32 @@ class Slow(Refused):
     status = 408
 
 
+class Known(msgspec.Struct, frozen=True):
+    """What the bytes of a head mean: who serves the calls that begin with it, and the bytes of their bodies."""
+
+    head: Head
+    serve: Serve
+    length: int
+
+
 class Front:
-    """All connections to a port, on one event loop. `serve` gets each call, once it is here and let in; `count` is
-    told of every refusal (status, code), `took` of every answer and the seconds from the call to it; `speaks` makes
+    """All connections to a port, on one event loop. `route` says who gets a call, once it is here and let in; `count`
+    is told of every refusal (status, code), `took` of every answer and the seconds from the call to it; `speaks` makes
     what a client is spoken with, HTTP/1.1 if nothing else."""
 
     def __init__(
         self,
-        serve: Callable[[Call], None],
+        route: Route,
         guard: Guard,
         count: Callable[[str, str], None],
         limits: Limits = LIMITS,
         took: Callable[[Call, int, float], None] = lambda call, status, seconds: None,
         speaks: Callable[[Front], Client] | None = None,
     ) -> None:
-        self.serve, self.guard, self.count, self.limits, self.took = serve, guard, count, limits, took
+        self.route, self.guard, self.count, self.limits, self.took = route, guard, count, limits, took
         self.speaks = speaks or Connection
         self.open: set[Client] = set()
+        self.known: dict[bytes, Known] = {}
         self.room = limits.bodies_bytes
         self.closing = False
 
@@ -154,6 +169,15 @@ class Client(asyncio.Protocol, abc.ABC):
         """End what takes too long."""
 
 
+def _nobody(call: Call) -> None:
+    """Serves what has no head yet."""
+
+
+_NONE = Head(b"", b"")
+_TELLING = {b"transfer-encoding", b"expect"}
+"""Headers that say more than what a body means: how it comes, and what is to be said before."""
+
+
 class Connection(Client):
     """A client by HTTP/1.1. Its calls are served one at a time, in the order in which they came."""
 
@@ -162,11 +186,14 @@ class Connection(Client):
         self.parser = httptools.HttpRequestParser(self)
         self.current: Call | None = None
         self.closes = False  # with the current answer
-        self.ahead: deque[tuple[Call, bool]] = deque()
+        self.ahead: deque[tuple[Call, Serve, bool]] = deque()
+        self.head = _NONE
+        self.serve: Serve = _nobody
         self.target = b""
         self.headers: list[tuple[bytes, bytes]] = []
         self.body: bytes | bytearray = b""
         self.head_bytes = 0
+        self.whole: int | None = None  # the bytes of the body that ended with what was read
 
     # asyncio's side.
 
@@ -175,13 +202,13 @@ class Connection(Client):
         self.front.open.discard(self)
         if self.phase == BODY or self.current is not None:
             self.front.count("499", "left")
-        for call in [self.current, *(call for call, _ in self.ahead)]:
+        for call in [self.current, *(call for call, _, _ in self.ahead)]:
             if call is not None:
                 call.gone = True
                 if call.left is not None:
                     call.left()
         self.give_back()
-        self.front.room += sum(len(call.body) for call, _ in self.ahead)
+        self.front.room += sum(len(call.body) for call, _, _ in self.ahead)
         if self.current is not None:
             self.front.room += len(self.current.body)
         self.current = None
@@ -190,12 +217,15 @@ class Connection(Client):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
-        if self.phase == LINGER:
+        if self.phase == LINGER or (self.phase == IDLE and self.is_known(data)):
             return
         try:
+            begun, self.whole = self.phase, None
             self.parser.feed_data(data)
             if self.phase == HEAD:  # a header that does not end is told by nobody else
                 self.grow(len(data))
+            elif self.phase == begun == IDLE:
+                self.learn(data)
         except httptools.HttpParserUpgrade as upgrade:
             self.data_received(self.without_offer() + data[upgrade.args[0] :])
         except PenstockError as error:
@@ -204,6 +234,31 @@ class Connection(Client):
             if self.phase != LINGER:
                 why = error.__context__
                 self.refuse(why if isinstance(why, PenstockError) else Malformed())
+
+    def is_known(self, data: bytes) -> bool:
+        """Take a call whose head came before, to the byte, and whose body is here, as the parser did then. It is
+        between two calls, and knows nothing of those before."""
+        end = data.find(b"\r\n\r\n") + 4
+        known = self.front.known.get(data[:end])
+        if known is None or len(data) != end + known.length or known.length > self.front.room:
+            return False
+        self.front.room -= known.length
+        self.since_s = self.clock()
+        self.take(Call(known.head, data[end:], self.reply, self.since_s), known.serve, closes=False)
+        return True
+
+    def learn(self, data: bytes) -> None:
+        """Know a head by its bytes, where they and a body were all that came. Two calls are not taken for one: what
+        follows the first head would be the second's body alone."""
+        end = data.find(b"\r\n\r\n") + 4
+        length = len(data) - end
+        if self.whole != length or end > self.front.limits.known_bytes or not self.parser.should_keep_alive():
+            return
+        if any(name in _TELLING for name, _ in self.headers):
+            return
+        if len(self.front.known) >= _KNOWN:
+            self.front.known.clear()
+        self.front.known[data[:end]] = Known(self.head, self.serve, length)
 
     def without_offer(self) -> bytes:
         """The head of a call that offers another protocol, without the offer, for a new parser: the one that met
@@ -242,10 +297,12 @@ class Connection(Client):
 
     def on_headers_complete(self) -> None:
         """The head is here: whoever may not come in is told before the body is read."""
-        path = self.target.partition(b"?")[0]
+        path, _, query = self.target.partition(b"?")
         error = self.front.guard(path, self.headers)
         if error is not None:
             raise error
+        self.head = Head(self.parser.get_method(), path, query, tuple(self.headers))
+        self.serve = self.front.route(self.head)
         expects = False
         for name, value in self.headers:
             if name == b"content-length":
@@ -275,22 +332,25 @@ class Connection(Client):
         if self.phase == LINGER or self.parser.should_upgrade():
             return
         body = bytes(self.body)
-        self.phase, self.since_s, self.body = IDLE, self.clock(), b""
-        call = Call(self.parser.get_method(), self.target, self.headers, body, self.reply, self.since_s)
-        keeps = self.parser.should_keep_alive()
-        if self.current is not None:
-            self.ahead.append((call, not keeps))
-            if len(self.ahead) >= self.front.limits.ahead:
-                self.transport.pause_reading()
-            return
-        self.begin(call, not keeps)
+        self.phase, self.since_s, self.body, self.whole = IDLE, self.clock(), b"", len(body)
+        call = Call(self.head, body, self.reply, self.since_s)
+        self.take(call, self.serve, closes=not self.parser.should_keep_alive())
+
+    def take(self, call: Call, serve: Serve, *, closes: bool) -> None:
+        """A call is let in: served at once, or when those before it are answered."""
+        if self.current is None:
+            return self.begin(call, serve, closes)
+        self.ahead.append((call, serve, closes))
+        if len(self.ahead) >= self.front.limits.ahead:
+            self.transport.pause_reading()
+        return None
 
     # Answers.
 
-    def begin(self, call: Call, closes: bool) -> None:
+    def begin(self, call: Call, serve: Serve, closes: bool) -> None:
         """Let a call be served."""
         self.current, self.closes = call, closes
-        self.front.serve(call)
+        serve(call)
 
     def reply(self, call: Call, answer: Answer) -> None:
         """Write an answer, and go on with what was sent ahead."""
@@ -299,8 +359,8 @@ class Connection(Client):
         self.front.room += len(call.body)
         closes = self.closes or self.front.closing
         body = answer.body
-        top = head(answer, len(body), close=closes)
-        self.transport.write(top if call.method == b"HEAD" else top + body)
+        said = top(answer, len(body), close=closes)
+        self.transport.write(said if call.head.method == b"HEAD" else said + body)
         self.current, self.since_s = None, self.clock()
         self.front.took(call, answer.status, self.since_s - call.began_s)
         if closes:
@@ -317,7 +377,7 @@ class Connection(Client):
         self.give_back()
         self.phase, self.since_s = LINGER, self.clock()
         if self.current is None and not self.ahead:
-            self.transport.write(head(answer, len(answer.body), close=True) + answer.body)
+            self.transport.write(top(answer, len(answer.body), close=True) + answer.body)
             if self.transport.can_write_eof():
                 self.transport.write_eof()
         else:  # what came before is still to be answered; then the connection ends

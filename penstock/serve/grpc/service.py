@@ -72,12 +72,12 @@ class Remote:
     def __call__(self, call: Call) -> None:
         """Serve a call, or put it where it is served with others."""
         assert isinstance(call, Asked)
-        token = CARRIED.set(carried(call.headers))
+        token = CARRIED.set(carried(call.head.headers))
         try:
             body = unpacked(call.body, call.coding)
-            if call.path == _INFER:
+            if call.head.path == _INFER:
                 self.infer(call, body)
-            elif (method := METHODS.get(call.path)) is not None:
+            elif (method := METHODS.get(call.head.path)) is not None:
                 call.reply(Answer(200, method(self.desk, body)))
             else:
                 raise Unimplemented
@@ -121,7 +121,7 @@ class Remote:
 
     async def ask(self, asked: messages.Infer, timeout_s: float, call: Call) -> None:
         """Any other question, and what cannot be had at once."""
-        CARRIED.set(carried(call.headers))
+        CARRIED.set(carried(call.head.headers))
         try:
             name, entry, number = entry_named(self.desk, asked.model, asked.version)
             must_answer(name, entry, number)

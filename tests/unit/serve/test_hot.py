@@ -14,7 +14,7 @@ from penstock.record.decisions import Prediction
 from penstock.record.errors import Refused, Unavailable
 from penstock.record.record import START, Draft
 from penstock.serve.desk import Desk
-from penstock.serve.front.call import Answer, Call
+from penstock.serve.front.call import Answer, Call, Head
 from penstock.serve.hot import Lane, Later, lanes
 from tests.unit.serve.test_http import DESK, FACE
 
@@ -98,14 +98,14 @@ def test_requests_are_gathered() -> None:
         desk = msgspec.structs.replace(log.desk(), faces={"m": FACE, "patient": patient})
         made = lanes(desk, cast(asyncio.AbstractEventLoop, timers), lambda call: None, lambda e: None)
         for i in range(3):
-            made["patient"](Call(b"POST", PATH, (), body(f"w{i}"), lambda call, said: None), 5.0)
+            made["patient"](Call(Head(b"POST", PATH), body(f"w{i}"), lambda call, said: None), 5.0)
             await turns()
         assert log.puts == [] and timers.soon == []
         ((seconds, flush),) = timers.later
         flush()
         await turns()
         assert seconds == 0.002 and [len(one) for one in log.puts] == [3]
-        made["m"](Call(b"POST", PATH, (), body("w"), lambda call, said: None), 5.0)
+        made["m"](Call(Head(b"POST", PATH), body("w"), lambda call, said: None), 5.0)
         assert len(timers.soon) == 1 and len(timers.later) == 1
 
     asyncio.run(run())
@@ -118,7 +118,7 @@ def test_those_who_come_meanwhile_are_put_together() -> None:
         log, answers = Log(), dict[bytes, Answer]()
         lane = Lane(log.desk(), FACE, asyncio.get_running_loop().call_soon, lambda call: None, lambda e: None)
         calls = [
-            Call(b"POST", PATH, (), body(f"w{i}"), lambda call, said: answers.update({call.body: said}))
+            Call(Head(b"POST", PATH), body(f"w{i}"), lambda call, said: answers.update({call.body: said}))
             for i in range(6)
         ]
         lane(calls[0], 5.0)
@@ -153,7 +153,7 @@ def test_who_waits_too_long_is_told_and_who_left_is_forgotten() -> None:
         log.let.set()
         lane = Lane(log.desk(), FACE, asyncio.get_running_loop().call_soon, lambda call: None, lambda e: None)
         late, gone = (
-            Call(b"POST", PATH, (), body(who), lambda call, said: answers.append(said)) for who in "ab"
+            Call(Head(b"POST", PATH), body(who), lambda call, said: answers.append(said)) for who in "ab"
         )
         lane(late, 0.01)
         lane(gone, 5.0)
@@ -183,7 +183,7 @@ def test_nothing_is_kept_of_who_was_answered_or_told_or_has_left() -> None:
         gc.disable()
         before = kept()
         for i in range(30):
-            call = Call(b"POST", PATH, (), body(f"w{i}"), lambda call, said: None)
+            call = Call(Head(b"POST", PATH), body(f"w{i}"), lambda call, said: None)
             lane(call, 0.01 if i % 3 == 0 else 5.0)
             await turns(6)
             if i % 3 == 1:
@@ -212,7 +212,7 @@ def test_what_the_log_does_not_take_is_told_to_all() -> None:
         log.error = Unavailable("Full.", code="log_full")
         lane = Lane(log.desk(), FACE, asyncio.get_running_loop().call_soon, lambda call: None, lambda e: None)
         for who in "abc":
-            lane(Call(b"POST", PATH, (), body(who), lambda call, said: answers.append(said)), 5.0)
+            lane(Call(Head(b"POST", PATH), body(who), lambda call, said: answers.append(said)), 5.0)
             await turns(3 if who == "b" else 0)
         await turns()
         assert [one.status for one in answers] == [507] * 3 and [len(one) for one in log.puts] == [2, 1]

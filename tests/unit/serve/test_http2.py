@@ -151,12 +151,16 @@ def spoken(
     def serve(one: Call) -> None:
         asked.append(one)
         if not hold:
-            one.reply(Answer(200, one.path + b"|" + one.body))
+            one.reply(Answer(200, one.head.path + b"|" + one.body))
 
     async def run() -> tuple[T, Front]:
         loop = asyncio.get_running_loop()
         front = Front(
-            serve, guard or (lambda path, headers: None), lambda status, code: None, limits, speaks=Calls
+            lambda head: serve,
+            guard or (lambda path, headers: None),
+            lambda status, code: None,
+            limits,
+            speaks=Calls,
         )
         server = await loop.create_server(front, "127.0.0.1", 0)
 
@@ -498,8 +502,8 @@ def test_no_frame_breaks_it(sent: list[tuple[int, int, int, bytes]]) -> None:
 
     async def run() -> None:
         front = Front(
-            lambda one: one.reply(Answer(200, one.body)), lambda path, headers: None, lambda status, code: None, SMALL,
-            speaks=Calls,
+            lambda head: lambda one: one.reply(Answer(200, one.body)),
+            lambda path, headers: None, lambda status, code: None, SMALL, speaks=Calls,
         )  # fmt: skip
         client = front()
         client.connection_made(Written())

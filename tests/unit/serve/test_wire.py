@@ -11,10 +11,10 @@ from unittest.mock import Mock
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from penstock.serve.front.call import Answer, Call
+from penstock.serve.front.call import Answer, Call, Head
 from penstock.serve.front.wire import Front, Limits
 
 GOOD = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -34,12 +34,14 @@ def talk(
 
     def echo(call: Call) -> None:
         asked.append(call)
-        answer = Answer(200, call.path + b"|" + call.body)
+        answer = Answer(200, call.head.path + b"|" + call.body)
         asyncio.get_running_loop().call_later(hold, call.reply, answer) if hold else call.reply(answer)
 
     async def run() -> tuple[bytes, Front]:
         loop = asyncio.get_running_loop()
-        front = Front(serve or echo, lambda path, headers: None, lambda status, code: None, limits)
+        front = Front(
+            lambda head: serve or echo, lambda path, headers: None, lambda status, code: None, limits
+        )
         server = await loop.create_server(front, "127.0.0.1", 0)
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
 
@@ -111,6 +113,74 @@ def test_packets_tell_nothing(cuts: list[int]) -> None:
         b"/p|abc", b"/a|", b"/q|", b"/c|abcde", b"/end|",
     ]  # fmt: skip
     assert front.room == SMALL.bodies_bytes and not front.open
+
+
+PIECES = (
+    *(post(b"abc"), post(b"xyz"), post(b"abcd"), post(b""), post(b"\r\n\r\n"), post(b"abc", b"/a?b=c"), GOOD),
+    *(post(b"abc", expect="100-continue"), post(b"abc", connection="close"), b"HEAD /h HTTP/1.1\r\nhost: x\r\n\r\n"),
+    b"POST /c HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    *(b"GET /o HTTP/1.0\r\nhost: x\r\n\r\n", b"GET /up HTTP/1.1\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n"),
+    *(b"\r\n", b"\r\n\r\n", b"no HTTP\r\n\r\n", b"GET /a HTTP/1.1\n\n", post(b"x" * 1001), post(b"", a="y" * 600)),
+)  # fmt: skip
+
+
+def through(packets: list[bytes], fronts: list[Front]) -> bytes:
+    """What is written to a client that sends packets."""
+    written = bytearray()
+    transport = Mock(write=written.extend, close=lambda: written.extend(b"[close]"))
+
+    async def run() -> None:
+        one = fronts[0]()
+        one.connection_made(transport)
+        for packet in packets:
+            one.data_received(packet)
+        one.connection_lost(None)
+
+    asyncio.run(run())
+    return bytes(written)
+
+
+def remembering(most: int, guarded: list[Head]) -> Front:
+    """A front that knows heads of so many bytes again, and what it was asked to route."""
+    limits = msgspec.structs.replace(SMALL, known_bytes=most)
+
+    def echo(call: Call) -> None:
+        call.reply(Answer(200, repr(msgspec.structs.astuple(call.head)).encode() + call.body))
+
+    def route(head: Head) -> Callable[[Call], None]:
+        guarded.append(head)
+        return echo
+
+    return Front(route, lambda path, headers: None, lambda status, code: None, limits)
+
+
+@given(
+    st.lists(
+        st.tuples(st.lists(st.sampled_from(PIECES), min_size=1, max_size=3), st.integers(0, 90)), max_size=9
+    )
+)
+@example([([GOOD], 0), ([b"\r\n\r\n"], 0)])  # no head at all
+@example([([GOOD], 0), ([post(GOOD)], len(post(GOOD)) - len(GOOD))])  # a body that reads like one
+@settings(max_examples=300, deadline=None)
+def test_a_head_that_came_before_means_what_it_meant(packets: list[tuple[list[bytes], int]]) -> None:
+    """Whatever came between, and however it is cut: calls, answers and what a client is refused are the same."""
+    sent = []
+    for pieces, cut in packets:
+        whole = b"".join(pieces)
+        sent += [whole[:cut], whole[cut:]] if 0 < cut < len(whole) else [whole]
+    asked: list[Head] = []
+    knowing, forgetful = remembering(1024, asked), remembering(0, [])
+    for _ in range(2):  # the second client says what the first one said
+        assert through(sent, [knowing]) == through(sent, [forgetful])
+    assert knowing.room == forgetful.room == SMALL.bodies_bytes
+
+
+def test_a_head_is_read_once() -> None:
+    """The second call of the same head asks nobody who serves it."""
+    asked: list[Head] = []
+    front = remembering(1024, asked)
+    said = through([post(b"abc"), post(b"abc"), post(b"xyz"), post(b"abcd")], [front])
+    assert statuses(said) == [200] * 4 and b"xyz" in said and len(asked) == 2
 
 
 CHUNKED = b"POST /p HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -201,7 +271,7 @@ def test_a_client_that_does_not_read_is_let_go() -> None:
 
     async def run() -> Front:
         loop = asyncio.get_running_loop()
-        front = Front(much, lambda path, headers: None, lambda status, code: None, SMALL)
+        front = Front(lambda head: much, lambda path, headers: None, lambda status, code: None, SMALL)
         server = await loop.create_server(front, "127.0.0.1", 0)
         _, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
         writer.write(GOOD * 20)
@@ -222,7 +292,9 @@ def test_closing_answers_what_is_under_way_and_what_is_on_its_way() -> None:
         loop = asyncio.get_running_loop()
         calls: list[Call] = []
         limits = msgspec.structs.replace(SMALL, quiet_s=0.1)
-        front = Front(calls.append, lambda path, headers: None, lambda status, code: None, limits)
+        front = Front(
+            lambda head: calls.append, lambda path, headers: None, lambda status, code: None, limits
+        )
         server = await loop.create_server(front, "127.0.0.1", 0)
         address = server.sockets[0].getsockname()[:2]
         busy, coming, idle = [await asyncio.open_connection(*address) for _ in range(3)]
@@ -261,7 +333,9 @@ def test_who_has_left_is_not_answered() -> None:
             call.left = lambda: told.append("left")
             calls.append(call)
 
-        front = Front(serve, lambda path, headers: None, lambda status, code: told.append(code), SMALL)
+        front = Front(
+            lambda head: serve, lambda path, headers: None, lambda status, code: told.append(code), SMALL
+        )
         server = await loop.create_server(front, "127.0.0.1", 0)
         _, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
         writer.write(post(b"abc") + post(b"de"))
@@ -284,7 +358,10 @@ def test_nothing_done_with_is_left_to_pythons_collector() -> None:
         )
 
     async def run() -> int:
-        front = Front(lambda call: call.reply(Answer(200, call.body)), lambda *one: None, lambda *one: None)
+        def echo(call: Call) -> None:
+            call.reply(Answer(200, call.body))
+
+        front = Front(lambda head: echo, lambda *one: None, lambda *one: None)
         gc.collect()
         gc.disable()
         before = left()
