@@ -313,10 +313,10 @@ def _answer(
     answers comes first. `held`: who answers is waited for where it is away."""
     groups: dict[Ref, list[int]] = {}
     awaited: set[Ref] = set()
+    wanted = [_wanted(model, ask.record, ask.route) for ask in asks]
     for route, some in groupby(range(len(asks)), lambda i: asks[i].route):
         mine = list(some)
-        wanted = {role for i in mine if (role := _wanted(model, asks[i].record, route))}
-        for role, ref in _scoring(route, means, wanted):
+        for role, ref in _scoring(route, means, {wanted[i] for i in mine}):
             groups.setdefault(ref, []).extend(mine)
             awaited |= {ref} if held and role in _answering(route) else set()
     said = {
@@ -329,7 +329,7 @@ def _answer(
         versions = [(role, ref, said[ref]) for role, ref in route.versions() if ref in said]
         for i in some:
             ask = asks[i]
-            answering = _wanted(model, ask.record, route) or route.answers(model, ask.record.key)
+            answering = wanted[i] or route.answers(model, ask.record.key)
             for role, ref, scores in sorted(versions, key=lambda one: one[0] != answering):
                 value = _prediction(model, ask, ref, role, role == answering, scores[i], threshold, latency_s)
                 said_of = draft(topic, value, key=value.request, t_ms=ask.record.time_ms)
@@ -343,7 +343,7 @@ def _traced(made: Draft, record: Record) -> Draft:
     return msgspec.structs.replace(made, headers={"traceparent": trace}) if trace else made
 
 
-def _scoring(route: Route, means: Means, wanted: Collection[Role]) -> list[tuple[Role, Ref]]:
+def _scoring(route: Route, means: Means, wanted: Collection[Role | None]) -> list[tuple[Role, Ref]]:
     """The versions that score: all but those that answer nobody and are still on their way here."""
     answering = {*_answering(route), *wanted}
     return [(role, ref) for role, ref in route.versions() if role in answering or means.ready(ref.digest)]

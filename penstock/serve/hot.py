@@ -245,23 +245,24 @@ class Lane:
     def body(self, id: str, said: Sequence[Answered]) -> Body:
         """The body of an answer."""
         shape = (len(said),)
-        columns = [
-            Column("score", "FP64", shape, [one.score for one in said]),
-            Column("positive", "BOOL", shape, [one.positive for one in said]),
-            Column("version", "INT64", shape, [one.version for one in said]),
-            Column(
-                "prediction_id",
-                "BYTES",
-                shape,
-                [output_id(self.stage, one.source, one.position, 0) for one in said],
-            ),
-            Column("request_id", "BYTES", shape, [one.request for one in said]),
-        ]
-        failed = [one.error for one in said]
-        if any(failed):
-            columns.append(Column("error", "BYTES", shape, failed))
-        version = str(max(one.version for one in said))
-        return Body(self.face.name, version, tuple(columns), id or msgspec.UNSET, self.parameters)
+        columns = (
+            Column("score", "FP64", shape, []),
+            Column("positive", "BOOL", shape, []),
+            Column("version", "INT64", shape, []),
+            Column("prediction_id", "BYTES", shape, []),
+            Column("request_id", "BYTES", shape, []),
+            Column("error", "BYTES", shape, []),
+        )
+        scores, positives, versions, predictions, requests, errors = [one.data for one in columns]
+        for one in said:
+            scores.append(one.score)
+            positives.append(one.positive)
+            versions.append(one.version)
+            predictions.append(output_id(self.stage, one.source, one.position, 0))
+            requests.append(one.request)
+            errors.append(one.error)
+        shown = columns if any(errors) else columns[:-1]
+        return Body(self.face.name, str(max(versions)), shown, id or msgspec.UNSET, self.parameters)
 
 
 def failed(said: Answered) -> Answer:
