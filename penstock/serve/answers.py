@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from penstock.record.codec import to_json
-from penstock.record.errors import PenstockError, Refused
-from penstock.serve.front.call import FAILED, refused
+from penstock.record.errors import Refused
+from penstock.serve.front.call import Answer
 
 TIMEOUT_S = 10.0
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -28,18 +28,7 @@ def json_of(value: Any, status: int = 200) -> Response:
     return Response(to_json(value), status, media_type="application/json")
 
 
-def refusal(error: PenstockError) -> Response:
-    """The answer that an error of the house is."""
-    answer = refused(error)
+def response(answer: Answer) -> Response:
+    """An answer for the application to send."""
     headers = {name.decode(): value.decode() for name, value in answer.headers}
-    return Response(answer.body, answer.status, headers, media_type="application/json")
-
-
-def failed(code: str) -> Response:
-    """The answer to a request that no score came of."""
-    response = json_of(
-        {"error": "The model could not answer this request.", "code": code}, FAILED.get(code, 500)
-    )
-    if response.status_code == 503:
-        response.headers["retry-after"] = "1"
-    return response
+    return Response(answer.body, answer.status, headers, media_type=answer.kind.decode())

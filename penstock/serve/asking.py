@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,10 +13,12 @@ from penstock.predict.stage import VERSION
 from penstock.record.codec import repeats_a_key
 from penstock.record.decisions import Prediction
 from penstock.record.errors import NotFound, Refused
+from penstock.record.record import Draft
 from penstock.release.registry import Entry
 from penstock.serve.answers import TIMEOUT_S, NotJson
 from penstock.serve.carried import CARRIED
 from penstock.serve.desk import Desk, Spoken
+from penstock.serve.front.call import Answer
 from penstock.serve.front.wire import TooLarge
 from penstock.serve.infer import are_features, face_of
 from penstock.serve.tensors import BadRequest
@@ -28,6 +30,20 @@ PIECE_BYTES = 4096
 AT_ONCE = 256
 """So many rows are answered on the event loop itself."""
 _WINDOWS = {"gzip": 31, "deflate": 15}
+Answered = Prediction | Spoken
+
+
+class Shaped(msgspec.Struct, frozen=True):
+    """What a body asks, in whatever words: rows that hold the request's columns, or every feature; and what is
+    answered once something is said of each."""
+
+    rows: Sequence[Mapping[str, Any]]
+    features: bool
+    told: Callable[[Sequence[Answered]], Answer]
+
+
+Shape = Callable[[Any, Desk, str], Shaped]
+"""Reads the JSON of a body for a model; raises Refused naming the place."""
 
 
 async def body_of(request: Request, *kinds: str) -> bytes:
@@ -153,7 +169,7 @@ async def ask(
     features: bool,
     timeout_s: float,
     number: int = 0,
-) -> Sequence[Prediction | Spoken]:
+) -> Sequence[Answered]:
     """What is said of rows that hold the request's columns, or every feature: at once where that can be, and where
     it does not keep others waiting. `number`: the version that is to say it; raises NotFound where another has."""
     desk.allow(name, len(rows))
@@ -169,14 +185,24 @@ async def ask(
 
 async def _ask(
     desk: Desk, name: str, rows: Sequence[Mapping[str, Any]], features: bool, timeout_s: float
-) -> Sequence[Prediction | Spoken]:
-    values = [[row[one] for one in desk.faces[name].features] for row in rows] if features else []
+) -> Sequence[Answered]:
     if len(rows) <= AT_ONCE:
-        drafts = desk.vectors(name, values) if features else desk.requests(name, rows)
+        drafts = drafts_of(desk, name, rows, features)
         found = desk.at_once(name, drafts) or {}
         if all(draft.id in found for draft in drafts):
             return [found[draft.id] for draft in drafts]
-    return await (desk.ask_vectors(name, values, timeout_s) if features else desk.ask(name, rows, timeout_s))
+    if features:
+        return await desk.ask_vectors(name, _values(desk, name, rows), timeout_s)
+    return await desk.ask(name, rows, timeout_s)
+
+
+def drafts_of(desk: Desk, name: str, rows: Sequence[Mapping[str, Any]], features: bool) -> list[Draft]:
+    """The records of requests; raises Refused where a row does not fit."""
+    return desk.vectors(name, _values(desk, name, rows)) if features else desk.requests(name, rows)
+
+
+def _values(desk: Desk, name: str, rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    return [[row[one] for one in desk.faces[name].features] for row in rows]
 
 
 def alike(rows: Sequence[Any], desk: Desk, name: str, most: int) -> tuple[list[dict[str, Any]], bool]:

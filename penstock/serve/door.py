@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
+import msgspec
 from starlette.types import ASGIApp
 
-from penstock.record.errors import Broken, PenstockError, Refused, Unavailable
+from penstock.record.errors import PenstockError, Refused, Unavailable
+from penstock.serve import mlflow, plain, tensorflow
 from penstock.serve.answers import TIMEOUT_S
+from penstock.serve.carried import carried
 from penstock.serve.desk import Desk
 from penstock.serve.front.asgi import run
-from penstock.serve.front.call import Call, Head, Headers, status_of
+from penstock.serve.front.call import INTERNAL, Answer, Call, Head, Headers, refused, status_of
 from penstock.serve.front.http2 import Calls
 from penstock.serve.front.wire import LIMITS, Front, Guard, Limits, Serve
 from penstock.serve.grpc import service
-from penstock.serve.hot import lanes
+from penstock.serve.hot import Lane, Read, carrying, lanes
 from penstock.serve.identity import Keys, Unauthorised, is_loopback
 from penstock.serve.times import Times
 
 OPEN = (b"/v2/health/live", b"/v2/health/ready")
 UNBEGUN = 64
 """So many calls may wait to be begun before no other is taken: what each takes adds up to what the last one waits."""
-_PLAIN = {b"content-encoding", b"traceparent", b"origin", b"inference-header-content-length"}
+_ODD = {b"content-encoding", b"origin", b"inference-header-content-length"}
 """A call with one of these, or a time that is none, or another type of content, takes the other way."""
+
+
+class Way(msgspec.Struct, frozen=True):
+    """How calls of an address go in a hurry: the lane, who reads their bodies, and the words of a refusal."""
+
+    lane: Lane
+    read: Read
+    refusal: Callable[[PenstockError], Answer] = refused
 
 
 class WrongHost(Refused):
@@ -98,7 +109,7 @@ class Door:
         self.tasks: set[asyncio.Task[None]] = set()
         self.loop = asyncio.get_running_loop()
         known = lanes(desk, self.loop, self.slow, note)
-        self.hot = {f"/v2/models/{name}/infer".encode(): lane for name, lane in known.items()}
+        self.hot = ways(known)
 
         def count(status: str, code: str) -> None:
             desk.count("answers_refused", {"status": status, "code": code}, 1)
@@ -123,16 +134,19 @@ class Door:
 
     def route(self, head: Head) -> Serve:
         """Who serves a call."""
-        lane = self.hot.get(head.path) if head.method == b"POST" else None
-        if lane is None:
+        way = self.hot.get(head.path) if head.method == b"POST" and not head.query else None
+        if way is None:
             return self.slow
-        timeout_s = _time_for(head)
-        then = partial(lane, timeout_s=timeout_s) if _is_plain(head.headers) else self.slow
-        return partial(self.hurry, lane.face.name, timeout_s, then)
+        timeout_s, read, carries = _time_for(head), way.read, carried(head.headers)
+        if carries:
+            read = partial(carrying, read, carries)
+        then = partial(way.lane.take, read, timeout_s) if _is_plain(head.headers) else self.slow
+        return partial(self.hurry, way, timeout_s, then)
 
-    def hurry(self, model: str, timeout_s: float, then: Serve, call: Call) -> None:
+    def hurry(self, way: Way, timeout_s: float, then: Serve, call: Call) -> None:
         """Serve a call, or say that too many wait: before any work is done for it."""
-        error = self.desk.crowd(model, timeout_s)
+        call.refusal = way.refusal
+        error = self.desk.crowd(way.lane.face.name, timeout_s)
         if error is not None:
             return self.refuse(call, error)
         return then(call)
@@ -166,7 +180,25 @@ class Door:
             await run(self.app, call)
         except Exception as error:  # the caller learns nothing of our insides
             self.note(error)
-            call.refuse(Broken("internal error", code="internal"))
+            call.refuse(INTERNAL)
+
+
+def ways(lanes: Mapping[str, Lane]) -> dict[bytes, Way]:
+    """The addresses where models are asked in a hurry."""
+    found: dict[str, Way] = {}
+    for name, lane in lanes.items():
+        found[f"/v2/models/{name}/infer"] = Way(lane, lane.infer)
+        found[f"/models/{name}"] = Way(lane, partial(lane.shaped, plain.shaped))
+        found[f"/models/{name}/invocations"] = way = Way(
+            lane, partial(lane.shaped, mlflow.shaped), mlflow.refusal
+        )
+        found |= {
+            f"/v1/models/{name}:{verb}": Way(lane, partial(lane.shaped, shape))
+            for verb, shape in tensorflow.SHAPES.items()
+        }
+    if len(lanes) == 1:
+        found["/invocations"] = way
+    return {path.encode(): one for path, one in found.items()}
 
 
 def _time_for(head: Head) -> float:
@@ -187,7 +219,7 @@ def _is_plain(headers: Headers) -> bool:
     kind = b""
     for name, value in headers:
         if name == b"content-type":
-            kind = value
-        elif name in _PLAIN or (name == b"timeout-ms" and not _is_time(value)):
+            kind = value.partition(b";")[0].strip().lower()
+        elif name in _ODD or (name == b"timeout-ms" and not _is_time(value)):
             return False
     return kind in (b"application/json", b"")

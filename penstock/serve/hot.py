@@ -1,8 +1,8 @@
 """serve: the way of a request in a hurry: read at once, answered together with all that came in the same moment.
 
 Where the model takes its time, they are put on the log together, and each is answered when its prediction is there.
-Only the Open Inference Protocol's `infer`, in JSON here and by gRPC in `grpc/`. What does not fit this way takes the
-other one, which says why.
+The Open Inference Protocol's `infer` is read here, its calls by gRPC in `grpc/`, and every other protocol's JSON as its
+own file shapes it. What does not fit this way takes the other one, which says why.
 """
 
 from __future__ import annotations
@@ -17,15 +17,20 @@ import msgspec
 
 from penstock.record.codec import repeats_no_key
 from penstock.record.decisions import Prediction
-from penstock.record.errors import Broken, PenstockError, Unavailable
+from penstock.record.errors import PenstockError, Unavailable
 from penstock.record.record import Draft, output_id
-from penstock.serve.desk import Desk, ModelFace, Spoken, too_late
-from penstock.serve.front.call import FAILED, Answer, Call, status_of
+from penstock.serve.asking import AT_ONCE, Answered, Shape, drafts_of, json_in
+from penstock.serve.carried import CARRIED
+from penstock.serve.desk import Desk, ModelFace, too_late
+from penstock.serve.front.call import INTERNAL, Answer, Call, failed, status_of
 from penstock.serve.infer import MOST_ROWS
 
 Soon = Callable[[Callable[[], None]], object]
 Slow = Callable[[Call], None]
-Answered = Prediction | Spoken
+Told = Callable[[Sequence[Answered]], Answer]
+Read = Callable[[bytes], tuple[Sequence[Draft], Told] | None]
+"""The records that a body asks for, and what is answered once something is said of each; None, or raises, where it
+is none of the plain ones."""
 _NUMBERS = ({float}, {int}, {float, int})
 _KINDS = {"FP64": _NUMBERS, "FP32": _NUMBERS, "INT64": ({int},), "BOOL": ({bool},), "BYTES": ({str},)}
 
@@ -75,7 +80,7 @@ class Waiting(msgspec.Struct, frozen=True):
 
     call: Call
     drafts: Sequence[Draft]
-    told: Callable[[Sequence[Answered]], Answer]
+    told: Told
     slow: Slow
     timeout_s: float
 
@@ -131,18 +136,30 @@ class Lane:
         self.own = frozenset(face.request.columns)
         self.parameters = {"durability": desk.durability}
 
-    def __call__(self, call: Call, timeout_s: float) -> None:
+    def take(self, read: Read, timeout_s: float, call: Call) -> None:
         """Take a call."""
-        drafts: list[Draft] | None = None
         try:
-            asked = _asked.decode(call.body)
-            if repeats_no_key(call.body, 1 + bool(asked.id) + 4 * len(asked.inputs)):
-                drafts = self.drafts(asked.inputs)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, PenstockError):
-            drafts = None  # the other way finds it again, and has the words
-        if not drafts:
+            found = read(call.body)
+        except Exception:
+            found = None  # the other way finds it again, and has the words
+        if found is None:
             return self.slow(call)
-        return self.put(Waiting(call, drafts, partial(self.told, asked.id), self.slow, timeout_s))
+        return self.put(Waiting(call, *found, self.slow, timeout_s))
+
+    def infer(self, body: bytes) -> tuple[Sequence[Draft], Told] | None:
+        """Read the Open Inference Protocol."""
+        asked = _asked.decode(body)
+        if not repeats_no_key(body, 1 + bool(asked.id) + 4 * len(asked.inputs)):
+            return None
+        drafts = self.drafts(asked.inputs)
+        return (drafts, partial(self.told, asked.id)) if drafts else None
+
+    def shaped(self, shape: Shape, body: bytes) -> tuple[Sequence[Draft], Told] | None:
+        """Read another protocol."""
+        found = shape(json_in(body), self.desk, self.face.name)
+        if len(found.rows) > AT_ONCE:
+            return None
+        return drafts_of(self.desk, self.face.name, found.rows, found.features), found.told
 
     def put(self, one: Waiting) -> None:
         """Let a call wait for those that come with it."""
@@ -231,7 +248,7 @@ class Lane:
         ):
             self.note(error)
         if not isinstance(error, PenstockError):
-            error = Broken("internal error", code="internal")
+            error = INTERNAL
         for one in waiting:
             self.desk.count("answers_refused", {"status": str(status_of(error)), "code": error.code}, 1)
             one.call.refuse(error)
@@ -239,7 +256,7 @@ class Lane:
     def told(self, id: str, said: Sequence[Answered]) -> Answer:
         """The answer to a call in JSON."""
         if len(said) == 1 and said[0].error:
-            return failed(said[0])
+            return failed(said[0].error)
         return Answer(200, _encode(self.body(id, said)))
 
     def body(self, id: str, said: Sequence[Answered]) -> Body:
@@ -265,11 +282,22 @@ class Lane:
         return Body(self.face.name, str(max(versions)), shown, id or msgspec.UNSET, self.parameters)
 
 
-def failed(said: Answered) -> Answer:
-    """The answer to a request that no score came of."""
-    text = {"error": "The model could not answer this request.", "code": said.error}
-    status = FAILED.get(said.error, 500)
-    return Answer(status, _encode(text), headers=[(b"retry-after", b"1")] if status == 503 else ())
+def carrying(read: Read, carries: Mapping[str, str], body: bytes) -> tuple[Sequence[Draft], Told] | None:
+    """Read a body for records that carry what its call does; the answer is traced as the call is."""
+    token = CARRIED.set(carries)
+    try:
+        found = read(body)
+    finally:
+        CARRIED.reset(token)
+    if found is None or "traceparent" not in carries:
+        return found
+    trace = (b"traceparent", carries["traceparent"].encode())
+
+    def told(said: Sequence[Answered]) -> Answer:
+        answer = found[1](said)
+        return msgspec.structs.replace(answer, headers=[*answer.headers, trace])
+
+    return found[0], told
 
 
 def lanes(

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from penstock.record.codec import to_json
 from penstock.record.errors import PenstockError, Unavailable
 from penstock.serve import mlflow, openapi, plain, tensorflow
-from penstock.serve.answers import Endpoint, failed, json_of, refusal
+from penstock.serve.answers import Endpoint, json_of, response
 from penstock.serve.asking import (
     answers,
     ask,
@@ -32,6 +32,7 @@ from penstock.serve.carried import CARRIED, carried
 from penstock.serve.desk import Desk
 from penstock.serve.events import appending, retracting
 from penstock.serve.features import listing, looking
+from penstock.serve.front.call import INTERNAL, Answer, failed, refused
 from penstock.serve.infer import EXTENSIONS, answer, metadata, parse, rows_of
 from penstock.serve.metrics import exposition
 from penstock.serve.replies import finding, reading
@@ -84,31 +85,46 @@ def create(desk: Desk, pages: ASGIApp | None, note: Note, *, alone: bool = False
     """Every route, the pages last. `note` is told of every error that is not the caller's; `alone`: only the
     routes of models, all others are the pages'."""
     table = [*of_models(), *([] if alone else of_the_home())]
+    words = {path: mlflow.refusal for path, _, _ in mlflow.routes()}
     routes: list[Any] = [
-        Route(path, _told(make(desk), note, desk.count), methods=[method]) for path, make, method in table
+        Route(path, _told(make(desk), note, desk.count, words.get(path, refused)), methods=[method])
+        for path, make, method in table
     ]
     if pages is not None:
         routes.append(Mount("/", pages))
     return Starlette(routes=routes, exception_handlers={HTTPException: _unrouted})
 
 
-def _told(endpoint: Endpoint, note: Note, count: Callable[[str, Mapping[str, str], int], None]) -> Endpoint:
-    """Errors become answers: those of the house as they are, any other without a word of its own."""
+def _told(
+    endpoint: Endpoint,
+    note: Note,
+    count: Callable[[str, Mapping[str, str], int], None],
+    words: Callable[[PenstockError], Answer],
+) -> Endpoint:
+    """Errors become answers: those of the house as they are, any other without a word of its own. What is answered is
+    traced as it was asked."""
 
-    async def told(request: Request) -> Response:
-        CARRIED.set(carried(request.scope["headers"]))
+    async def answered(request: Request) -> Response:
         try:
             return await endpoint(request)
         except PenstockError as error:
             if error.status >= 500 and not isinstance(error, Unavailable):
                 note(error)
-            answer = refusal(error)
-            count("answers_refused", {"status": str(answer.status_code), "code": error.code}, 1)
-            return answer
+            answer = words(error)
+            count("answers_refused", {"status": str(answer.status), "code": error.code}, 1)
+            return response(answer)
         except Exception as error:  # the caller learns nothing of our insides
             note(error)
             count("answers_refused", {"status": "500", "code": "internal"}, 1)
-            return json_of({"error": "internal error", "code": "internal"}, 500)
+            return response(words(INTERNAL))
+
+    async def told(request: Request) -> Response:
+        carries = carried(request.scope["headers"])
+        CARRIED.set(carries)
+        answer = await answered(request)
+        if "traceparent" in carries:
+            answer.headers["traceparent"] = carries["traceparent"]
+        return answer
 
     return told
 
@@ -168,17 +184,11 @@ def _infer(desk: Desk) -> Endpoint:
         timeout_s = time_for(request, asked.parameters.get("timeout"))
         said = await ask(desk, name, rows, features, timeout_s, number)
         if len(said) == 1 and said[0].error:
-            return failed(said[0].error)
+            return response(failed(said[0].error))
         told, rest = answer(asked, face, said, champion, desk.durability)
         text = to_json(told)
-        response = Response(
-            text + rest, media_type="application/octet-stream" if rest else "application/json"
-        )
-        if rest:
-            response.headers[JSON_BYTES] = str(len(text))
-        if "traceparent" in request.headers:
-            response.headers["traceparent"] = request.headers["traceparent"]
-        return response
+        kind = "application/octet-stream" if rest else "application/json"
+        return Response(text + rest, headers={JSON_BYTES: str(len(text))} if rest else None, media_type=kind)
 
     return infer
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import typing
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -16,17 +16,19 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from penstock.record.errors import NotFound, PenstockError, Refused, Unavailable
-from penstock.serve.answers import Endpoint, json_of
-from penstock.serve.asking import alike, ask, body_of, json_in, time_for
+from penstock.record.codec import to_json
+from penstock.record.errors import NotFound, PenstockError, Refused
+from penstock.serve.answers import Endpoint, response
+from penstock.serve.asking import Answered, Shaped, alike, ask, body_of, json_in, time_for
 from penstock.serve.desk import Desk
-from penstock.serve.front.call import refused
+from penstock.serve.front.call import Answer, refused
 from penstock.serve.infer import MOST_ROWS, are_features, face_of
 from penstock.serve.tensors import BadRequest
 
 FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _CODES = {
     404: "RESOURCE_DOES_NOT_EXIST",
+    500: "INTERNAL_ERROR",
     429: "RESOURCE_EXHAUSTED",
     503: "TEMPORARILY_UNAVAILABLE",
     504: "TEMPORARILY_UNAVAILABLE",
@@ -40,37 +42,33 @@ def invoking(desk: Desk) -> Endpoint:
         name = _name(desk, request)
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         body = await body_of(request, "application/json", "text/csv")
-        rows, features = (
-            _rows_of_csv(body, desk, name) if kind == "text/csv" else _rows(json_in(body), desk, name)
-        )
-        said = await ask(desk, name, rows, features, time_for(request))
-        failed = next((one for one in said if one.error), None)
-        if failed is not None and len(said) == 1:
-            return json_of(
-                {"error_code": "INTERNAL_ERROR", "message": f"The model failed: {failed.error}."}, 500
-            )
-        return json_of({"predictions": [one.score for one in said]})
+        if kind == "text/csv":
+            one = Shaped(*_rows_of_csv(body, desk, name), _told)
+        else:
+            one = shaped(json_in(body), desk, name)
+        return response(one.told(await ask(desk, name, one.rows, one.features, time_for(request))))
 
-    return _in_its_words(invoke)
+    return invoke
 
 
-def _in_its_words(endpoint: Callable[[Request], Awaitable[Response]]) -> Endpoint:
-    """Errors as this protocol's clients read them."""
+def shaped(body: Any, desk: Desk, name: str) -> Shaped:
+    """The rows of one of the forms of JSON."""
+    return Shaped(*_rows(body, desk, name), _told)
 
-    async def told(request: Request) -> Response:
-        try:
-            return await endpoint(request)
-        except PenstockError as error:
-            if error.status >= 500 and not isinstance(error, Unavailable):
-                raise
-            answer = refused(error)
-            code = _CODES.get(answer.status, "BAD_REQUEST")
-            headers = {name.decode(): value.decode() for name, value in answer.headers}
-            response = json_of({"error_code": code, "message": str(error), "code": error.code}, answer.status)
-            response.headers.update(headers)
-            return response
 
-    return told
+def _told(said: Sequence[Answered]) -> Answer:
+    if len(said) == 1 and said[0].error:
+        text = {"error_code": "INTERNAL_ERROR", "message": f"The model failed: {said[0].error}."}
+        return Answer(500, to_json(text))
+    return Answer(200, to_json({"predictions": [one.score for one in said]}))
+
+
+def refusal(error: PenstockError) -> Answer:
+    """An error as this protocol's clients read it."""
+    answer = refused(error)
+    code = _CODES.get(answer.status, "BAD_REQUEST")
+    text = {"error_code": code, "message": str(error), "code": error.code}
+    return msgspec.structs.replace(answer, body=to_json(text))
 
 
 def _name(desk: Desk, request: Request) -> str:

@@ -7,18 +7,31 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from penstock.record.decisions import Prediction
+from penstock.record.codec import to_json
 from penstock.record.errors import NotFound
 from penstock.release.registry import Entry
-from penstock.serve.answers import Endpoint, json_of
-from penstock.serve.asking import alike, ask, body_of, entry_of, json_in, must_answer, time_for
-from penstock.serve.desk import Desk, ModelFace, Spoken
+from penstock.serve.answers import Endpoint, json_of, response
+from penstock.serve.asking import (
+    Answered,
+    Shape,
+    Shaped,
+    alike,
+    ask,
+    body_of,
+    entry_of,
+    json_in,
+    must_answer,
+    time_for,
+)
+from penstock.serve.desk import Desk, ModelFace
+from penstock.serve.front.call import Answer
 from penstock.serve.infer import MOST_ROWS, datatype
 from penstock.serve.tensors import BadRequest
 
@@ -30,59 +43,65 @@ def calling(desk: Desk) -> Endpoint:
     """`POST /v1/models/NAME[/versions/N|/labels/L]:VERB`."""
 
     async def call(request: Request) -> Response:
-        verb = _VERBS.get(request.path_params["verb"])
-        if verb is None:
+        shape = SHAPES.get(request.path_params["verb"])
+        if shape is None:
             raise NotFound("A model predicts, classifies or regresses.", hint="POST to :predict.")
         body = json_in(await body_of(request, "application/json"))
-        if type(body) is not dict:
-            raise BadRequest("The body is an object.")
         name, entry, number = entry_of(desk, request)
         _labelled(request, name, entry)
         must_answer(name, entry, number)
-        return await verb(desk, request, name, body)
+        one = shape(body, desk, name)
+        said = await ask(desk, name, one.rows, one.features, time_for(request), number)
+        return response(one.told(said))
 
     return call
 
 
-async def _predict(desk: Desk, request: Request, name: str, body: dict[str, Any]) -> Response:
+def _predicting(body: Any, desk: Desk, name: str) -> Shaped:
+    if type(body) is not dict:
+        raise BadRequest("The body is an object.")
     if body.get("signature_name", "") not in SIGNATURES:
         raise BadRequest("There is one signature, serving_default.", where="signature_name")
     if ("instances" in body) == ("inputs" in body):
         raise BadRequest('The body has "instances" or "inputs".')
     by_row = "instances" in body
     found = body["instances"] if by_row else _turned(body["inputs"], desk.faces[name])
-    said = await _said(desk, request, name, found)
-    scores = [one.score for one in said]
-    return json_of({"predictions" if by_row else "outputs": scores})
+    return _shaped(found, desk, name, partial(_scores, "predictions" if by_row else "outputs"))
 
 
-async def _classify(desk: Desk, request: Request, name: str, body: dict[str, Any]) -> Response:
-    said = await _said(desk, request, name, _examples(body))
+def _classifying(body: Any, desk: Desk, name: str) -> Shaped:
+    return _shaped(_examples(body), desk, name, _classes)
+
+
+def _regressing(body: Any, desk: Desk, name: str) -> Shaped:
+    return _shaped(_examples(body), desk, name, partial(_scores, "results"))
+
+
+SHAPES: Mapping[str, Shape] = {"predict": _predicting, "classify": _classifying, "regress": _regressing}
+"""How a body is read, by the verb."""
+
+
+def _shaped(found: Any, desk: Desk, name: str, told: Callable[[Sequence[Answered]], Answer]) -> Shaped:
+    if type(found) is not list:
+        raise BadRequest("The rows are a list.")
+    return Shaped(*alike([_decoded(row) for row in found], desk, name, MOST_ROWS), told)
+
+
+def _scores(key: str, said: Sequence[Answered]) -> Answer:
+    return Answer(200, to_json({key: [one.score for one in said]}))
+
+
+def _classes(said: Sequence[Answered]) -> Answer:
     results = [
         [["true", one.score], ["false", None if one.score is None else 1.0 - one.score]] for one in said
     ]
-    return json_of({"results": results})
+    return Answer(200, to_json({"results": results}))
 
 
-async def _regress(desk: Desk, request: Request, name: str, body: dict[str, Any]) -> Response:
-    return json_of({"results": [one.score for one in await _said(desk, request, name, _examples(body))]})
-
-
-_VERBS: dict[str, Callable[[Desk, Request, str, dict[str, Any]], Awaitable[Response]]] = {
-    "predict": _predict, "classify": _classify, "regress": _regress,
-}  # fmt: skip
-
-
-async def _said(desk: Desk, request: Request, name: str, found: Any) -> Sequence[Prediction | Spoken]:
-    if type(found) is not list:
-        raise BadRequest("The rows are a list.")
-    rows, features = alike([_decoded(row) for row in found], desk, name, MOST_ROWS)
-    number = int(request.path_params.get("version", 0))  # it is one, or the version was not found
-    return await ask(desk, name, rows, features, time_for(request), number)
-
-
-def _examples(body: dict[str, Any]) -> list[Any]:
+def _examples(body: Any) -> list[Any]:
     """The rows of classify and regress, each with what all of them share."""
+    if type(body) is not dict:
+        raise BadRequest("The body is an object.")
     examples, shared = body.get("examples"), body.get("context", {})
     if (
         type(examples) is not list

@@ -8,7 +8,7 @@ from http import HTTPStatus
 import msgspec
 
 from penstock.record.codec import to_json
-from penstock.record.errors import PenstockError
+from penstock.record.errors import Broken, PenstockError
 
 Headers = Sequence[tuple[bytes, bytes]]
 REASONS = {one.value: one.phrase.encode() for one in HTTPStatus} | {499: b"Client Closed Request"}
@@ -21,6 +21,8 @@ _STATUS = {
     "log_size": 507,
 }  # fmt: skip
 """What an error that passes is over HTTP, where it is not 503: too much at once, or no room."""
+INTERNAL = Broken("internal error", code="internal")
+"""All that a caller learns of what is ours."""
 _RETRY_S = {429: b"1", 503: b"1", 507: b"10"}
 _ALWAYS = [tuple(line.split(b": ")) for line in SAFE.splitlines()]
 
@@ -48,9 +50,10 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class Call:
-    """A request whose body is here. `gone`: its client has left, and nobody reads the answer; `left` is called then."""
+    """A request whose body is here. `gone`: its client has left, and nobody reads the answer; `left` is called then.
+    `refusal`: what an error is in the words of its protocol."""
 
-    __slots__ = ("_reply", "began_s", "body", "gone", "head", "left")
+    __slots__ = ("_reply", "began_s", "body", "gone", "head", "left", "refusal")
 
     def __init__(
         self, head: Head, body: bytes, reply: Callable[[Call, Answer], None], began_s: float = 0.0
@@ -58,6 +61,7 @@ class Call:
         self.head, self.body, self.began_s = head, body, began_s
         self.gone = False
         self.left: Callable[[], object] | None = None
+        self.refusal: Callable[[PenstockError], Answer] = refused
         self._reply = reply
 
     def reply(self, answer: Answer) -> None:
@@ -66,7 +70,7 @@ class Call:
 
     def refuse(self, error: PenstockError) -> None:
         """Answer with an error of the house."""
-        self.reply(refused(error))
+        self.reply(self.refusal(error))
 
 
 def top(answer: Answer, length: int, *, close: bool) -> bytes:
@@ -105,3 +109,10 @@ def refused(error: PenstockError) -> Answer:
     if status == 401:
         headers.append((b"www-authenticate", b'Basic realm="penstock"'))
     return Answer(status, to_json({"error": str(error), "code": error.code}), headers=headers)
+
+
+def failed(code: str) -> Answer:
+    """The answer to a request that no score came of."""
+    text = {"error": "The model could not answer this request.", "code": code}
+    status = FAILED.get(code, 500)
+    return Answer(status, to_json(text), headers=[(b"retry-after", b"1")] if status == 503 else ())

@@ -174,8 +174,8 @@ def _nobody(call: Call) -> None:
 
 
 _NONE = Head(b"", b"")
-_TELLING = {b"transfer-encoding", b"expect"}
-"""Headers that say more than what a body means: how it comes, and what is to be said before."""
+_ONCE = {b"transfer-encoding", b"expect", b"traceparent"}
+"""A head with one of these does not come again, or says how its body comes."""
 
 
 class Connection(Client):
@@ -254,7 +254,7 @@ class Connection(Client):
         length = len(data) - end
         if self.whole != length or end > self.front.limits.known_bytes or not self.parser.should_keep_alive():
             return
-        if any(name in _TELLING for name, _ in self.headers):
+        if any(name in _ONCE for name, _ in self.headers):
             return
         if len(self.front.known) >= _KNOWN:
             self.front.known.clear()

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any, Protocol
 
 from penstock.record.decisions import Prediction
-from penstock.record.errors import Broken, NotFound, PenstockError, Refused, Unavailable
+from penstock.record.errors import NotFound, PenstockError, Refused, Unavailable
 from penstock.serve.answers import TIMEOUT_S
 from penstock.serve.asking import (
     answers,
@@ -22,7 +22,7 @@ from penstock.serve.asking import (
 )
 from penstock.serve.carried import CARRIED, carried
 from penstock.serve.desk import Desk, Spoken
-from penstock.serve.front.call import FAILED, Answer, Call, status_of
+from penstock.serve.front.call import FAILED, INTERNAL, Answer, Call, status_of
 from penstock.serve.front.http2 import Asked
 from penstock.serve.grpc import messages
 from penstock.serve.grpc.messages import field, flag, named
@@ -90,7 +90,7 @@ class Remote:
         """Say no; of what is ours the caller learns nothing."""
         if not isinstance(error, PenstockError):
             self.note(error)
-            error = Broken("internal error", code="internal")
+            error = INTERNAL
         elif error.status >= 500 and not isinstance(error, Unavailable | Unimplemented):
             self.note(error)
         self.desk.count("answers_refused", {"status": str(status_of(error)), "code": error.code}, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ import pytest
 from penstock.record.errors import Refused
 from penstock.record.record import NO_HEADERS
 from penstock.serve.carried import CARRIED, MOST, carried, structured
-from tests.unit.serve.test_http import DESK, JSON, call, noted
+from tests.unit.serve.test_http import DESK, JSON, PROTOCOLS, call, noted
 from tests.unit.serve.wire import asked
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -74,24 +75,26 @@ def test_the_structured_form() -> None:
             structured({name: value for name, value in event.items() if name != absent})
 
 
-def test_each_call_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Side by side, and nothing stays for the next one."""
+@pytest.mark.parametrize("way", ["", "?long"])
+@pytest.mark.parametrize("path", PROTOCOLS)
+def test_each_call_has_its_own(path: str, way: str) -> None:
+    """Side by side, in a hurry and not, and nothing stays for the next one. The answer is traced as it was asked."""
     seen: list[Any] = []
-    kept = DESK.ask
 
-    async def ask(model: str, rows: Any, timeout_s: float) -> Any:
+    def requests(model: str, rows: Any) -> Any:
         seen.append((rows[0]["who"], dict(CARRIED.get())))
-        return await kept(model, rows, timeout_s)
+        return DESK.requests(model, rows)
 
-    desk = msgspec.structs.replace(DESK, ask=ask)
-    row = {"who": "a", "x": 1.0, "n": 2, "flag": True}
+    desk = msgspec.structs.replace(DESK, requests=requests)
 
-    async def calls(client: Any) -> None:
-        await client.post("/models/m", json=row, headers={"traceparent": TRACE})
-        await client.post("/models/m", json={**row, "who": "b"})
+    async def calls(client: Any) -> list[Any]:
+        headers = {"traceparent": TRACE, "ce-source": "/here"}
+        traced = client.post(path + way, json=PROTOCOLS[path]("a"), headers=headers)
+        return await asyncio.gather(traced, client.post(path + way, json=PROTOCOLS[path]("b")))
 
-    asked(desk, noted.append, calls)
-    assert seen == [("a", {"traceparent": TRACE}), ("b", {})]
+    first, second = asked(desk, noted.append, calls)
+    assert sorted(seen) == [("a", {"traceparent": TRACE, "ce-source": "/here"}), ("b", {})]
+    assert first.headers["traceparent"] == TRACE and "traceparent" not in second.headers
 
 
 def test_a_cloudevent_is_an_event() -> None:

@@ -69,6 +69,11 @@ def body(who: str) -> bytes:
     return json.dumps({"inputs": [one]}).encode()
 
 
+def ask(lane: Lane, call: Call, timeout_s: float = 5.0) -> None:
+    """Let a lane take a call."""
+    lane.take(lane.infer, timeout_s, call)
+
+
 async def turns(n: int = 4) -> None:
     """Some turns of the event loop."""
     for _ in range(n):
@@ -98,14 +103,14 @@ def test_requests_are_gathered() -> None:
         desk = msgspec.structs.replace(log.desk(), faces={"m": FACE, "patient": patient})
         made = lanes(desk, cast(asyncio.AbstractEventLoop, timers), lambda call: None, lambda e: None)
         for i in range(3):
-            made["patient"](Call(Head(b"POST", PATH), body(f"w{i}"), lambda call, said: None), 5.0)
+            ask(made["patient"], Call(Head(b"POST", PATH), body(f"w{i}"), lambda call, said: None))
             await turns()
         assert log.puts == [] and timers.soon == []
         ((seconds, flush),) = timers.later
         flush()
         await turns()
         assert seconds == 0.002 and [len(one) for one in log.puts] == [3]
-        made["m"](Call(Head(b"POST", PATH), body("w"), lambda call, said: None), 5.0)
+        ask(made["m"], Call(Head(b"POST", PATH), body("w"), lambda call, said: None))
         assert len(timers.soon) == 1 and len(timers.later) == 1
 
     asyncio.run(run())
@@ -121,11 +126,11 @@ def test_those_who_come_meanwhile_are_put_together() -> None:
             Call(Head(b"POST", PATH), body(f"w{i}"), lambda call, said: answers.update({call.body: said}))
             for i in range(6)
         ]
-        lane(calls[0], 5.0)
-        lane(calls[1], 5.0)
+        ask(lane, calls[0])
+        ask(lane, calls[1])
         await turns()
         for call in calls[2:5]:
-            lane(call, 5.0)
+            ask(lane, call)
             await turns(2)
         calls[4].gone = True  # before it is put anywhere
         assert [len(one) for one in log.puts] == [2]
@@ -138,7 +143,7 @@ def test_those_who_come_meanwhile_are_put_together() -> None:
         await turns()
         scores = [json.loads(answers[one.body].body)["outputs"][0]["data"] for one in calls[:3]]
         assert scores == [[0.0], [0.25], [0.5]] and answers[calls[3].body].status == 422
-        lane(calls[5], 5.0)  # and the lane is free again
+        ask(lane, calls[5])  # and the lane is free again
         await turns()
         assert len(log.puts) == 3 and calls[4].body not in answers
 
@@ -155,8 +160,8 @@ def test_who_waits_too_long_is_told_and_who_left_is_forgotten() -> None:
         late, gone = (
             Call(Head(b"POST", PATH), body(who), lambda call, said: answers.append(said)) for who in "ab"
         )
-        lane(late, 0.01)
-        lane(gone, 5.0)
+        ask(lane, late, 0.01)
+        ask(lane, gone)
         await turns(6)
         gone.gone = True
         assert gone.left is not None
@@ -184,7 +189,7 @@ def test_nothing_is_kept_of_who_was_answered_or_told_or_has_left() -> None:
         before = kept()
         for i in range(30):
             call = Call(Head(b"POST", PATH), body(f"w{i}"), lambda call, said: None)
-            lane(call, 0.01 if i % 3 == 0 else 5.0)
+            ask(lane, call, 0.01 if i % 3 == 0 else 5.0)
             await turns(6)
             if i % 3 == 1:
                 log.futures[f"r{i + 1}"].set_result(said_of(log.puts[-1][0], 0.5))
@@ -212,7 +217,7 @@ def test_what_the_log_does_not_take_is_told_to_all() -> None:
         log.error = Unavailable("Full.", code="log_full")
         lane = Lane(log.desk(), FACE, asyncio.get_running_loop().call_soon, lambda call: None, lambda e: None)
         for who in "abc":
-            lane(Call(Head(b"POST", PATH), body(who), lambda call, said: answers.append(said)), 5.0)
+            ask(lane, Call(Head(b"POST", PATH), body(who), lambda call, said: answers.append(said)))
             await turns(3 if who == "b" else 0)
         await turns()
         assert [one.status for one in answers] == [507] * 3 and [len(one) for one in log.puts] == [2, 1]

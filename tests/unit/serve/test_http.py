@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -250,6 +251,49 @@ def test_a_refusal_says_what_to_do(case: str) -> None:
     answer = ask_it()
     assert answer.status_code == status, answer.text
     assert word in answer.json()["error"] and answer.json()["code"] and "secret" not in answer.text
+
+
+PROTOCOLS: dict[str, Callable[[str], Any]] = {
+    "/v2/models/m/infer": lambda who: {"inputs": [tensor("who", "BYTES", who)]},
+    "/models/m": lambda who: {"who": who},
+    "/models/m/invocations": lambda who: {"dataframe_records": [{"who": who}]},
+    "/invocations": lambda who: {"dataframe_split": {"columns": ["who"], "data": [[who]]}},
+    "/v1/models/m:predict": lambda who: {"instances": [{"who": who}]},
+    "/v1/models/m:classify": lambda who: {"examples": [{"who": who}]},
+    "/v1/models/m:regress": lambda who: {"examples": [{"who": who}]},
+}
+"""How one request of somebody is asked."""
+
+
+@pytest.mark.parametrize("who", ["quick", "slow", "odd", "late", "boom"])
+@pytest.mark.parametrize("path", PROTOCOLS)
+def test_in_a_hurry_or_not_the_answer_is_the_same(path: str, who: str) -> None:
+    """Whether it is answered at once, later, or refused. A query is a way to be in no hurry."""
+
+    async def both(client: httpx.AsyncClient) -> list[httpx.Response]:
+        return [await client.post(path + way, json=PROTOCOLS[path](who)) for way in ("", "?long")]
+
+    hurried, other = asked(DESK, noted.append, both)
+    assert (hurried.status_code, hurried.json()) == (other.status_code, other.json())
+    status = {"odd": 422, "late": 504, "boom": 500}.get(who, 200)
+    assert hurried.status_code == status and hurried.headers == other.headers
+
+
+def test_hurried_calls_go_in_one_write() -> None:
+    """Whatever protocol they come by."""
+    puts: list[int] = []
+
+    def at_once(model: str, drafts: Any) -> Any:
+        puts.append(len(drafts))
+        return DESK.at_once(model, drafts)
+
+    async def together(client: httpx.AsyncClient) -> list[httpx.Response]:
+        asks = [client.post(path, json=ask("quick")) for path, ask in PROTOCOLS.items()]
+        return await asyncio.gather(*asks)
+
+    faces = {"m": msgspec.structs.replace(FACE, gather_s=0.2)}
+    said = asked(msgspec.structs.replace(DESK, at_once=at_once, faces=faces), noted.append, together)
+    assert all(one.status_code == 200 for one in said) and puts == [len(PROTOCOLS)]
 
 
 def test_a_length_that_is_too_long_is_refused_before_the_body() -> None:
