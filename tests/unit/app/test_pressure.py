@@ -24,7 +24,7 @@ from penstock.record.codec import pack, unpack
 from penstock.record.decisions import REFUSED, Prediction, Refusal, read
 from penstock.record.errors import Refused, Unavailable
 from penstock.record.record import START, Draft, Record
-from penstock.serve.http import refusal
+from penstock.serve.front.call import refused
 from penstock.stage import Running, Stage, replay, stage
 
 PIPELINE = Path(__file__).parents[2] / "crash" / "pipeline.py"
@@ -91,13 +91,13 @@ def test_the_disk_bounds_the_producers() -> None:
 
 @pytest.mark.parametrize(
     ("code", "status", "retry"),
-    [("lag", 429, "1"), ("busy", 429, "1"), ("log_full", 507, "10"), ("disk_floor", 507, "10"),
-     ("log_size", 507, "10"), ("log_busy", 503, "1"), ("deadline", 504, None)],
+    [("lag", 429, b"1"), ("busy", 429, b"1"), ("log_full", 507, b"10"), ("disk_floor", 507, b"10"),
+     ("log_size", 507, b"10"), ("log_busy", 503, b"1"), ("deadline", 504, None)],
 )  # fmt: skip
-def test_the_door_says_what_passes(code: str, status: int, retry: str | None) -> None:
+def test_the_door_says_what_passes(code: str, status: int, retry: bytes | None) -> None:
     """Too much at once is 429, no room 507, each with a time to try again."""
-    answer = refusal(Unavailable("Not now.", code=code))
-    assert (answer.status_code, answer.headers.get("retry-after")) == (status, retry)
+    answer = refused(Unavailable("Not now.", code=code))
+    assert (answer.status, dict(answer.headers).get(b"retry-after")) == (status, retry)
 
 
 def test_a_producer_waits_or_is_refused_as_it_declared() -> None:
