@@ -31,6 +31,8 @@ Told = Callable[[Sequence[Answered]], Answer]
 Read = Callable[[bytes], tuple[Sequence[Draft], Told] | None]
 """The records that a body asks for, and what is answered once something is said of each; None, or raises, where it
 is none of the plain ones."""
+HURRIED_BYTES = 64 << 10
+"""A longer body brings many rows: it is left to the other way at a look, and not read twice."""
 _NUMBERS = ({float}, {int}, {float, int})
 _KINDS = {"FP64": _NUMBERS, "FP32": _NUMBERS, "INT64": ({int},), "BOOL": ({bool},), "BYTES": ({str},)}
 
@@ -156,6 +158,8 @@ class Lane:
 
     def shaped(self, shape: Shape, body: bytes) -> tuple[Sequence[Draft], Told] | None:
         """Read another protocol."""
+        if len(body) > HURRIED_BYTES:
+            return None
         found = shape(json_in(body), self.desk, self.face.name)
         if len(found.rows) > AT_ONCE:
             return None

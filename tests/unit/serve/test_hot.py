@@ -13,9 +13,10 @@ import msgspec
 from penstock.record.decisions import Prediction
 from penstock.record.errors import Refused, Unavailable
 from penstock.record.record import START, Draft
+from penstock.serve.asking import Shaped
 from penstock.serve.desk import Desk
 from penstock.serve.front.call import Answer, Call, Head
-from penstock.serve.hot import Lane, Later, lanes
+from penstock.serve.hot import HURRIED_BYTES, Lane, Later, lanes
 from tests.unit.serve.test_http import DESK, FACE
 
 PATH = b"/v2/models/m/infer"
@@ -78,6 +79,22 @@ async def turns(n: int = 4) -> None:
     """Some turns of the event loop."""
     for _ in range(n):
         await asyncio.sleep(0)
+
+
+def test_many_rows_are_read_once() -> None:
+    """A long body is left to the other way, unread; a short one is read."""
+    read: list[int] = []
+
+    def shape(found: Any, desk: Desk, name: str) -> Shaped:
+        read.append(len(found))
+        return Shaped([{FACE.request.id: "w"}], False, lambda said: Answer(200, b""))
+
+    async def run() -> None:
+        lane = Lane(Log().desk(), FACE, lambda what: None, lambda call: None, lambda e: None)
+        assert lane.shaped(shape, b"[" + b" " * HURRIED_BYTES + b"]") is None and read == []
+        assert lane.shaped(shape, b"[1, 2]") is not None and read == [2]
+
+    asyncio.run(run())
 
 
 def test_requests_are_gathered() -> None:
