@@ -36,7 +36,11 @@ FOLD_PAUSE_S = 0.05
 """Between two turns of the stages that no request waits for: batches then, and the write lock is free."""
 
 HURRIED_S, HURRY_PAUSE_S = 1.0, 0.05
-"""For so long after a request that was answered at once, the answering thread only looks in every so often."""
+"""For so long after a request that was answered at once, its stage has a turn on a thread only every so often."""
+
+LOOK_PAUSE_S, LOOK_SHARE = 0.005, 0.1
+"""While somebody is answered at once, so long passes between two looks at what others wrote, and they take at most so
+much of the time: there is something new with every answer."""
 
 HOLD_S = 0.2
 """So long a queue waits before it asks a model again that is away."""
@@ -93,7 +97,7 @@ class Live:
         self._hurried_s: dict[str, float] = {}  # by stage, when somebody was last answered at once
         self._tasks: set[asyncio.Task[None]] = set()
         self._looked_s: dict[str, float] = {}  # by stage, when it last had a turn
-        self._watching = threading.Lock()
+        self._watching, self._look_s = threading.Lock(), 0.0
         self._mark, self._numbers = secrets.token_hex(6), itertools.count()
         self.threads: list[threading.Thread] = []
 
@@ -163,12 +167,17 @@ class Live:
             turns.give(name, again=again)
 
     def _watch(self) -> None:
-        turns = self.system.answers
-        if all(map(self._is_hurried, turns.names)):  # who asks at once folds what there is by himself
+        turns, since_s = self.system.answers, time.monotonic() - HURRIED_S
+        hurried = sum(one_s > since_s for one_s in list(self._hurried_s.values()))
+        if hurried == len(turns.names):  # who asks at once folds what there is by himself
             self.stopping.wait(HURRY_PAUSE_S)
+        elif hurried:
+            turns.rest(self._is_due, max(LOOK_PAUSE_S, self._look_s / LOOK_SHARE))
         else:
             self.system.log.wait(Position(n=turns.looked), 0.25)
+        began_s = time.monotonic()
         turns.look()
+        self._look_s = time.monotonic() - began_s
 
     def _is_hurried(self, name: str) -> bool:
         """Whether somebody was answered at once by a stage just now."""
@@ -414,10 +423,12 @@ class Live:
         log = self.system.log
         try:
             with self.admit(len(drafts), [f"predict.{model}"]):
-                return log.append(drafts, sync=False)
+                done = log.append(drafts, sync=False)
         except Unavailable as error:
             found = [log.find(one.topic, one.id) for one in drafts] if error.code in PRESSED else [None]
             places = [one.position for one in found if one is not None]
             if len(places) < len(found):
                 raise
             return Appended(places, list(range(len(places))), log.end())
+        self.system.wake(model)
+        return done

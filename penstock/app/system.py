@@ -258,19 +258,25 @@ class System:
         return self._owned(found[0], drafts) if len(found) == 1 else drafts
 
     def fold(self) -> bool:
-        """Run the stages after the predictions whose turn it is, each up to where the log ends then, so that one which
-        is sent more all the time keeps nobody waiting; what only compares takes one batch, for it may have long to
-        catch up. Says whether anything was new."""
+        """Run the stages after the predictions that have news, then those to which these are news, each once and up to
+        where the log ends then, so that one which is sent more all the time keeps nobody waiting; what only compares
+        takes one batch, for it may have long to catch up. Says whether anything was new."""
         moved, seen = False, set[str]()
-        self.folds.look()
-        while len(seen) < FEW and (name := self.folds.take(lambda one: one not in seen)) is not None:
+        looks = True
+        while len(seen) < FEW:
+            if (name := self.folds.take(lambda one: one not in seen)) is None:
+                if not looks:
+                    break
+                looks = False
+                self.folds.look()
+                continue
             seen.add(name)
             again = True
             try:
                 again = self._fold(name)
             finally:
                 self.folds.give(name, again=again)
-            moved = moved or again
+            moved, looks = moved or again, looks or again
         return moved
 
     def _fold(self, name: str) -> bool:
@@ -321,6 +327,10 @@ class System:
         if found is None:
             raise NotFound(unknown(model, self.file.plans, "a model of this file"))
         return found
+
+    def wake(self, model: str) -> None:
+        """A model has news, as who wrote them knows."""
+        self.answers.wake(self._answering(model))
 
     def pending(self) -> list[Intent]:
         """The intents of this file's models that have no result yet."""

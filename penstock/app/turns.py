@@ -1,24 +1,23 @@
-"""app: which of a file's stages is to have a turn now: of a few all of them, of thousands those that have news.
+"""app: which of a file's stages is to have a turn now: those that have news, and now and then each of the others.
 
-A file with a thousand models has six thousand stages, and nearly all of them have nothing to do. So the log is read
-once for all, and tells who is concerned. What everybody reads (ticks, events that many models look back over) wakes
-nobody: it is folded when something else wakes the stage, or when its turn comes round. A stage that is late for its
-turn says what it would have said then: what it reads is the log.
+A file with a thousand models has six thousand stages, and nearly all of them have nothing to do. So the log is asked
+once for all which topics were written. Of many stages, what all of them read (ticks, events that many models look back
+over) wakes nobody: it is folded when something else wakes the stage, or when its turn comes round. A stage that is late
+for its turn says what it would have said then: what it reads is the log.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from penstock.log import Checkpoint, Log
 from penstock.record.decisions import SHARED
-from penstock.record.record import Position
+from penstock.record.record import Position, Record
 from penstock.stage import AnyStage
 
 FEW = 100
-"""So many stages all have a turn whenever something is new. Of more, those that have news, and some of the others; and
-what more than so many read wakes nobody by itself."""
+"""What more stages read wakes none of them by itself."""
 PACE = 25
 """So many of the others have a turn in a second."""
 READ = 4096
@@ -43,9 +42,10 @@ class Turns:
         self._due: dict[str, None] = {}
         self._busy: set[str] = set()
         self._lock = threading.Lock()
+        self._taken = threading.Condition(self._lock)
         self._round, self._turned_s = list(self.names), clock()
         self._readers: dict[str, dict[str, list[str]]] = {}  # of each topic, by model
-        for one in stages if len(stages) > FEW else ():
+        for one in stages:
             for topic in one.inputs:
                 self._readers.setdefault(topic, {}).setdefault(one.label.partition(".")[2], []).append(
                     one.name
@@ -53,9 +53,12 @@ class Turns:
         crowds = {topic for topic, readers in self._readers.items() if len(readers) > FEW}
         self._readers = {t: some for t, some in self._readers.items() if t not in crowds or t in SHARED}
         self._crowds = crowds
-        self._began = {name: known[name].position.n for name in self.names if name in known}
-        self._position = Position(n=min(self._began.values(), default=log.end().n))
-        self._due.update(dict.fromkeys(self._round if len(stages) <= FEW else ()))
+        few, end = len(stages) <= FEW, log.end().n
+        self._due.update(
+            dict.fromkeys(self._round if few else ())
+        )  # the first turn of all, for what they have not read
+        self._began = {name: known[name].position.n for name in self.names if name in known and not few}
+        self._since = self._read = Position(n=min(self._began.values(), default=end))
 
     def look(self) -> None:
         """See who is to have a turn, if anything was written since the last look."""
@@ -64,14 +67,24 @@ class Turns:
             if end == self.looked:
                 return
             self.looked = end
-            due = self._round if len(self.names) <= FEW else [*self._news(), *self._next()]
+            due = {*self._news(Position(n=end)), *self._next()}
             self._due.update(dict.fromkeys(sorted(due, key=self.names.__getitem__)))
+
+    def wake(self, names: Iterable[str]) -> None:
+        """These have news, as who wrote them knows without a look."""
+        with self._taken:
+            self._due.update(dict.fromkeys(name for name in names if name in self.names))
+            self._taken.notify_all()
+
+    def rest(self, wanted: Callable[[str], bool], timeout_s: float) -> None:
+        """Sleep until a stage could be taken that was woken meanwhile, or the time is over."""
+        with self._taken:
+            self._taken.wait_for(lambda: self._free(wanted), timeout_s)
 
     def take(self, wanted: Callable[[str], bool] = lambda name: True) -> str | None:
         """A stage that is to have its turn, and is nobody else's until it is given back."""
         with self._lock:
-            found = next((one for one in self._due if one not in self._busy and wanted(one)), None)
-            if found is not None:
+            if (found := self._free(wanted)) is not None:
                 del self._due[found]
                 self._busy.add(found)
             return found
@@ -79,7 +92,7 @@ class Turns:
     def waiting(self, wanted: Callable[[str], bool]) -> bool:
         """Whether a stage could be taken."""
         with self._lock:
-            return any(one not in self._busy and wanted(one) for one in self._due)
+            return self._free(wanted) is not None
 
     def give(self, name: str, *, again: bool) -> None:
         """A stage has had its turn; `again`: it is to have another."""
@@ -88,11 +101,22 @@ class Turns:
             if again:
                 self._due[name] = None
 
-    def _news(self) -> Iterator[str]:
-        """Who has news of his own."""
-        records, self._position = self.log.read(list(self._readers), self._position, limit=READ, passing=True)
+    def _free(self, wanted: Callable[[str], bool]) -> str | None:
+        return next((one for one in self._due if one not in self._busy and wanted(one)), None)
+
+    def _news(self, end: Position) -> Iterator[str]:
+        """Who has news of his own. Where it is not for all who read a topic, or not for those who had read it, its
+        records tell."""
+        fresh, records = self.log.news(self._readers, self._since), list[Record]()
+        telling = [topic for topic in fresh if self._began or topic in self._crowds]
+        if telling:
+            records, self._read = self.log.read(telling, self._read, limit=READ, stop=end, passing=True)
         if len(records) == READ:
             self.looked = -1  # there is more
+        else:
+            self._since = self._read = end
+        for topic in set(fresh).difference(telling):
+            yield from (name for some in self._readers[topic].values() for name in some)
         for record in records:
             readers = self._readers[record.topic]
             if (
@@ -102,6 +126,8 @@ class Turns:
             else:
                 found = [name for some in readers.values() for name in some]
             yield from (name for name in found if self._began.get(name, 0) <= record.position)
+        if self._since == end:
+            self._began = {}
 
     def _next(self) -> list[str]:
         """Whose turn has come round."""

@@ -6,7 +6,7 @@ All pass one contract suite.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol, runtime_checkable
 
 import msgspec
@@ -133,6 +133,10 @@ class Log(Protocol):
         Raises Broken when the log does not reach `start` (it went backwards), or when retention has
         dropped records at or above a `start` that is not START; `passing` reads on all the same, as who
         began at START may."""
+
+    def news(self, topics: Collection[str], since: Position) -> list[str]:
+        """Those of the topics, by name, that got records since the log ended at `since`. Topics that never had any
+        cost nothing."""
 
     def find(self, topic: str, id: str) -> Record | None:
         """The record with this id on a topic."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -93,6 +93,12 @@ class MemoryLog:
                 return found, Position(n=below)
             del found[limit:]
             return found, Position(n=found[-1].position + 1)
+
+    def news(self, topics: Collection[str], since: Position) -> list[str]:
+        """See the port."""
+        with self._lock:
+            fresh = {r.topic for r in self._records[since.n :] if r is not None}
+        return sorted(fresh.intersection(topics))
 
     def find(self, topic: str, id: str) -> Record | None:
         """See the port."""

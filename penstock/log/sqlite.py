@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -151,8 +151,7 @@ class SqliteLog:
         if claim:
             found: Checkpoint = self._write(Claim(stage), True)
         else:
-            with self._reading() as db:
-                found = tables.checkpoint(db, stage)
+            found = self._ask(lambda db: tables.checkpoint(db, stage))
         if found.position.n > (end := self.end().n):
             raise _backwards(found.position.n, end)
         return found
@@ -189,6 +188,11 @@ class SqliteLog:
 
         return self._ask(look)
 
+    def news(self, topics: Collection[str], since: Position) -> list[str]:
+        """See the port. No batch lies on both sides of where the log ended."""
+        found = self._ask(lambda db: tables.facts(db, Topic))
+        return [name for name, at in found.items() if at.last >= since.n and name in topics]
+
     def find(self, topic: str, id: str) -> Record | None:
         """See the port."""
 
@@ -223,19 +227,16 @@ class SqliteLog:
 
     def first(self, topic: str) -> Position:
         """See the port."""
-        with self._reading() as db:
-            at = tables.fact(db, Topic, topic)
+        at = self._ask(lambda db: tables.fact(db, Topic, topic))
         return Position(n=at.first) if at else START
 
     def last(self, producer: str) -> int:
         """See the port."""
-        with self._reading() as db:
-            return (tables.fact(db, Producer, producer) or Producer()).sequence
+        return (self._ask(lambda db: tables.fact(db, Producer, producer)) or Producer()).sequence
 
     def topics(self) -> list[str]:
         """See the port."""
-        with self._reading() as db:
-            return list(tables.facts(db, Topic))
+        return list(self._ask(lambda db: tables.facts(db, Topic)))
 
     def count(self, topic: str, start: Position = START) -> int:
         """See the port. It takes no longer on a longer log."""
@@ -248,8 +249,7 @@ class SqliteLog:
 
     def stages(self) -> dict[str, Checkpoint]:
         """See the port."""
-        with self._reading() as db:
-            found = tables.facts(db, Stage)
+        found = self._ask(lambda db: tables.facts(db, Stage))
         return {name: at.checkpoint() for name, at in found.items()}
 
     def about(self) -> dict[str, Any]:

@@ -62,7 +62,8 @@ APPENDS = st.lists(st.lists(DRAFTS, max_size=6), max_size=8)
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_what_is_appended_is_read(engine: str) -> None:
-    """In order, once an id and topic, whatever the limit, the topics and the stop; no record is skipped."""
+    """In order, once an id and topic, whatever the limit, the topics and the stop; no record is skipped. Who asks for
+    news is told the topics that were written since."""
 
     @settings(max_examples=EXAMPLES[engine])
     @example(appends=[[draft("a", 0), draft("b", 0), draft("a", 0)]], topics={"a", "b"}, limit=1, stop=0)
@@ -75,6 +76,7 @@ def test_what_is_appended_is_read(engine: str) -> None:
     def law(appends: list[list[Draft]], topics: set[str], limit: int, stop: int) -> None:
         model: list[Record] = []
         ids: dict[tuple[str, str], int] = {}
+        ends = {0}
         with opened(engine) as log:
             for drafts in appends:
                 places, repeats = [], []
@@ -89,6 +91,9 @@ def test_what_is_appended_is_read(engine: str) -> None:
                     model.append(Record(one.topic, len(model), one.id, one.key, one.time_ms, one.value))
                 done = log.append(drafts, sync=False)
                 assert (done.places, done.repeats, done.end.n) == (places, repeats, len(model))
+                ends.add(len(model))
+            for end in ends:
+                assert log.news(topics, Position(n=end)) == sorted({r.topic for r in model[end:]} & topics)
             wanted = [one for one in model if one.topic in topics]
             assert everything(log, sorted(topics), limit) == wanted
             below = [one for one in wanted if one.position < stop]

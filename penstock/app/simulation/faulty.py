@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar, cast
 
 from penstock.log import Appended, Blob, Checkpoint, Commit, Joint, Log, Then, Where
@@ -144,6 +144,11 @@ class FaultyLog:
         found, position = self.log.read(topics, start, limit=limit, stop=stop, where=where, passing=passing)
         self._past(position)
         return found, position
+
+    def news(self, topics: Collection[str], since: Position) -> list[str]:
+        """See the port."""
+        self._reach()
+        return self.log.news(topics, since)
 
     def find(self, topic: str, id: str) -> Record | None:
         """See the port."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import pytest
@@ -54,13 +54,17 @@ def write(log: MemoryLog, *written: tuple[str, str]) -> None:
     log.append([Draft(topic, key, 0, b"") for topic, key in written])
 
 
-def test_of_few_all_have_a_turn_when_anything_is_new() -> None:
-    """Whatever it is; and none while nothing is."""
+def test_of_few_all_have_a_first_turn_then_those_with_news() -> None:
+    """News are what a stage reads, also what all of them do."""
     log = MemoryLog()
     turns = Turns(log, stages(3), {}, Clock())
     assert due(turns) == ["predict.m0", "predict.m1", "predict.m2"]
     assert due(turns) == []
     write(log, ("elsewhere", ""))
+    assert due(turns) == []
+    write(log, ("m1.ask", "x"))
+    assert due(turns) == ["predict.m1"]
+    write(log, (TICKS, ""))
     assert len(due(turns)) == 3
 
 
@@ -72,7 +76,37 @@ def test_of_many_those_have_a_turn_that_have_news() -> None:
     write(log, ("m7.ask", "x"), (RELEASES, "m150"), (TICKS, ""), ("seen", "m3"), (RELEASES, "another"))
     assert due(turns) == ["predict.m7", "predict.m150"] and due(turns) == []
     write(log, *[("m8.ask", "x")] * (module.READ + 5), ("m9.ask", "x"))
-    assert due(turns) == ["predict.m8"] and due(turns) == ["predict.m8", "predict.m9"]
+    assert due(turns) == ["predict.m8", "predict.m9"] and due(turns) == []
+    write(log, *[(RELEASES, "m8")] * (module.READ + 5), (RELEASES, "m9"))
+    assert due(turns) == ["predict.m8"] and due(turns) == ["predict.m8", "predict.m9"] and due(turns) == []
+
+
+def test_what_is_written_between_two_questions_is_news() -> None:
+    """While a look asks for news, and then for the records that tell whose they are, others write."""
+    log = MemoryLog()
+    turns, asked = Turns(log, stages(N), {}, Clock()), log.news
+
+    def news(topics: Collection[str], since: Position) -> list[str]:
+        found = asked(topics, since)
+        write(log, ("m5.ask", ""))
+        return found
+
+    write(log, (RELEASES, "m150"))
+    log.news = news  # type: ignore[method-assign]
+    assert due(turns) == ["predict.m150"]
+    log.news = asked  # type: ignore[method-assign]
+    assert due(turns) == ["predict.m5"]
+
+
+def test_who_was_woken_has_a_turn_without_a_look() -> None:
+    """And whoever rests for one wakes up; of stages that are not here nobody hears."""
+    turns = Turns(MemoryLog(), stages(N), {}, Clock())
+    turns.rest(lambda name: True, 0.001)
+    waker = threading.Timer(0.01, turns.wake, [["predict.m3", "predict.elsewhere"]])
+    waker.start()
+    turns.rest(lambda name: True, 10)
+    waker.join()
+    assert (turns.take(), turns.take()) == ("predict.m3", None)
 
 
 def test_everybody_has_a_turn_in_the_end() -> None:
