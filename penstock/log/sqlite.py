@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import apsw
+from msgspec.structs import replace
 
 from penstock.log import Append, Appended, Checkpoint, Claim, Commit, Drop, Then, Where, Write, tables
 from penstock.log.bell import Bell
@@ -147,11 +148,12 @@ class SqliteLog:
         return gone
 
     def load(self, stage: str, *, claim: bool = False) -> Checkpoint:
-        """See the port."""
-        if claim:
-            found: Checkpoint = self._write(Claim(stage), True)
-        else:
-            found = self._ask(lambda db: tables.checkpoint(db, stage))
+        """See the port. A claim need not be synced: whatever its owner commits lies behind it, and no earlier owner
+        outlives a loss of power. The state is read behind it, for it may be large and others write meanwhile."""
+        epoch = self._write(Claim(stage), False) if claim else None
+        found = self._ask(lambda db: tables.checkpoint(db, stage))
+        if epoch is not None:
+            found = replace(found, epoch=epoch)
         if found.position.n > (end := self.end().n):
             raise _backwards(found.position.n, end)
         return found

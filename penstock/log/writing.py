@@ -11,7 +11,7 @@ from typing import Any
 from apsw import Connection
 from msgspec.structs import replace
 
-from penstock.log import Append, Appended, Checkpoint, Claim, Commit, Drop, Write, tables
+from penstock.log import Append, Appended, Claim, Commit, Drop, Write, tables
 from penstock.log.chain import Chain, Part
 from penstock.log.crash import Point, point
 from penstock.log.tables import NOWHERE, SPAN, End, Producer, Stage, Topic
@@ -73,12 +73,12 @@ class Writing:
             point(Point.PRODUCER)
         return self._insert(write.drafts)
 
-    def _claim(self, write: Claim) -> Checkpoint:
+    def _claim(self, write: Claim) -> int:
         at = tables.fact(self.db, Stage, write.stage)
         self.facts += at is None
         at = at or Stage()
         tables.put(self.db, write.stage, replace(at, epoch=at.epoch + 1))
-        return tables.checkpoint(self.db, write.stage)
+        return at.epoch + 1
 
     def _commit(self, write: Commit) -> Appended:
         at = tables.fact(self.db, Stage, write.stage)

@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 from confluent_kafka import Message
 
-from penstock.log import Append, Appended, Checkpoint, Commit, Write
+from penstock.log import Append, Appended, Commit, Write
 from penstock.log.kafka.place import Place
 from penstock.log.sqlite import Work
 from penstock.record import errors
@@ -82,7 +82,6 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
     """What a write's caller is told, in a form that another process can pass on."""
 
     appended: Appended | None = None
-    checkpoint: Checkpoint | None = None
     number: int = 0
     error: tuple[str, str, str, str] | None = None  # kind, what, code, where
 
@@ -93,11 +92,11 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
             return cls(error=(type(value).__name__, value.what, value.code, value.where))
         if isinstance(value, Appended):
             return cls(appended=value)
-        return cls(checkpoint=value) if isinstance(value, Checkpoint) else cls(number=value)
+        return cls(number=value)
 
     def give(self, work: Work) -> None:
         """Settle a caller's part."""
-        work.answer = self.appended or self.checkpoint or self.number
+        work.answer = self.appended or self.number
         if self.error is not None:
             kind, what, code, where = self.error
             work.error = getattr(errors, kind)(what, code=code, where=where)
