@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,6 +45,8 @@ PAGE_BYTES = 4096
 SYNC_EVERY_S = 0.02
 """Much is synced and folded in small pieces: on a core that is shared, whoever writes waits for one to be over."""
 POLL_S = 0.1
+PIECE_PAUSE_S = 0.001
+"""Between two pieces of a large state, so that whoever waits for the write lock meets it free."""
 WAL_FOLD_BYTES = 2 << 20
 WAL_TURN_BYTES = 4 << 20
 """From this size on writers wait, if need be, until the WAL is folded and begins anew: a file that is
@@ -80,8 +82,6 @@ class SqliteLog:
         self._local = threading.local()
         self._connections: list[apsw.Connection] = []
         self.chain = Chain(home)
-        self._known = -1  # the end at which `_newest`, the last position by topic, was true
-        self._newest: dict[str, int] = {}
         self._lock = threading.Lock()
         self._queue: list[Work] = []
         self._leading = threading.Lock()  # held by whoever carries out the queue
@@ -126,7 +126,12 @@ class SqliteLog:
         return answer
 
     def commit(self, commit: Commit, *, sync: bool = True) -> Appended:
-        """See the port."""
+        """See the port. The pieces of a large state are written before, each by itself."""
+        if commit.state is not None and len(commit.state) > tables.PIECE_BYTES and self.alone:
+            at = commit.stage, commit.position.n
+            for one in tables.pieces(*at, commit.state)[1:]:
+                self._transact(lambda writing, one=one: tables.lay(writing.db, *at, [one]), sync=False)  # type: ignore[misc]
+                time.sleep(PIECE_PAUSE_S)
         answer: Appended = self._write(commit, sync)
         return answer
 
@@ -150,13 +155,11 @@ class SqliteLog:
     def load(self, stage: str, *, claim: bool = False) -> Checkpoint:
         """See the port. A claim need not be synced: whatever its owner commits lies behind it, and no earlier owner
         outlives a loss of power. The state is read behind it, for it may be large and others write meanwhile."""
-        epoch = self._write(Claim(stage), False) if claim else None
+        epoch = self._write(Claim(stage), False) if claim else 0
         found = self._ask(lambda db: tables.checkpoint(db, stage))
-        if epoch is not None:
-            found = replace(found, epoch=epoch)
         if found.position.n > (end := self.end().n):
             raise _backwards(found.position.n, end)
-        return found
+        return replace(found, epoch=epoch) if claim else found
 
     def read(
         self,
@@ -169,10 +172,8 @@ class SqliteLog:
         passing: bool = False,
     ) -> tuple[list[Record], Position]:
         """See the port. The end is taken in the snapshot that the records are read from."""
-        if stop is None:
-            end = self.end().n
-            if start.n == end or (start.n < end and not self._maybe_new(topics, start.n, end)):
-                return [], Position(n=end)
+        if stop is None and start == self.end():
+            return [], start
 
         def look(db: apsw.Connection) -> tuple[list[Record], Position]:
             end = tables.end_of(db).n
@@ -181,11 +182,7 @@ class SqliteLog:
                 raise _backwards(start.n, end)
             if start.n >= below:
                 return [], start
-            fresh = self._maybe_new(topics, start.n, end)
-            found, reach = self.chain.merged(db, fresh, start.n, below, limit, where, passing)
-            if reach == end and where is None:  # nothing of these topics lies beyond what was found
-                last = dict.fromkeys(fresh, start.n - 1) | {one.topic: one.position for one in found}
-                self._follow(end, end, last.items())
+            found, reach = self.chain.merged(db, topics, start.n, below, limit, where, passing)
             return found, Position(n=reach)
 
         return self._ask(look)
@@ -317,7 +314,6 @@ class SqliteLog:
         with self._writing:
             writing = self._wrote = self._locked(db, run, sync)
         if self.chain.used:
-            self._follow(writing.before, writing.end, [(one.topic, one.last) for _, one in writing.fresh])
             self.chain.keep({(number, one.base): one for number, one in writing.fresh})
         self._keep()  # from the first write on: begun by a later one, it would have the niceness of whoever wrote that
         self._bell.ring(seldom=seldom)
@@ -371,22 +367,7 @@ class SqliteLog:
             ) from again  # fmt: skip
         return kept
 
-    def _follow(self, before: int, end: int, newest: Iterable[tuple[str, int]]) -> None:
-        """What this handle knows of the topics' last positions stays true only if nobody else wrote meanwhile."""
-        with self._lock:
-            if self._known != before:
-                self._newest = {}
-            self._newest.update(newest)
-            self._known = end
-
     # Reading.
-
-    def _maybe_new(self, topics: Sequence[str], start: int, end: int) -> list[str]:
-        """The topics that may have records at or above `start`, as far as this handle knows without a look."""
-        with self._lock:
-            if self._known != end:
-                return list(topics)
-            return [topic for topic in topics if self._newest.get(topic, end) >= start]
 
     def _ask(self, look: Callable[[apsw.Connection], T]) -> T:
         """The answer of one short read transaction. A segment that retention took away after it began is none

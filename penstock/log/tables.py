@@ -23,6 +23,9 @@ from penstock.record.record import NO_HEADERS, Draft, Position, Record
 
 FORMAT = 4
 NOWHERE = -1
+PIECE_BYTES = 256 << 10
+"""A larger state lies in pieces of so much. They are written before the commit that they belong to, one at a time, so
+that others write in between."""
 SPAN = 1 << 48
 """The place of a batch is its topic's number times this, and its base: a topic's batches lie together."""
 
@@ -42,6 +45,13 @@ _NEWEST = "SELECT coalesce(max(place) - ?1, -1) FROM batch WHERE place >= ?1 AND
 _BASES = """
 SELECT place - ?1 FROM batch WHERE place < ?1 + ?4 AND place >= coalesce(
   (SELECT max(place) FROM batch WHERE place >= ?1 + ?2 AND place <= ?1 + ?3), ?1 + ?2) ORDER BY place"""
+
+
+_STATE = "SELECT crc, coalesce(CAST(body AS BLOB), x'') FROM state WHERE stage = ?"
+_PIECES = "SELECT coalesce(CAST(body AS BLOB), x'') FROM state WHERE stage >= ?1 AND stage < ?1 || '~' ORDER BY stage"
+_LIE = "SELECT count(*) FROM state WHERE stage >= ?1 AND stage < ?1 || '~'"
+_STALE = """DELETE FROM state WHERE rowid IN (SELECT rowid FROM state WHERE stage >= ?1 AND stage < ?1 || '~'
+  AND NOT (stage >= ?2 AND stage < ?2 || '~') AND NOT (stage >= ?3 AND stage < ?3 || '~') LIMIT ?4)"""
 
 
 class Fact(msgspec.Struct, frozen=True, array_like=True):
@@ -254,16 +264,40 @@ def checkpoint(db: apsw.Connection, name: str) -> Checkpoint:
     at = fact(db, Stage, name) or Stage()
     if at.state == NOWHERE:
         return at.checkpoint()
-    found = row(db, "SELECT crc, body FROM state WHERE stage = ?", (name,))
-    if found is None or check(found[1], name, at.state) != found[0]:
+    crc, first = row(db, _STATE, (name,)) or (0, b"")
+    state = b"".join([first, *(piece for (piece,) in db.execute(_PIECES, (mark(name, at.state, crc),)))])
+    if check(state, name, at.state) != crc:
         raise Broken("A stage's state is damaged.", where=name, hint=DOCTOR)
-    return at.checkpoint(found[1])
+    return at.checkpoint(state)
+
+
+def mark(name: str, position: int, crc: int) -> str:
+    """How the names of a state's pieces begin, which no other state's do."""
+    return f"{name}\n{position}.{crc}."
+
+
+def pieces(name: str, position: int, state: bytes) -> list[tuple[str, int, memoryview]]:
+    """The rows of a stage's state at a position: the one of the stage, which names the others, and those. Each is
+    under the CRC of all."""
+    crc, cuts = check(state, name, position), range(0, len(state) or 1, PIECE_BYTES)
+    begins, whole = mark(name, position, crc), memoryview(state)
+    return [(f"{begins}{at:015}" if at else name, crc, whole[at : at + PIECE_BYTES]) for at in cuts]
 
 
 def keep(db: apsw.Connection, name: str, position: int, state: bytes) -> None:
-    """A stage's state at a position, in place of the one before."""
-    row = (name, check(state, name, position), state)
-    db.execute("INSERT OR REPLACE INTO state VALUES(?, ?, ?)", row)
+    """A stage's state at a position, in place of the one before; pieces of it that lie there need not be written."""
+    rows = pieces(name, position, state)
+    lie = row(db, _LIE, (mark(name, position, rows[0][1]),))
+    lay(db, name, position, rows[:1] if lie == (len(rows) - 1,) else rows)
+
+
+def lay(db: apsw.Connection, name: str, position: int, rows: Sequence[tuple[str, int, memoryview]]) -> None:
+    """Write rows of a stage's state at a position, and take away as many that are neither of that state nor of the
+    one that the stage has."""
+    db.executemany("INSERT OR REPLACE INTO state VALUES(?, ?, ?)", rows)
+    at, held = fact(db, Stage, name), row(db, "SELECT crc FROM state WHERE stage = ?", (name,))
+    live = mark(name, at.state if at else NOWHERE, held[0] if held else 0)
+    db.execute(_STALE, (f"{name}\n", mark(name, position, rows[0][1]), live, len(rows)))
 
 
 DOCTOR = "`penstock doctor` and `penstock repair` say more."

@@ -156,8 +156,6 @@ def with_ids(name: str, emitted: Iterable[Emitted]) -> Iterator[Draft]:
 
 RECORD_BYTES = 200
 """A large state is written again once a record was folded for so many bytes of it: the log grows with the records."""
-STATE_BYTES = 900_000_000
-"""A larger one is not written: no log takes it. Then a resumption folds again what came since the one before."""
 
 
 class Running(Generic[S]):
@@ -242,22 +240,18 @@ class Running(Generic[S]):
 
     def _wait(self, position: Position, outputs: Sequence[Draft], save: bool) -> Commit:
         state = self.stage.dump(self.state) if save else None
-        if state is not None and len(state) > STATE_BYTES:
-            self.unsaved, self.size, state = 0, len(state), None
         self.waiting = commit = Commit(self.stage.name, self.epoch, position, outputs, state)
         return commit
 
     def _commit(self) -> list[Draft]:
-        commit = self.waiting
-        assert commit is not None
+        commit = cast(Commit, self.waiting)
         point(Point.STEP, self.stage.name)
         self.repeated += len(self.log.commit(commit, sync=self.stage.sync and bool(commit.outputs)).repeats)
         point(Point.STEPPED, self.stage.name)
         return self._done()
 
     def _done(self) -> list[Draft]:
-        commit = self.waiting
-        assert commit is not None
+        commit = cast(Commit, self.waiting)
         self.position, self.waiting = commit.position, None
         if commit.state is not None:
             self.unsaved, self.size = 0, len(commit.state)

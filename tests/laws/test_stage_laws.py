@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from unittest.mock import patch
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import penstock.stage
 from penstock.log import Appended, Commit, Then
 from penstock.log.memory import MemoryLog
 from penstock.record.codec import pack, unpack
@@ -73,24 +71,6 @@ def test_it_ends_where_its_records_lead(moves: list[Any], batch: int, snapshot_e
     said = [(value, key.rpartition(":")[2]) for key, value in outputs(log)]
     assert said == [(value, key.rpartition(":")[2]) for key, value in outputs(calm)]
     assert len({key for key, _ in outputs(log)}) == len(outputs(log))
-
-
-@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 9)), max_size=30), st.integers(10, 40))
-def test_a_state_that_is_too_large_is_not_written(events: list[tuple[str, int]], most: int) -> None:
-    """No log takes it: what it stands for goes on all the same, from the last one that was small enough."""
-    log = MemoryLog()
-    with patch.object(penstock.stage, "STATE_BYTES", most):
-        for key, n in events:
-            log.append([Draft("in", key, 0, pack(n))])
-            one = Running(summing(1), log)
-            one.advance()
-            one.save()
-            kept = log.load("sum")
-            assert len(kept.state) <= most
-            assert kept.position == one.position
-            large = len(pack(one.state)) > most
-            assert large != (kept.state == pack(one.state))
-        assert Running(summing(1), log).state == replay(summing(1), log)
 
 
 class Breaking(MemoryLog):

@@ -286,14 +286,23 @@ class Salvage:
     # States.
 
     def state(self, name: str, position: int) -> bytes | None:
-        """A stage's state at a position, where it is right."""
+        """A stage's state at a position, where it is right with all its pieces."""
+        rows = list(self._state_rows(name))
+        for stage, crc, first in rows:
+            if stage == name:
+                begins = tables.mark(name, position, crc)
+                lie = {one: data for one, _, data in rows if one.startswith(begins)}
+                state = b"".join([first, *(lie[one] for one in sorted(lie))])
+                if tables.check(state, name, position) == crc:
+                    return state
+        return None
+
+    def _state_rows(self, name: str) -> Iterator[tuple[str, int, bytes]]:
         for cell in self._states:
             with suppress(*_UNREADABLE):
                 stage, crc, data = self.pages.values(cell)
-                if stage == name and tables.check(data, name, position) == crc:
-                    held: bytes = data
-                    return held
-        return None
+                if isinstance(data, bytes) and str(stage).partition("\n")[0] == name:
+                    yield stage, crc, data
 
     @cached_property
     def forgotten_stages(self) -> list[str]:
@@ -302,7 +311,7 @@ class Salvage:
         for cell in self._states:
             with suppress(*_UNREADABLE):
                 if cell.page not in self.pages.free:
-                    names.add(self.pages.values(cell)[0])
+                    names.add(self.pages.values(cell)[0].partition("\n")[0])
         return sorted(names - self.known(Stage).keys()) if self._doubtful else []
 
 
