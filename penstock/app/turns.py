@@ -12,13 +12,15 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from penstock.log import Checkpoint, Log
-from penstock.record.decisions import SHARED
+from penstock.record.decisions import SHARED, TICKS
 from penstock.record.record import Position, Record
 from penstock.stage import AnyStage
 
 FEW = 100
 """What more stages read wakes none of them by itself."""
-PACE = 25
+TICKED = 10
+"""Nor do ticks, where more stages than these read them: all at once they would be in the way of whoever is served."""
+PACE = 100
 """So many of the others have a turn in a second."""
 READ = 4096
 """Records that one look reads at most."""
@@ -50,7 +52,12 @@ class Turns:
                 self._readers.setdefault(topic, {}).setdefault(one.label.partition(".")[2], []).append(
                     one.name
                 )
-        crowds = {topic for topic, readers in self._readers.items() if len(readers) > FEW}
+        most = {TICKS: TICKED}
+        crowds = {
+            topic
+            for topic, some in self._readers.items()
+            if sum(map(len, some.values())) > most.get(topic, FEW)
+        }
         self._readers = {t: some for t, some in self._readers.items() if t not in crowds or t in SHARED}
         self._crowds = crowds
         few, end = len(stages) <= FEW, log.end().n

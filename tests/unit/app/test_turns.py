@@ -68,6 +68,19 @@ def test_of_few_all_have_a_first_turn_then_those_with_news() -> None:
     assert len(due(turns)) == 3
 
 
+@pytest.mark.parametrize(("n", "woken"), [(module.TICKED, module.TICKED), (module.TICKED + 1, 0)])
+def test_a_tick_wakes_a_few_stages_and_not_more(n: int, woken: int) -> None:
+    """Of more, each has its turn once in a while: all at once they would be in the way of whoever is served."""
+    log, clock = MemoryLog(), Clock()
+    turns = Turns(log, stages(n), {}, clock)
+    due(turns)
+    write(log, (TICKS, ""))
+    assert len(due(turns)) == woken
+    clock.now_s = 1.5 / PACE
+    write(log, (TICKS, ""))
+    assert len(due(turns)) == max(woken, 1)
+
+
 def test_of_many_those_have_a_turn_that_have_news() -> None:
     """A record of its own topic, or a decision about its model; what all read wakes nobody."""
     log = MemoryLog()
