@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import apsw
 from msgspec.structs import replace
@@ -122,18 +122,17 @@ class SqliteLog:
         self, drafts: Sequence[Draft], *, producer: str = "", sequence: int = 0, sync: bool = True
     ) -> Appended:
         """See the port."""
-        answer: Appended = self._write(Append(drafts, producer, sequence), sync)
-        return answer
+        return cast(Appended, self._write(Append(drafts, producer, sequence), sync))
 
     def commit(self, commit: Commit, *, sync: bool = True) -> Appended:
         """See the port. The pieces of a large state are written before, each by itself."""
         if commit.state is not None and len(commit.state) > tables.PIECE_BYTES and self.alone:
             at = commit.stage, commit.position.n
-            for one in tables.pieces(*at, commit.state)[1:]:
-                self._transact(lambda writing, one=one: tables.lay(writing.db, *at, [one]), sync=False)  # type: ignore[misc]
+            rows = tables.pieces(*at, commit.state)[1:]
+            while rows:
+                self._transact(lambda writing: tables.lay(writing.db, *at, [rows.pop()]), sync=False)
                 time.sleep(PIECE_PAUSE_S)
-        answer: Appended = self._write(commit, sync)
-        return answer
+        return cast(Appended, self._write(commit, sync))
 
     def join(self, drafts: Sequence[Draft], then: Then, *, sync: bool = True) -> tuple[Appended, Appended]:
         """See the port."""
@@ -153,9 +152,8 @@ class SqliteLog:
         return gone
 
     def load(self, stage: str, *, claim: bool = False) -> Checkpoint:
-        """See the port. A claim need not be synced: whatever its owner commits lies behind it, and no earlier owner
-        outlives a loss of power. The state is read behind it, for it may be large and others write meanwhile."""
-        epoch = self._write(Claim(stage), False) if claim else 0
+        """See the port. The state is read after the claim is written: it may be large, and others write meanwhile."""
+        epoch = self._write(Claim(stage), True) if claim else 0
         found = self._ask(lambda db: tables.checkpoint(db, stage))
         if found.position.n > (end := self.end().n):
             raise _backwards(found.position.n, end)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import apsw
 import msgspec
@@ -324,9 +325,10 @@ def findings(plan: Plan) -> Iterator[Finding]:
     chance = random.Random(plan.seed)
     with tempfile.TemporaryDirectory(prefix="penstock-faults-") as folder:
         built, open_ = Path(folder) / "built", Path(folder) / "open"
-        build(built)
-        shutil.copytree(built, Path(folder) / "closed")
-        extend(built, open_)
+        with patch.object(tables, "PIECE_BYTES", 100):
+            build(built)
+            shutil.copytree(built, Path(folder) / "closed")
+            extend(built, open_)
         closed = truth(Path(folder) / "closed")
         shutil.copytree(open_, Path(folder) / "whole")
         whole = truth(Path(folder) / "whole")

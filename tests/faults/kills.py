@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from penstock.log import crash, sqlite
+from penstock.log import crash, sqlite, tables
 from penstock.log.crash import Point
 from penstock.log.sqlite import SqliteLog
 from penstock.log.upkeep.seal import seal
@@ -51,6 +51,7 @@ def fold(home: str, name: str, seed: int, planted: str) -> None:
     """Own the stage until killed."""
     plant(planted)
     sqlite.WAL_FOLD_BYTES, sqlite.WAL_TURN_BYTES = 200_000, 400_000
+    tables.PIECE_BYTES = 100
     chance, log = random.Random(seed), SqliteLog(Path(home))
     running = Running(chance.choice([LEDGER, LAZY]), log, batch=chance.choice([1, 7, 50]))
     while True:

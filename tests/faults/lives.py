@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from penstock.log import Appended, Commit, sqlite
+from penstock.log import Appended, Commit, sqlite, tables
 from penstock.log.blob import FolderBlob
 from penstock.log.crash import Point, point
 from penstock.log.sqlite import SqliteLog
@@ -134,8 +134,10 @@ class Life:
 
 
 def live(home: str, seed: int, steps: int, target: Target | None = None, planted: str = "") -> None:
-    """A process's whole life. The keeper is quick and the WAL short, so that their points are met."""
+    """A process's whole life. The keeper is quick and the WAL short, so that their points are met; a state lies in
+    pieces."""
     sqlite.SYNC_EVERY_S, sqlite.WAL_FOLD_BYTES, sqlite.WAL_TURN_BYTES = 0.003, 60_000, 120_000
+    tables.PIECE_BYTES = 100
     plant(planted)
     die_at(target)
     if planted:  # what it stumbles over is no news

@@ -19,7 +19,7 @@ from typing import Any
 import apsw
 import msgspec
 
-from penstock.log import machine, sqlite
+from penstock.log import machine, sqlite, tables
 from penstock.log.sqlite import SqliteLog
 from penstock.log.upkeep import seal as sealing
 from penstock.record.errors import PenstockError
@@ -199,6 +199,7 @@ def install() -> Disk:
     sqlite.sync_file = _sync_file
     sqlite.SYNC_EVERY_S, sqlite.WAL_CUT_BYTES = 3600.0, 300_000
     sqlite.WAL_FOLD_BYTES, sqlite.WAL_TURN_BYTES = 100_000, 150_000
+    tables.PIECE_BYTES = 100
     sealing.synced, sealing.sync_folder = _synced, _sync_folder
     return _vfs.disk
 
