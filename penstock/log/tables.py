@@ -265,29 +265,31 @@ def checkpoint(db: apsw.Connection, name: str) -> Checkpoint:
     if at.state == NOWHERE:
         return at.checkpoint()
     crc, first = row(db, _STATE, (name,)) or (0, b"")
-    state = b"".join([first, *(piece for (piece,) in db.execute(_PIECES, (mark(name, at.state, crc),)))])
+    lie = db.execute(_PIECES, (mark(name, at.state, crc, len(first)),))
+    state = b"".join([first, *(piece for (piece,) in lie)])
     if check(state, name, at.state) != crc:
         raise Broken("A stage's state is damaged.", where=name, hint=DOCTOR)
     return at.checkpoint(state)
 
 
-def mark(name: str, position: int, crc: int) -> str:
-    """How the names of a state's pieces begin, which no other state's do."""
-    return f"{name}\n{position}.{crc}."
+def mark(name: str, position: int, crc: int, size: int) -> str:
+    """How the names of a state's pieces begin, which no other state's do, nor those of one that was cut otherwise.
+    `size`: of the first."""
+    return f"{name}\n{position}.{crc}.{size}."
 
 
 def pieces(name: str, position: int, state: bytes) -> list[tuple[str, int, memoryview]]:
     """The rows of a stage's state at a position: the one of the stage, which names the others, and those. Each is
     under the CRC of all."""
     crc, cuts = check(state, name, position), range(0, len(state) or 1, PIECE_BYTES)
-    begins, whole = mark(name, position, crc), memoryview(state)
+    begins, whole = mark(name, position, crc, len(state[:PIECE_BYTES])), memoryview(state)
     return [(f"{begins}{at:015}" if at else name, crc, whole[at : at + PIECE_BYTES]) for at in cuts]
 
 
 def keep(db: apsw.Connection, name: str, position: int, state: bytes) -> None:
     """A stage's state at a position, in place of the one before; pieces of it that lie there need not be written."""
     rows = pieces(name, position, state)
-    lie = row(db, _LIE, (mark(name, position, rows[0][1]),))
+    lie = row(db, _LIE, (mark(name, position, rows[0][1], len(rows[0][2])),))
     lay(db, name, position, rows[:1] if lie == (len(rows) - 1,) else rows)
 
 
@@ -295,9 +297,9 @@ def lay(db: apsw.Connection, name: str, position: int, rows: Sequence[tuple[str,
     """Write rows of a stage's state at a position, and take away as many that are neither of that state nor of the
     one that the stage has."""
     db.executemany("INSERT OR REPLACE INTO state VALUES(?, ?, ?)", rows)
-    at, held = fact(db, Stage, name), row(db, "SELECT crc FROM state WHERE stage = ?", (name,))
-    live = mark(name, at.state if at else NOWHERE, held[0] if held else 0)
-    db.execute(_STALE, (f"{name}\n", mark(name, position, rows[0][1]), live, len(rows)))
+    at, held = fact(db, Stage, name), row(db, "SELECT crc, length(body) FROM state WHERE stage = ?", (name,))
+    live = mark(name, at.state if at else NOWHERE, *(held or (0, 0)))
+    db.execute(_STALE, (f"{name}\n", mark(name, position, rows[0][1], PIECE_BYTES), live, len(rows)))
 
 
 DOCTOR = "`penstock doctor` and `penstock repair` say more."

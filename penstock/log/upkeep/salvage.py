@@ -290,7 +290,7 @@ class Salvage:
         rows = list(self._state_rows(name))
         for stage, crc, first in rows:
             if stage == name:
-                begins = tables.mark(name, position, crc)
+                begins = tables.mark(name, position, crc, len(first))
                 lie = {one: data for one, _, data in rows if one.startswith(begins)}
                 state = b"".join([first, *(lie[one] for one in sorted(lie))])
                 if tables.check(state, name, position) == crc:

@@ -135,6 +135,22 @@ def test_who_dies_between_two_pieces_has_changed_nothing(
     assert len(rows(log)) <= 6
 
 
+@pytest.mark.parametrize("other", [3, 5, 7, 100])
+def test_pieces_of_another_size_are_not_taken_for_these(
+    log: SqliteLog, monkeypatch: pytest.MonkeyPatch, other: int
+) -> None:
+    """Who died before the commit of this very state had cut it otherwise, as another release may."""
+    epoch, state = log.load("s", claim=True).epoch, b"one state, cut in two ways"
+    for one in tables.pieces("s", 2, state)[1:]:
+        log._transact(lambda writing, one=one: tables.lay(writing.db, "s", 2, [one]), sync=False)  # type: ignore[misc]
+    monkeypatch.setattr(tables, "PIECE_BYTES", other)
+    commit(log, epoch, 2, state)
+    assert log.load("s").state == state
+    for _ in range(12):
+        commit(log, epoch, 3, b"")
+    assert rows(log) == ["s"]
+
+
 def test_who_is_fenced_disturbs_nobody(log: SqliteLog) -> None:
     """An older owner writes pieces of another state of the same position, while the new one's lie there."""
     first = log.load("s", claim=True).epoch
