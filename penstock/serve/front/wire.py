@@ -286,7 +286,9 @@ class Connection(Client):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header."""
-        self.headers.append((name.lower(), value))
+        self.headers.append(
+            (name.lower(), value.rstrip(b" \t"))
+        )  # what lies before it, the parser leaves out
         self.grow(len(name) + len(value) + 4)
 
     def grow(self, n: int) -> None:

@@ -378,3 +378,18 @@ def test_nothing_done_with_is_left_to_pythons_collector() -> None:
             gc.enable()
 
     assert asyncio.run(run()) == 0
+
+
+def test_spaces_around_a_header_are_no_part_of_it() -> None:
+    """RFC 9110, 5.5. A time that is written into as many places as it may need ends in spaces."""
+    seen: list[Head] = []
+
+    def look(call: Call) -> None:
+        seen.append(call.head)
+        call.reply(Answer(200, b""))
+
+    talk(
+        [b"GET /a HTTP/1.1\r\nhost: x\r\ntimeout-ms: \t 42 \t \r\nnothing:  \r\na: b c \r\n\r\n"], serve=look
+    )
+    (head,) = seen
+    assert [head.header(name) for name in (b"timeout-ms", b"nothing", b"a")] == [b"42", b"", b"b c"]
