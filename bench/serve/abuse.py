@@ -2,7 +2,8 @@
 
 The model takes 20 ms. In turn, for each server, on one core:
 
-- overload: ten times as many requests as it manages, due at a rate, each with a deadline of 2 s (`timeout-ms`).
+- overload: ten times as many requests as it manages, due at a rate, over a thousand connections; callers wait for 2 s,
+  every tenth for 0.1 s, and say so (`timeout-ms`).
 - hang: one row makes the model hang for good, then one more every 10 s; eight other clients go on.
 - big: 200 MB of JSON, with its length given, in chunks, and compressed; how soon it is refused, and the memory.
 - slow: 200 connections that send a byte a second; eight other clients go on.

@@ -22,7 +22,9 @@ import msgspec
 from bench.serve.data import requests_file
 from bench.serve.process import Running, cpu_s, load, memory_mb, result, start_load, tree
 
-DEADLINE_S = 2.0
+DEADLINE_S, HASTE_S, PATIENT = 2.0, 0.1, 9
+"""So long a caller of the overload waits, and so long one after so many of them: he is told at once where that is in
+vain."""
 BIG = 200_000_000
 PATIENCE_S = 20.0
 OFTEN, HANGS_S = 2, 10.0
@@ -80,7 +82,7 @@ def overload(stand: Stand) -> Found:
         rows = requests_file(
             one.place.folder / "urgent.req", one.server.marker, one.server.where,
             [one.server.body(row) for row in one.place.case.rows], one.server.expected(one.place.case.scores),
-            f"timeout-ms: {DEADLINE_S * 1000:.0f}",
+            waits_ms=[round(1000 * wait) for wait in (*[DEADLINE_S] * PATIENT, HASTE_S)],
         )  # fmt: skip
         said = load(stand.client, one, 1000, 4.0, 10 * stand.capacity, timeout_s=DEADLINE_S, rows=rows)
         refused = sum(n for status, n in said["status"].items() if status in ("429", "503"))

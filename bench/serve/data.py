@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import struct
 import subprocess
@@ -89,14 +90,22 @@ class Case(msgspec.Struct, frozen=True):
 
 
 def requests_file(
-    path: Path, marker: str, where: str, bodies: Sequence[Any], expected: Sequence[float], *headers: str
+    path: Path,
+    marker: str,
+    where: str,
+    bodies: Sequence[Any],
+    expected: Sequence[float],
+    *headers: str,
+    waits_ms: Sequence[int] = (),
 ) -> Path:
-    """What load.c reads."""
+    """What load.c reads. `waits_ms`: how long callers wait, in turn."""
+    waits = itertools.cycle(waits_ms)
     with path.open("wb") as file:
         file.write(struct.pack("=I", len(marker)) + marker.encode() + struct.pack("=d", TOLERANCE))
         for body, score in zip(bodies, expected, strict=True):
             data = body if isinstance(body, bytes) else json.dumps(body, separators=(",", ":")).encode()
             lines = [f"POST {where} HTTP/1.1", "host: 127.0.0.1", "content-type: application/json", *headers]
+            lines += [f"timeout-ms: {ms}" for ms in itertools.islice(waits, 1)]
             sent = "\r\n".join([*lines, f"content-length: {len(data)}", "", ""]).encode() + data
             file.write(struct.pack("=I", len(sent)) + sent + struct.pack("=d", score))
     return path

@@ -3,7 +3,9 @@
    load PORT FILE CONNECTIONS SECONDS RATE TIMEOUT_S
 
    RATE 0 is the closed loop: each connection sends when it is answered. Else the n-th request is due at n / RATE,
-   and its latency counts from then, whichever connection is free when. FILE holds, in the machine's own byte order:
+   and its latency counts from then, whichever connection is free when. One that says how long its caller waits
+   (`timeout-ms`) counts from when it is sent: he had nobody to ask before, and what he says is true then. Who gets no
+   connection in time is late, and so is an answer that comes later than that. FILE holds, in the machine's own byte order:
    u32 length and bytes of a marker, f64 tolerance, then for each request u32 length, its bytes, f64 expected. An
    answer is right when it has status 200 and the number after the marker is the expected one. Prints JSON. */
 #define _GNU_SOURCE
@@ -23,7 +25,7 @@
 #include <time.h>
 #include <unistd.h>
 
-typedef struct { uint32_t size; const char *bytes; double expected; } Request;
+typedef struct { uint32_t size; const char *bytes; double expected, waits_s; } Request; /* waits_s: 0: does not say */
 typedef struct { double *at; size_t n, room; } Numbers;
 enum { FREE, CONNECTING, SENDING, READING };
 typedef struct {
@@ -101,6 +103,8 @@ static void give_up(Conn *c, uint64_t *why) {
     hang_up(c);
 }
 
+static double patience_s(const Request *asked) { return asked->waits_s ? asked->waits_s : timeout_s; }
+
 static void transmit(Conn *c) {
     ssize_t n = send(c->fd, c->asked->bytes + c->sent, c->asked->size - c->sent, MSG_NOSIGNAL);
     if (n < 0 && errno != EAGAIN) return give_up(c, &lost);
@@ -116,8 +120,8 @@ static void transmit(Conn *c) {
 
 static void ask(Conn *c, double due) {
     c->asked = &requests[taken++ % n_requests];
-    c->due = due;
     c->began = now();
+    c->due = c->asked->waits_s ? c->began : due;
     c->sent = c->have = 0;
     outstanding++;
     if (c->fd < 0) return dial(c);
@@ -158,8 +162,8 @@ static void count(Conn *c, int status, const char *head, const char *body, size_
     } else if (!is_right(body, size, c->asked->expected)) {
         if (!wrong++) snprintf(first_wrong, sizeof first_wrong, "%.*s", (int)(size < 399 ? size : 399), body);
     } else {
-        right++;
-        in_window += at <= end;
+        if (c->asked->waits_s && at > c->due + c->asked->waits_s) late++;
+        else right++, in_window += at <= end;
         push(&took, at - c->due);
     }
     outstanding--;
@@ -278,6 +282,8 @@ static void read_file(const char *path) {
         memcpy(&one->size, at, 4);
         one->bytes = at + 4;
         memcpy(&one->expected, at + 4 + one->size, 8);
+        const char *said = memmem(one->bytes, one->size, "\r\ntimeout-ms: ", 14);
+        one->waits_s = said ? atof(said + 14) / 1e3 : 0;
         at += 12 + one->size;
     }
 }
@@ -337,7 +343,8 @@ int main(int argc, char **argv) {
         if (at - swept > .05) {
             swept = at;
             for (int i = 0; i < n_conns; i++)
-                if (conns[i].asked && at > (rate > 0 ? conns[i].due : conns[i].began) + timeout_s) give_up(&conns[i], &late);
+                if (conns[i].asked && at > (rate > 0 ? conns[i].due : conns[i].began) + patience_s(conns[i].asked))
+                    give_up(&conns[i], &late);
         }
     }
     struct rusage used;
