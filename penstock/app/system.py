@@ -56,6 +56,9 @@ from penstock.stage import AnyStage, Running, View, restore
 Trainer = Callable[[Order], Version | Failure]
 WARMED = 16
 """The models of a file of no more are loaded before the door opens; of a larger one each when it is first asked."""
+ASKED = 256
+"""So many requests a stage answers in one turn: whoever comes meanwhile, if only to be refused, waits until all of them
+were told."""
 FAR = 20_000
 """A stage that stands so many records behind catches up on a thread before it answers at once again."""
 
@@ -364,8 +367,9 @@ class System:
 
 def batch_of(one: AnyStage, file: File) -> int:
     """How many records a stage takes at once."""
-    plan = file.plans.get(one.label.removeprefix("predict."))
-    return BATCH if plan is not None and plan.pipeline.serves is not None else 1024
+    if not one.name.startswith("predict."):
+        return 1024
+    return ASKED if file.plan(one.label.removeprefix("predict.")).pipeline.serves is None else BATCH
 
 
 def own(
