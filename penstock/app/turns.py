@@ -20,7 +20,7 @@ FEW = 100
 """What more stages read wakes none of them by itself."""
 TICKED = 10
 """Nor do ticks, where more stages than these read them: all at once they would be in the way of whoever is served."""
-PACE = 100
+PACE = 50
 """So many of the others have a turn in a second."""
 READ = 4096
 """Records that one look reads at most."""
