@@ -52,18 +52,13 @@ class Turns:
                 self._readers.setdefault(topic, {}).setdefault(one.label.partition(".")[2], []).append(
                     one.name
                 )
-        most = {TICKS: TICKED}
-        crowds = {
-            topic
-            for topic, some in self._readers.items()
-            if sum(map(len, some.values())) > most.get(topic, FEW)
-        }
+        read_by = {topic: sum(map(len, some.values())) for topic, some in self._readers.items()}
+        crowds = {topic for topic, n in read_by.items() if n > (TICKED if topic == TICKS else FEW)}
         self._readers = {t: some for t, some in self._readers.items() if t not in crowds or t in SHARED}
         self._crowds = crowds
         few, end = len(stages) <= FEW, log.end().n
-        self._due.update(
-            dict.fromkeys(self._round if few else ())
-        )  # the first turn of all, for what they have not read
+        if few:  # the first turn of all, for what they have not read
+            self._due.update(dict.fromkeys(self._round))
         self._began = {name: known[name].position.n for name in self.names if name in known and not few}
         self._since = self._read = Position(n=min(self._began.values(), default=end))
 
