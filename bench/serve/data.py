@@ -95,7 +95,6 @@ def requests_file(
     where: str,
     bodies: Sequence[Any],
     expected: Sequence[float],
-    *headers: str,
     waits_ms: Sequence[int] = (),
 ) -> Path:
     """What load.c reads. `waits_ms`: how long callers wait, in turn."""
@@ -104,7 +103,7 @@ def requests_file(
         file.write(struct.pack("=I", len(marker)) + marker.encode() + struct.pack("=d", TOLERANCE))
         for body, score in zip(bodies, expected, strict=True):
             data = body if isinstance(body, bytes) else json.dumps(body, separators=(",", ":")).encode()
-            lines = [f"POST {where} HTTP/1.1", "host: 127.0.0.1", "content-type: application/json", *headers]
+            lines = [f"POST {where} HTTP/1.1", "host: 127.0.0.1", "content-type: application/json"]
             lines += [f"timeout-ms: {ms}" for ms in itertools.islice(waits, 1)]
             sent = "\r\n".join([*lines, f"content-length: {len(data)}", "", ""]).encode() + data
             file.write(struct.pack("=I", len(sent)) + sent + struct.pack("=d", score))

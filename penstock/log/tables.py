@@ -45,8 +45,6 @@ _NEWEST = "SELECT coalesce(max(place) - ?1, -1) FROM batch WHERE place >= ?1 AND
 _BASES = """
 SELECT place - ?1 FROM batch WHERE place < ?1 + ?4 AND place >= coalesce(
   (SELECT max(place) FROM batch WHERE place >= ?1 + ?2 AND place <= ?1 + ?3), ?1 + ?2) ORDER BY place"""
-
-
 _STATE = "SELECT crc, coalesce(CAST(body AS BLOB), x'') FROM state WHERE stage = ?"
 _PIECES = "SELECT coalesce(CAST(body AS BLOB), x'') FROM state WHERE stage >= ?1 AND stage < ?1 || '~' ORDER BY stage"
 _LIE = "SELECT count(*) FROM state WHERE stage >= ?1 AND stage < ?1 || '~'"

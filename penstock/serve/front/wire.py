@@ -285,10 +285,8 @@ class Connection(Client):
         self.grow(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header."""
-        self.headers.append(
-            (name.lower(), value.rstrip(b" \t"))
-        )  # what lies before it, the parser leaves out
+        """One header. The parser leaves out the spaces before its value, not those behind it."""
+        self.headers.append((name.lower(), value.rstrip(b" \t")))
         self.grow(len(name) + len(value) + 4)
 
     def grow(self, n: int) -> None:

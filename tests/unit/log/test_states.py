@@ -141,8 +141,9 @@ def test_pieces_of_another_size_are_not_taken_for_these(
 ) -> None:
     """Who died before the commit of this very state had cut it otherwise, as another release may."""
     epoch, state = log.load("s", claim=True).epoch, b"one state, cut in two ways"
-    for one in tables.pieces("s", 2, state)[1:]:
-        log._transact(lambda writing, one=one: tables.lay(writing.db, "s", 2, [one]), sync=False)  # type: ignore[misc]
+    log._transact(
+        lambda writing: tables.lay(writing.db, "s", 2, tables.pieces("s", 2, state)[1:]), sync=False
+    )
     monkeypatch.setattr(tables, "PIECE_BYTES", other)
     commit(log, epoch, 2, state)
     assert log.load("s").state == state
