@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import heapq
 import threading
+from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from operator import attrgetter, itemgetter
 from pathlib import Path
 
@@ -22,6 +25,10 @@ from penstock.record.errors import Broken
 from penstock.record.record import Record
 
 CACHED_RECORDS = 4_000
+_position = attrgetter("position")
+
+Piece = tuple[int, Callable[[], Sequence[Record]]]
+"""Where records that lie together begin, or earlier, and what reads them."""
 
 
 class Part:
@@ -37,13 +44,12 @@ class Part:
         """The records in [start, below)."""
         if self._records is None:
             self._records = self.body.records(self.topic, self.base)
-        if self.base < start or self.last >= below:
-            return [r for r in self._records if start <= r.position < below]
-        return self._records
+        first, end = (bisect_left(self._records, at, key=_position) for at in (start, below))
+        return self._records[first:end]
 
-    def parts(self, start: int, below: int) -> Iterable[Part]:
-        """Itself, as a link of one part."""
-        return [self] if self.last >= start else []
+    def pieces(self, start: int, below: int) -> Iterable[Piece]:
+        """Itself, as a link of one piece."""
+        return [(self.base, partial(self.within, start, below))] if self.last >= start else []
 
     def upto(self, position: int) -> tuple[int, int]:
         """How many records lie before a position, and the place of the last of them."""
@@ -58,14 +64,14 @@ class Sealed:
         self.base, self.last, self.n, self.ahead = made.base, made.last, made.n, made.ahead
         self._chain, self.topic, self.made = chain, topic, made
 
-    def parts(self, start: int, below: int) -> Iterable[Part]:
+    def pieces(self, start: int, below: int) -> Iterable[Piece]:
         """Those with records in [start, below)."""
-        files, topic, made = self._chain.files, self.topic, self.made
-        for base, group in files.groups(topic, made, start, below):
-            key = made.digest, group
-            one = self._chain.kept.get(key) or Part(topic, base, 0, files.body(topic, made, group))
-            self._chain.keep({key: one})
-            yield one
+        found = self._chain.files.groups(self.topic, self.made, start, below)
+        return ((base, partial(self._within, base, group, start, below)) for base, group in found)
+
+    def _within(self, base: int, group: int, start: int, below: int) -> Sequence[Record]:
+        read = partial(Part, self.topic, base, 0)
+        return self._chain.files.held(self.topic, self.made, group, read).within(start, below)
 
     def upto(self, position: int) -> tuple[int, int]:
         """As of a part."""
@@ -98,19 +104,20 @@ class Chain:
         wanted = where.test() if where else None
         found: list[Record] = []
         reach = below
-        for base, records in streams[0] if len(streams) == 1 else heapq.merge(*streams, key=itemgetter(0)):
+        for base, read in streams[0] if len(streams) == 1 else heapq.merge(*streams, key=itemgetter(0)):
             if len(found) >= limit and sum(r.position < base for r in found) >= limit:
-                reach = base  # every part not yet read begins here or later
+                reach = base  # every piece not yet read begins here or later
                 break
-            found.extend(filter(wanted, records) if wanted else records)
+            found.extend(islice(filter(wanted, read()), limit))
+            if len(streams) == 1 and len(found) >= limit:  # what comes next need not even be looked at
+                break
         if len(streams) > 1:  # the batches of one write interleave
-            found.sort(key=attrgetter("position"))
+            found.sort(key=_position)
             while found and found[-1].position >= reach:
                 found.pop()
-        if len(found) > limit:
-            del found[limit:]
-            reach = found[-1].position + 1
-        return found, reach
+        if len(found) >= limit:
+            reach = found[limit - 1].position + 1
+        return found[:limit], reach
 
     def links(
         self, db: Connection, name: str, at: Topic, start: int, below: int, *, keep: bool = True
@@ -139,10 +146,8 @@ class Chain:
                     self.keep({key: one})
             yield one
 
-    def _along(
-        self, db: Connection, name: str, start: int, below: int, passing: bool
-    ) -> Iterator[tuple[int, Sequence[Record]]]:
-        """The records of a topic in [start, below), in pieces: where each begins, or earlier."""
+    def _along(self, db: Connection, name: str, start: int, below: int, passing: bool) -> Iterator[Piece]:
+        """The records of a topic in [start, below), in pieces."""
         at = tables.fact(db, Topic, name)
         if at is None:
             return
@@ -150,8 +155,7 @@ class Chain:
         start = max(start, at.first)
         ahead = begun(at, start)
         for link in self.links(db, name, at, start, below):
-            for part in link.parts(start, below):
-                yield part.base, part.within(start, below)
+            yield from link.pieces(start, below)
             ahead = link.ahead + link.n
         if start < below:
             self.must_be_whole(db, name, at, ahead, below)
@@ -184,8 +188,8 @@ class Chain:
     ) -> Record:
         """The record at a place, which the table of ids says has this id; raises Broken when it has not."""
         for link in self.links(db, name, at, place, place + 1, keep=keep):
-            for part in link.parts(place, place + 1):
-                for one in part.within(place, place + 1):
+            for _, read in link.pieces(place, place + 1):
+                for one in read():
                     if one.id == id:
                         return one
         raise tables.damaged(name, place)

@@ -11,10 +11,10 @@ import hashlib
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
 import apsw
@@ -27,8 +27,11 @@ from penstock.record.record import NO_HEADERS
 GROUP_RECORDS = 4096
 GROUP_BYTES = 4 << 20
 OPEN_FILES = 8
+HELD_GROUPS = 8
 TOGETHER = 2  # groups of rows that are read as columns at once
 FIELDS = ("position", "id", "key", "time_ms", "value", "headers")
+
+T = TypeVar("T")
 
 Batches = Iterable[tuple[int, Body]]
 """Bases and bodies, in order."""
@@ -68,6 +71,7 @@ class Opened:
     def __init__(self, path: Path) -> None:
         import pyarrow.parquet as parquet
 
+        self.alone = threading.Lock()  # a file has one reader at a time
         self.file = parquet.ParquetFile(path, page_checksum_verification=True)
         about = self.file.metadata
         spans = [about.row_group(i).column(0).statistics for i in range(about.num_row_groups)]
@@ -85,6 +89,7 @@ class Files:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._opened: OrderedDict[str, Opened] = OrderedDict()
+        self._held: OrderedDict[tuple[str, int], Any] = OrderedDict()
         self._lock = threading.Lock()
 
     def path(self, topic: str, made: Segment) -> Path:
@@ -100,6 +105,18 @@ class Files:
     def body(self, topic: str, made: Segment, group: int) -> Body:
         """The records of a group of rows."""
         return _body(self.read(topic, made, [group], FIELDS))
+
+    def held(self, topic: str, made: Segment, group: int, make: Callable[[Body], T]) -> T:
+        """What was made of the records of a group of rows. The newest are held: who goes along a topic in small steps
+        asks for each several times, and others go with him."""
+        key = made.digest, group
+        one = self._held.get(key) or make(self.body(topic, made, group))
+        with self._lock:
+            self._held[key] = one
+            self._held.move_to_end(key)
+            if len(self._held) > HELD_GROUPS:
+                self._held.popitem(last=False)
+        return cast(T, one)
 
     def columns(
         self, topic: str, made: Segment, start: int, below: int, fields: Sequence[str]
@@ -152,31 +169,30 @@ class Files:
 
     def opened(self, topic: str, made: Segment) -> Opened:
         """A segment's file, verified when this handle had not opened it."""
+        found = self._opened.get(made.digest) or self._verified(topic, made)
         with self._lock:
-            found = self._opened.get(made.digest)
-            if found is None:
-                path = self.path(topic, made)
-                try:
-                    right = file_digest(path) == made.digest
-                    found = Opened(path) if right else None
-                except FileNotFoundError:
-                    raise Gone(where=f"{topic}@{made.base}", hint="`penstock repair` says more.") from None
-                except _errors() as error:
-                    _must_pass(error)
-                    found = None
-                if found is None:
-                    raise tables.damaged(topic, made.base)
-                self._opened[made.digest] = found
-                if len(self._opened) > OPEN_FILES:
-                    self._opened.popitem(last=False)
+            self._opened[made.digest] = found
             self._opened.move_to_end(made.digest)
-            return found
+            if len(self._opened) > OPEN_FILES:
+                self._opened.popitem(last=False)
+        return found
+
+    def _verified(self, topic: str, made: Segment) -> Opened:
+        path = self.path(topic, made)
+        try:
+            if file_digest(path) == made.digest:
+                return Opened(path)
+        except FileNotFoundError:
+            raise Gone(where=f"{topic}@{made.base}", hint="`penstock repair` says more.") from None
+        except _errors() as error:
+            _must_pass(error)
+        raise tables.damaged(topic, made.base)
 
     def read(self, topic: str, made: Segment, groups: Sequence[int], fields: Sequence[str]) -> Any:
         """Columns of some groups of rows, as an Arrow table."""
         found = self.opened(topic, made)
         try:
-            with self._lock:  # one reader of a file at a time
+            with found.alone:
                 return found.file.read_row_groups(list(groups), columns=list(fields), use_threads=False)
         except _errors() as error:
             _must_pass(error)

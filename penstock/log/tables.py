@@ -170,8 +170,7 @@ def fact(db: apsw.Connection, kind: type[F], name: str = "") -> F | None:
 def put(db: apsw.Connection, name: str, value: Fact) -> None:
     """Let the log know it, in place of what it knew. Who puts a new one counts it in the end."""
     word, data = type(value).__name__.lower(), pack(value)
-    row = (word, name, check(data, word, name), data)
-    db.execute("INSERT OR REPLACE INTO fact VALUES(?, ?, ?, ?)", row)
+    db.execute("INSERT OR REPLACE INTO fact VALUES(?, ?, ?, ?)", (word, name, check(data, word, name), data))
 
 
 def _checked(kind: type[F], name: str, crc: int, data: bytes) -> F:
@@ -227,8 +226,7 @@ def bases(db: apsw.Connection, topic: Topic, start: int, below: int) -> Iterator
 
 def batch(db: apsw.Connection, topic: Topic, name: str, base: int) -> tuple[int, Body]:
     """How many records lie ahead of a batch, and its own, checked."""
-    sql = "SELECT n, ahead, crc, body FROM batch WHERE place = ?"
-    found = row(db, sql, (topic.number * SPAN + base,))
+    found = row(db, "SELECT n, ahead, crc, body FROM batch WHERE place = ?", (topic.number * SPAN + base,))
     if found is None or check(found[3], name, base, found[0], found[1]) != found[2]:
         raise damaged(name, base)
     return found[1], unpack(found[3], Body)

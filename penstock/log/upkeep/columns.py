@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from concurrent.futures import ThreadPoolExecutor, wait
+from itertools import islice, zip_longest
 from typing import Any
 
 from penstock.log import tables
 from penstock.log.chain import Part, Sealed, begun, must_reach
-from penstock.log.segments import FIELDS, groups, within
+from penstock.log.segments import FIELDS, Files, groups, within
 from penstock.log.sqlite import SqliteLog
+from penstock.log.tables import Segment
 from penstock.log.upkeep.turn import PIECE
 from penstock.record.errors import Refused
 from penstock.record.record import START, Position
@@ -45,10 +47,20 @@ def columns(
                 ahead = piece[-1].ahead + piece[-1].n if piece else begun(at, position)
                 log.chain.must_be_whole(db, topic, at, ahead, below)
                 return
-        for link in piece:
-            if isinstance(link, Sealed):
-                yield from log.chain.files.columns(topic, link.made, position, below, fields)
+        made = [link.made for link in piece if isinstance(link, Sealed)]
+        yield from _sealed(log.chain.files, topic, made, position, below, fields)
         loose = groups(topic, [(one.base, one.body) for one in piece if isinstance(one, Part)])
         parts = (within(one, position, below) for one in loose)
         yield from (one.select(list(fields)) for one in parts if len(one))
         position = piece[-1].last + 1
+
+
+def _sealed(
+    files: Files, topic: str, made: Sequence[Segment], start: int, below: int, fields: Sequence[str]
+) -> Iterator[Any]:
+    """The records of some files; while one is read, the next is verified, which takes longer."""
+    with ThreadPoolExecutor(1, "penstock-verify") as aside:
+        for one, coming in zip_longest(made, made[1:]):
+            verified = [aside.submit(files.opened, topic, coming)] if coming else []
+            yield from files.columns(topic, one, start, below, fields)
+            wait(verified)  # what is wrong with it is told when its turn comes

@@ -6,8 +6,9 @@ import random
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.log import Where, segments
+from penstock.log import Where, chain, segments, tables
 from penstock.log.sqlite import SqliteLog
 from penstock.log.tables import Segment, facts
 from penstock.log.upkeep import turn
@@ -354,12 +355,13 @@ def test_a_segment_that_is_not_what_was_written() -> None:
                 assert told.value.where == f"a@{one.base}"
             assert [found.where for found in examine(fresh_one)] == [f"a@{one.base}"]
             assert fresh_one.read(["a"], START, stop=Position(n=one.base))[0] == wholes[:20]
+            assert as_records("a", list(islice(columns(fresh_one, "a"), 1))) == wholes[:20]
             fresh_one.close()
         path.write_bytes(right)
         assert list(examine(log)) == []
         opened = SqliteLog(log.path.parent)
         opened.read(["a"], Position(n=one.base), limit=1)
-        opened.chain.kept.clear()
+        opened.chain.files._held.clear()
         with path.open("r+b") as file:  # under a handle that has it open, page checksums tell
             file.seek(500)
             file.write(middle)
@@ -367,6 +369,43 @@ def test_a_segment_that_is_not_what_was_written() -> None:
             opened.read(["a"], Position(n=one.base), limit=1)
         assert told.value.where == f"a@{one.base}"
         opened.close()
+
+
+def test_who_goes_along_a_log_reads_each_part_of_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few records are asked for at a time, by one or by two who go along together, of one topic or several:
+    no group of rows and no batch is read from the disk a second time."""
+    monkeypatch.setattr(segments, "GROUP_RECORDS", 10)
+    monkeypatch.setattr(chain, "CACHED_RECORDS", 200)
+    with fresh() as (log,):
+        filled(log, batches=40, each=20)
+        wholes = {topic: everything(log, [topic]) for topic in "ab"}
+        seal(log, records=100, tail=300)
+        seal(log, records=10, tail=0)
+        log.append([Draft("a", "", n, b"late") for n in range(20)])
+        wholes["a"] += log.read(["a"], log.first("late"), limit=10_000)[0][len(wholes["a"]) :]
+        assert len(made(log)) > 5
+        for topics, limit in ((["a"], 3), (["a"], 7), (["b"], 3), (["a", "b"], 3)):
+            looked: list[tuple[Any, ...]] = []
+            one = SqliteLog(log.path.parent)
+            monkeypatch.setattr(one.chain.files, "read", _noting(looked, one.chain.files.read))
+            monkeypatch.setattr(tables, "batch", noted := _noting(looked, tables.batch))
+            monkeypatch.setattr(chain.tables, "batch", noted)
+            position, found = START, []
+            while position.n < one.end().n:
+                records, reach = one.read(topics, position, limit=limit)
+                assert one.read(topics, position, limit=limit) == (records, reach)
+                found, position = found + records, reach
+            assert found == sorted((r for topic in topics for r in wholes[topic]), key=lambda r: r.position)
+            assert looked and len(looked) == len(set(looked)), topics
+            one.close()
+
+
+def _noting(looked: list[tuple[Any, ...]], read: Callable[..., Any]) -> Callable[..., Any]:
+    def noting(*asked: Any) -> Any:
+        looked.append(tuple(str(one) for one in asked))
+        return read(*asked)
+
+    return noting
 
 
 def test_the_doctor_misses_the_first_batches() -> None:
