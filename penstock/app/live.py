@@ -93,6 +93,7 @@ class Live:
         system.parts.models.waiting = self._waiting
         system.parts.models.gone = lambda n: self.tally.add("models_unloaded", {}, n)
         self.stopping = threading.Event()
+        system.stopped = self.stopping.is_set
         self.broken: str = ""
         self._hurried_s: dict[str, float] = {}  # by stage, when somebody was last answered at once
         self._tasks: set[asyncio.Task[None]] = set()

@@ -106,9 +106,10 @@ class System:
         answers = [one for name, one in self.stages.items() if name.startswith("predict.")]
         folds = [one for name, one in self.stages.items() if not name.startswith("predict.")]
         self.answers, self.folds = (Turns(log, some, self._known, clock) for some in (answers, folds))
-        self.turns = {one.name: threading.Lock() for one in answers}
+        self.turns = {name: threading.Lock() for name in self.stages}  # held by who moves a stage
+        self.stopped: Callable[[], bool] = lambda: False
         self._by_model: dict[str, list[str]] = {}
-        for name in self.turns:
+        for name in self.answers.names:
             self._by_model.setdefault(self.stages[name].said_as.removeprefix("predict."), []).append(name)
         self.joint = isinstance(log, Joint) and log.alone
         self.orders = {name: file.order(name) for name in file.plans}
@@ -158,7 +159,7 @@ class System:
         for running in [*self.predicting, *self.folding]:
             outputs = running.advance()
             if outputs is not None:
-                if running.stage.name in self.turns:
+                if running.stage.name in self.answers.names:
                     self.told(outputs)
                 return True
         for intent in self.pending()[:1]:
@@ -266,7 +267,7 @@ class System:
         takes one batch, for it may have long to catch up. Says whether anything was new."""
         moved, seen = False, set[str]()
         looks = True
-        while len(seen) < FEW:
+        while len(seen) < FEW and not self.stopped():
             if (name := self.folds.take(lambda one: one not in seen)) is None:
                 if not looks:
                     break
@@ -284,7 +285,11 @@ class System:
 
     def _fold(self, name: str) -> bool:
         running, moved, end = self.own(name), False, self.log.end()
-        while running.position.n < end.n and running.advance() is not None:
+        while running.position.n < end.n and not self.stopped():
+            with self.turns[name]:
+                outputs = running.advance()
+            if outputs is None:
+                break
             moved = True
             if name.startswith(f"{KIND}."):
                 break
@@ -360,9 +365,14 @@ class System:
         self.parts.models.close()
 
     def save(self) -> None:
-        """Write every stage's state, so that the next start has little to fold again."""
-        for running in list(self.running.values()):
-            running.save()
+        """Write every stage's state, so that the next start has little to fold again; not of one that somebody moves
+        all the same: what it holds then is half of something."""
+        for name, running in list(self.running.items()):
+            if self.turns[name].acquire(blocking=False):
+                try:
+                    running.save()
+                finally:
+                    self.turns[name].release()
 
 
 def batch_of(one: AnyStage, file: File) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from penstock.app.check import check
+from penstock.app.live import Live
 from penstock.app.pipeline import File, load_text
 from penstock.app.simulation import schedule
 from penstock.app.system import System, own
@@ -236,6 +238,34 @@ def test_a_stage_that_is_kept_busy_keeps_nobody_waiting() -> None:
     first.advance = busy  # type: ignore[method-assign]
     story.ask("a")
     assert system.fold() and last.position.n > 0 and next(turns) < 10
+
+
+def test_who_is_told_to_end_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage that is far behind ends with its batch, not with what there is to fold; and of one that is in the middle
+    of a batch all the same nothing is written: the others' states are."""
+    story = Story()
+    system = System(story.file, story.log, MemoryBlob(), Path(), time.perf_counter, None)
+    first, *others = system.folding
+    for n in range(30):
+        story.ask(str(n))
+    first.batch, live = 1, Live(system, lambda: 0)
+    advance, turns = first.advance, itertools.count(1)
+
+    def ending() -> Any:
+        outputs = advance()
+        if next(turns) == 5:
+            live.stopping.set()
+        return outputs
+
+    monkeypatch.setattr(first, "advance", ending)
+    assert system.fold() and next(turns) == 6 and not system.fold()
+
+    taken = list[str]()
+    for one in (first, others[0]):
+        monkeypatch.setattr(one, "save", partial(taken.append, one.stage.name))
+    with system.turns[first.stage.name]:
+        live.stop()
+    assert taken == [others[0].stage.name]
 
 
 def test_the_check_plays_one_generation_after_the_other(tmp_path: Path) -> None:
