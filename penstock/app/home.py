@@ -151,7 +151,7 @@ class Views:
 
     def _model(self, name: str, topics: dict[str, int]) -> dict[str, Any]:
         entry = self.registry().models.get(name)
-        route = entry.route if entry else None
+        route, failed = (entry.route, entry.failed) if entry else (None, None)
         standing = self._alarms.read().standing.get(name, {})
         return {
             "versions": len(entry.versions) if entry else 0,
@@ -159,6 +159,7 @@ class Views:
             "candidate": route.candidate.version if route and route.candidate else None,
             "share": route.share if route else 0,
             "predictions": topics.get(predictions(name), 0),
+            "failed": f"v{failed.version}: {failed.note}" if failed else "",
             "alerts": sorted(standing),
         }
 

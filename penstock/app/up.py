@@ -230,9 +230,12 @@ def _watched(training: dict[str, float], order: Order) -> Version | Failure:
         training[name] = line.done / line.total if line.total else 0.0
 
     try:
-        return in_process(order, progress)
+        result = in_process(order, progress)
     finally:
         training.pop(name, None)
+    if isinstance(result, Failure):
+        _told(f"{name} could not be trained: {result.note}")
+    return result
 
 
 class Webhook(threading.Thread):

@@ -20,7 +20,7 @@ from penstock.record.codec import unpack
 from penstock.record.decisions import Decision, Evaluation, Version
 from penstock.record.errors import NotFound, Refused
 from penstock.record.event import unknown
-from penstock.release.registry import Registry, registry
+from penstock.release.registry import Entry, Registry, registry
 
 WAL_ALARM_BYTES = 256 << 20
 
@@ -54,6 +54,9 @@ def status(given: argparse.Namespace) -> int:
     show.table("", ["counter", "of", "count"], counts)
     show.console().print()
     show.table("", ["model", "champion", "candidate", "predictions", "standing alerts"], models)
+    for name, one in found["models"].items():
+        if one["failed"]:
+            show.console().print(f"The newest training of {name} failed, {one['failed']}", markup=False)
     return 0
 
 
@@ -62,10 +65,12 @@ def _v(number: int | None) -> str:
 
 
 def models(given: argparse.Namespace) -> int:
-    """Every version."""
+    """Every version, and every training that came to none."""
     known = registry(_home(given).log)
     rows = [
-        _version_row(known, name, n) for name, entry in known.models.items() for n in sorted(entry.versions)
+        _version_row(known, name, n) if n in entry.versions else _failed_row(entry, name, n)
+        for name, entry in known.models.items()
+        for n in sorted([*entry.versions, *entry.failures])
     ]
     if given.json:
         show.as_json([dict(zip(_VERSION_HEAD, row, strict=True)) for row in rows])
@@ -97,6 +102,11 @@ def _version_row(known: Registry, name: str, number: int) -> list[Any]:
         if version.form
         else version.form_kind or "-",
     ]  # fmt: skip
+
+
+def _failed_row(entry: Entry, name: str, number: int) -> list[Any]:
+    failed = entry.failures[number]
+    return [f"{name}@v{number}", "failed", show.at(failed.t_ms), "-", failed.note, "-", "-", "-", "-"]
 
 
 def doctor(given: argparse.Namespace) -> int:

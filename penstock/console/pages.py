@@ -263,7 +263,7 @@ def _model(sight: Sight, folds: Folds, request: Request) -> Response:
     return _page(
         "model.html",
         name=name, entry=entry, rules=[(rule, standing.get(rule)) for rule in sight.rules[name]],
-        versions=[entry.versions[n] for n in sorted(entry.versions, reverse=True)],
+        trainings=sorted([*entry.versions.values(), *entry.failures.values()], key=lambda one: -one.version),
         releases=entry.releases[::-1], charts=_charts(hours, entry),
         sets=[one for one in _sets(sight) if one["model"] == name],
     )  # fmt: skip

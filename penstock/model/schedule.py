@@ -56,8 +56,9 @@ def every(
 ) -> Every:
     """Train each `period` and/or after `labels` new labels, on the requests of the last `window`.
 
-    The first training starts as soon as there are `at_least` labels. `holdout` is the newest share of
-    the rows, kept for the gate. `on_alert` names a kind of rule
+    The first training starts as soon as there are `at_least` labels, and, while none has come to a version, again
+    each time when there are twice as many as before: the first labels may all be of one class. `holdout` is the
+    newest share of the rows, kept for the gate. `on_alert` names a kind of rule
     ("drift", "loss", ...) that trains when it breaks, too. `limit` is how long the
     training process may take.
     """
@@ -86,6 +87,8 @@ class Schedule(msgspec.Struct, frozen=True):
     recipes: dict[str, dict[str, Any]] = {}
     asked: Decision | None = None
     alert: str = ""
+    tried: int = 0
+    """The labels that there were at the newest training."""
 
 
 def train_stage(model: str, plan: Every, params: dict[str, Any], seed: int) -> Stage[Schedule]:
@@ -131,7 +134,14 @@ def train_stage(model: str, plan: Every, params: dict[str, Any], seed: int) -> S
         o = Position(n=record.position)
         intent = Intent(id, "train", model, state.next, reason, now_ms, o, given, seed, state.champion)
         state = msgspec.structs.replace(
-            state, next=state.next + 1, fresh=0, last_ms=now_ms, pending=id, asked=None, alert=""
+            state,
+            next=state.next + 1,
+            fresh=0,
+            last_ms=now_ms,
+            pending=id,
+            asked=None,
+            alert="",
+            tried=state.labels,
         )
         return state, [draft(INTENTS, intent, key=model, t_ms=now_ms, id=id)]
 
@@ -144,7 +154,7 @@ def _reason(plan: Every, state: Schedule, now_ms: int) -> str:
         return f"{state.asked.who} asked: {state.asked.reason}"
     if state.labels < plan.at_least:
         return ""
-    if state.next == 1:
+    if state.next == 1 or (not state.recipes and state.labels >= 2 * max(1, state.tried)):
         return f"the first {state.labels} labels"
     if state.alert:
         return f"alert: {state.alert}"

@@ -1,11 +1,21 @@
-"""release: the registry: versions, verdicts and release steps as a view that can be read at any position."""
+"""release: the registry: trainings, verdicts and release steps as a view that can be read at any position."""
 
 from __future__ import annotations
 
 import msgspec
 
 from penstock.log import Log
-from penstock.record.decisions import RELEASES, VERDICTS, VERSIONS, Release, Verdict, Version, read
+from penstock.record.decisions import (
+    FAILURES,
+    RELEASES,
+    VERDICTS,
+    VERSIONS,
+    Failure,
+    Release,
+    Verdict,
+    Version,
+    read,
+)
 from penstock.record.errors import NotFound
 from penstock.record.record import Draft, Position, Record
 from penstock.release.route import Route, follow
@@ -13,16 +23,25 @@ from penstock.stage import Stage, replay, stage
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One model's versions and what became of them, oldest first."""
+    """One model's versions and what became of them, oldest first; `failures`: trainings that came to none."""
 
     versions: dict[int, Version] = {}
+    failures: dict[int, Failure] = {}
     verdicts: dict[int, Verdict] = {}
     releases: list[Release] = []
     route: Route = Route()
 
+    @property
+    def failed(self) -> Failure | None:
+        """The newest training, where it came to no version."""
+        newest = max([*self.versions, *self.failures], default=0)
+        return self.failures.get(newest)
+
     def standing(self, version: int) -> str:
-        """What a version is now: champion, shadow, canary 10 %, blocked, rolled back, retired..."""
+        """What a version is now: champion, shadow, canary 10 %, blocked, rolled back, retired, failed..."""
         route = self.route
+        if version in self.failures:
+            return "failed"
         if route.champion and route.champion.version == version:
             return "champion"
         if route.candidate and route.candidate.version == version:
@@ -77,6 +96,9 @@ def _step(registry: Registry, record: Record) -> tuple[Registry, list[Draft]]:
     if record.topic == VERSIONS:
         version = read(record, Version)
         entry = msgspec.structs.replace(entry, versions={**entry.versions, version.version: version})
+    elif record.topic == FAILURES:
+        failure = read(record, Failure)
+        entry = msgspec.structs.replace(entry, failures={**entry.failures, failure.version: failure})
     elif record.topic == VERDICTS:
         verdict = read(record, Verdict)
         entry = msgspec.structs.replace(entry, verdicts={**entry.verdicts, verdict.version: verdict})
@@ -88,7 +110,7 @@ def _step(registry: Registry, record: Record) -> tuple[Registry, list[Draft]]:
     return Registry({**registry.models, model: entry}), []
 
 
-REGISTRY: Stage[Registry] = stage("registry", (VERSIONS, VERDICTS, RELEASES), Registry, _step)
+REGISTRY: Stage[Registry] = stage("registry", (VERSIONS, FAILURES, VERDICTS, RELEASES), Registry, _step)
 
 
 def registry(log: Log, at: Position | None = None) -> Registry:

@@ -22,6 +22,11 @@ def exposition(status: dict[str, Any]) -> str:
     lines += [
         f'penstock_alerts{{model="{name}"}} {len(one["alerts"])}' for name, one in status["models"].items()
     ]
+    lines.append("# TYPE penstock_training_failed gauge")
+    lines += [
+        f'penstock_training_failed{{model="{name}"}} {int(bool(one.get("failed")))}'
+        for name, one in status["models"].items()
+    ]
     held = status.get("held", "")
     lines += ["# TYPE penstock_held gauge", f'penstock_held{{code="{held}"}} {int(bool(held))}']
     lines += _counted("penstock", status.get("counters", ()))

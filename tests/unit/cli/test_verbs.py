@@ -17,7 +17,7 @@ from penstock.app.pipeline import load
 from penstock.app.system import System
 from penstock.app.worker import in_process
 from penstock.cli import _parser, function, main
-from penstock.record.decisions import predictions
+from penstock.record.decisions import FAILURES, Failure, draft, predictions
 from penstock.record.record import START
 from penstock.release.registry import registry
 
@@ -88,6 +88,23 @@ def test_a_reading_verb_speaks_json(
     json.loads(capsys.readouterr().out)
     assert main([*words, "--home", str(played)]) == 0
     assert capsys.readouterr().out.strip()
+
+
+def test_a_training_that_failed_is_told(
+    played: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Among the versions, and beneath how things stand while it is the newest."""
+    folder = shutil.copytree(played, tmp_path / "home")
+    home = open_home(folder)
+    home.log.append(
+        [draft(FAILURES, Failure("one", "agree", 99, 0, "one_class", "All alike."), key="agree", t_ms=0)]
+    )
+    home.log.close()
+    assert main(["models", "--home", str(folder), "--json"]) == 0
+    last = json.loads(capsys.readouterr().out)[-1]
+    assert (last["version"], last["standing"], last["why"]) == ("agree@v99", "failed", "All alike.")
+    assert main(["status", "--home", str(folder)]) == 0
+    assert "The newest training of agree failed, v99: All alike." in capsys.readouterr().out
 
 
 def test_trace_tells_all(played: Path, capsys: pytest.CaptureFixture[str]) -> None:

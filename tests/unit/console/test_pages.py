@@ -15,8 +15,26 @@ from penstock.app.home import Books, Views, open_home
 from penstock.app.pipeline import load_text
 from penstock.console import Sight, pages
 from penstock.log.memory import MemoryBlob, MemoryLog
-from penstock.record.decisions import REFUSED, RELEASES, Refusal, Release, draft, predictions
+from penstock.record.decisions import (
+    FAILURES,
+    REFUSED,
+    RELEASES,
+    VERSIONS,
+    Dataset,
+    Failure,
+    Profile,
+    Refusal,
+    Release,
+    Version,
+    draft,
+    predictions,
+)
 from penstock.record.record import START
+
+DATA = Dataset("t", 0, 1, START, 1, 1, "d")
+VERSION = Version(
+    "agree", 2, "d", "two", "", 0, DATA, DATA, "f", [], "c", "e", {}, 7, 1, {}, Profile(0, {}), ""
+)
 
 TEXT = (
     (Path(__file__).parents[2] / "crash" / "pipeline.py")
@@ -62,6 +80,26 @@ def test_refused_events_are_counted() -> None:
         log.append([draft(REFUSED, refusal, key="ask", t_ms=0)])
     row = '<td>ask</td><td>wrong_type</td><td class="n">7</td>'
     assert row in get(sight(log, MemoryBlob()), "/").text
+
+
+def test_a_training_that_failed_is_shown() -> None:
+    """On the overview while it is the newest, on the model's page for good, as text; a version after it ends the
+    first, and neither says then that all is well of what is not."""
+    log = MemoryLog()
+    failure = Failure("one", "agree", 1, 0, "one_class", "All labels are <b>one</b>.")
+    log.append([draft(FAILURES, failure, key="agree", t_ms=0)])
+    page = sight(log, MemoryBlob())
+    first = get(page, "/").text
+    assert (
+        "agree</a> failed, v1: All labels are &lt;b&gt;one&lt;/b&gt;." in first and "All is well" not in first
+    )
+    assert '<td class="bad">failed</td>' in get(page, "/models/agree").text
+    (home,) = [page.status()["models"]["agree"]]
+    assert home["failed"] == "v1: All labels are <b>one</b>."
+    log.append([draft(VERSIONS, VERSION, key="agree", t_ms=1)])
+    after = get(page, "/").text
+    assert "failed" not in after and "All is well" in after
+    assert '<td class="bad">failed</td>' in get(page, "/models/agree").text
 
 
 def test_pages_of_nothing() -> None:

@@ -117,6 +117,39 @@ def test_a_period_is_kept_and_one_trains_at_a_time() -> None:
     assert plan.intents[2].version == 3
 
 
+def test_until_there_is_a_version_twice_the_labels_are_reason_enough() -> None:
+    """The first labels may all be of one class: who waited for the period then would wait for long. A version ends it;
+    labels alone are no reason where there are none."""
+    plan = Plan(every("7d", at_least=10))
+
+    def failed() -> None:
+        plan.feed(FAILURES, Failure(plan.intents[-1].id, "m", len(plan.intents), 0, "one_class", ""))
+
+    plan.labels(10)
+    plan.tick(1)
+    failed()
+    plan.labels(9)
+    plan.tick(1.1)
+    assert len(plan.intents) == 1
+    plan.labels(1)
+    plan.tick(1.2)
+    assert [one.reason for one in plan.intents] == ["the first 10 labels", "the first 20 labels"]
+    failed()
+    plan.labels(20)
+    plan.tick(1.3)
+    assert len(plan.intents) == 3 and plan.intents[-1].version == 3
+    plan.trained()
+    plan.labels(100)
+    plan.tick(1.4)
+    assert len(plan.intents) == 3
+
+    plan = Plan(every("7d", at_least=0))
+    for day in (1.0, 1.1, 1.2):
+        plan.tick(day)
+        failed()
+    assert len(plan.intents) == 1
+
+
 def test_labels_and_alerts_call_for_it() -> None:
     """A number of new labels; a raised rule of the kind that was named, and no other."""
     plan = Plan(every(labels=20, at_least=5, on_alert="drift"))
