@@ -56,7 +56,7 @@ def status(given: argparse.Namespace) -> int:
     show.table("", ["model", "champion", "candidate", "predictions", "standing alerts"], models)
     for name, one in found["models"].items():
         if one["failed"]:
-            show.console().print(f"The newest training of {name} failed, {one['failed']}", markup=False)
+            show.console().print(f"The newest training of {name} failed, {one['failed']}")
     return 0
 
 
@@ -180,7 +180,7 @@ def trace(given: argparse.Namespace) -> int:
     if given.json:
         show.as_json(found)
     else:
-        show.console().print(_told(found), markup=False)
+        show.console().print(_told(found))
     return 0
 
 

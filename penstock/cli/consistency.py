@@ -72,7 +72,7 @@ def _told(name: str, one: Found, lines: list[Line]) -> None:
     left = "".join(f", {n:,} left out ({why})" for why, n in sorted(one.state.left_out.items()))
     odd = f", {lengths:,} of another length" if lengths else ""
     show.console().print(
-        f"{compared:,} vectors compared up to position {one.position} of {one.end}{odd}{left}.", markup=False
+        f"{compared:,} vectors compared up to position {one.position} of {one.end}{odd}{left}."
     )
     for rule in one.state.standing:
-        show.console().print(f"standing: {rule}", markup=False)
+        show.console().print(f"standing: {rule}")

@@ -74,7 +74,7 @@ def diff(given: argparse.Namespace) -> int:
     else:
         lines = [line for name, one in changes.items() for line in _told(name, one)]
         lines += [f"{name}: only in {given.a if name in a else given.b}" for name in apart]
-        show.console().print("\n".join(lines), markup=False)
+        show.console().print("\n".join(lines))
     return int(different)
 
 

@@ -26,5 +26,5 @@ def graph(given: argparse.Namespace) -> int:
     if given.json:
         show.as_json(chosen)
     else:
-        show.console().print("\n\n".join(map(told, chosen)), markup=False)
+        show.console().print("\n\n".join(map(told, chosen)))
     return 0

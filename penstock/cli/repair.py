@@ -31,7 +31,7 @@ def repair(given: argparse.Namespace) -> int:
         )
     else:
         for line in told(found, home):
-            show.console().print(line, markup=False)
+            show.console().print(line)
     return int(bool(found.found) and not found.done)
 
 

@@ -20,7 +20,7 @@ def console() -> Console:
     from rich.console import Console
 
     # A pipe has no width of its own: wide enough that no cell is broken.
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 240)
+    return Console(markup=False, highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 240)
 
 
 def as_json(value: Any) -> None:

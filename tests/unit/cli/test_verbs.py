@@ -97,14 +97,19 @@ def test_a_training_that_failed_is_told(
     folder = shutil.copytree(played, tmp_path / "home")
     home = open_home(folder)
     home.log.append(
-        [draft(FAILURES, Failure("one", "agree", 99, 0, "one_class", "All alike."), key="agree", t_ms=0)]
+        [
+            draft(
+                FAILURES, Failure("one", "agree", 99, 0, "one_class", "All alike. [odd]"), key="agree", t_ms=0
+            )
+        ]
     )
     home.log.close()
     assert main(["models", "--home", str(folder), "--json"]) == 0
     last = json.loads(capsys.readouterr().out)[-1]
-    assert (last["version"], last["standing"], last["why"]) == ("agree@v99", "failed", "All alike.")
+    assert (last["version"], last["standing"], last["why"]) == ("agree@v99", "failed", "All alike. [odd]")
     assert main(["status", "--home", str(folder)]) == 0
-    assert "The newest training of agree failed, v99: All alike." in capsys.readouterr().out
+    assert "The newest training of agree failed, v99: All alike. [odd]" in capsys.readouterr().out
+    assert main(["models", "--home", str(folder)]) == 0 and "All alike. [odd]" in capsys.readouterr().out
 
 
 def test_trace_tells_all(played: Path, capsys: pytest.CaptureFixture[str]) -> None:
