@@ -2,7 +2,9 @@
 
 A file that declares a thousand models is brought up in a fresh process, as it would be again after a stop: the time
 from there to the first answer of one of them; what all its processes take while nobody asks (each shared page once);
-what the processor does then; then each model is asked, with a budget of memory for loaded models, and once more.
+what the processor does then; then each model is asked, with a budget of memory for loaded models, and once more. At
+last one of them is asked all the time, over 32 connections by the client of `make bench-serve`, and in turn with it the
+one of a file that declares no other: what it costs to have neighbours.
 
 At the end one line a figure, `name value target ok|short`; the exit code is 1 when one is short.
 """
@@ -22,12 +24,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from bench.log import Figure, note, place
-from bench.serve.process import cpu_s, memory_mb
+from bench.serve.data import requests_file
+from bench.serve.process import compiled, cpu_s, memory_mb
+from bench.serve.servers import OURS
 from penstock.cli import show
 
 MODELS = 1000
 BUDGET = "200MB"
 IDLE_S = 10.0
+CONNECTIONS, TIMEOUT_S = 32, 10.0
+BUSY_S, BUSY_ROUNDS = 4.0, 3
 CHILD = Path(__file__).with_name("child_many.py")
 COLUMNS = [("who", "BYTES", "w1"), ("x", "FP64", 0.5), ("z", "FP64", 0.1)]
 BODY = json.dumps({
@@ -68,6 +74,13 @@ class Up:
         answer.read()
         return answer.status
 
+    def rows(self, model: str, folder: Path) -> Path:
+        """A file with one request to a model, and the answer that it is right to give, for the client."""
+        where = f"/v2/models/{model}/infer"
+        self.connection.request("POST", where, BODY, {"content-type": "application/json"})
+        score = json.loads(self.connection.getresponse().read())["outputs"][0]["data"][0]
+        return requests_file(folder / f"{model}.req", OURS.marker, where, [BODY.encode()], [score])
+
     def since_s(self) -> float:
         """Seconds since it was begun."""
         return time.monotonic() - self.began_s
@@ -76,6 +89,34 @@ class Up:
         """End it."""
         self.process.terminate()
         self.process.communicate(timeout=60)
+
+
+def load(client: Path, port: int | None, rows: Path, seconds: float, rate: float = 0.0) -> dict[str, Any]:
+    """A load on a model, from a process of its own, on every core that there is; see load.c."""
+    words = (client, port, rows, CONNECTIONS, seconds, rate, TIMEOUT_S)
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def beside(folder: Path, pipeline: Path, home: Path) -> dict[str, Any]:
+    """Answers a second of the first model of the file, and of one that has no neighbours; medians."""
+    only, client = folder / "one.py", compiled(folder)
+    subprocess.run([sys.executable, str(CHILD), str(only), str(folder / "one"), "1"], check=True)
+    rates: dict[str, list[float]] = {"busy_per_s": [], "alone_per_s": []}
+    wrong = 0
+    for _ in range(BUSY_ROUNDS):
+        for name, words in zip(rates, ((pipeline, home), (only, folder / "one")), strict=True):
+            up = Up(*words, "--workers", "1")
+            try:
+                rows = up.rows("m0", folder)
+                load(client, up.connection.port, rows, 1.0)
+                found = load(client, up.connection.port, rows, BUSY_S)
+            finally:
+                up.close()
+            rates[name].append(found["in_window"] / BUSY_S)
+            wrong += found["due"] - found["right"]
+    return {name: statistics.median(some) for name, some in rates.items()} | {"busy_wrong": wrong}
 
 
 def all_asked(up: Up, names: list[str]) -> dict[str, float]:
@@ -108,9 +149,11 @@ def measure(folder: Path, n: int) -> dict[str, Any]:
         time.sleep(IDLE_S)
         found |= {"idle_mb": memory_mb(up.process.pid), "idle_cpu": (cpu_s(up.process.pid) - before) / IDLE_S}
         note("each model is asked, twice")
-        return found | {"asked": all_asked(up, names), "again": all_asked(up, names)}
+        found |= {"asked": all_asked(up, names), "again": all_asked(up, names)}
     finally:
         up.close()
+    note("one of them is asked all the time")
+    return found | beside(folder, pipeline, home)
 
 
 def figures(found: dict[str, Any]) -> list[Figure]:
@@ -120,7 +163,8 @@ def figures(found: dict[str, Any]) -> list[Figure]:
         Figure("many_idle_mb", found["idle_mb"], "<200"),
         Figure("many_idle_cpu", found["idle_cpu"], "<0.15"),
         Figure("many_asked_mb", max(found["asked"]["mb"], found["again"]["mb"]), "<400"),
-        Figure("many_wrong", found["asked"]["wrong"] + found["again"]["wrong"], "<=0"),
+        Figure("many_busy_ratio", found["busy_per_s"] / found["alone_per_s"], ">=0.7"),
+        Figure("many_wrong", found["asked"]["wrong"] + found["again"]["wrong"] + found["busy_wrong"], "<=0"),
     ]
 
 
@@ -152,6 +196,10 @@ def main() -> int:
         ]
         show.table(
             f"{given.models:,} models, each asked in turn; open after {found['open_s']:.2f} s", head, rows
+        )
+        busy, alone = found["busy_per_s"], found["alone_per_s"]
+        print(
+            f"one is asked all the time: {busy:,.0f} answers a second, {alone:,.0f} where it is the only one"
         )
         for one in said:
             print(one)

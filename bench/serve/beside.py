@@ -12,7 +12,6 @@ At the end one line a figure, `name value target ok|short`; the exit code is 1 w
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -23,25 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.log import Figure, note, place
-from bench.many import BODY, CHILD, Up
-from bench.serve.data import requests_file
+from bench.many import CHILD, Up, load
 from bench.serve.process import compiled
-from bench.serve.servers import OURS
 from penstock.cli import show
 
 SIZE = 1_000_000_000
 RUN_S = 9
 ROUNDS = 3
-CONNECTIONS, TIMEOUT_S = 32, 10.0
 MODELS, SMALL = 20, "m1"
-
-
-def load(client: Path, port: int | None, rows: Path, seconds: float, rate: float = 0.0) -> dict[str, Any]:
-    """A load on a small model, from a process of its own; see load.c."""
-    words = (client, port, rows, CONNECTIONS, seconds, rate, TIMEOUT_S)
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
 
 
 def round_(
@@ -50,10 +38,7 @@ def round_(
     """A run without, a run with; the seconds that the large one took to answer first, and the rate."""
     up = Up(pipeline, home, "--workers", "1")
     try:
-        where, port = f"/v2/models/{SMALL}/infer", up.connection.port
-        up.connection.request("POST", where, BODY, {"content-type": "application/json"})
-        score = json.loads(up.connection.getresponse().read())["outputs"][0]["data"][0]
-        rows = requests_file(home.parent / "rows.req", OURS.marker, where, [BODY.encode()], [score])
+        rows, port = up.rows(SMALL, home.parent), up.connection.port
         rate = rate or load(client, port, rows, 4.0)["in_window"] / 4.0 / 2
         load(client, port, rows, 2.0, rate)
         alone = load(client, port, rows, RUN_S, rate)
