@@ -58,7 +58,7 @@ def written(model: str) -> dict[str, tuple[str, ...]]:
         "predict": (predictions(model), DEAD),
         "outcome": (outcomes(model), "refused", DEAD),
         "monitor": (profiles(model), ALERTS, DEAD),
-        "train": (INTENTS,),
+        "train": (INTENTS, ALERTS),
         "training": (VERSIONS, FAILURES),
         "gate": (VERDICTS,),
         "release": (RELEASES,),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -30,6 +30,9 @@ from penstock.record.decisions import (
 from penstock.record.errors import DefinitionError
 from penstock.record.record import Draft, Position, Record, output_id
 from penstock.stage import Stage, stage
+
+FAILING = "training"
+"""The rule that a training comes to a version. It needs no declaration."""
 
 
 class Every(msgspec.Struct, frozen=True):
@@ -89,6 +92,8 @@ class Schedule(msgspec.Struct, frozen=True):
     alert: str = ""
     tried: int = 0
     """The labels that there were at the newest training."""
+    failures: int = 0
+    """Trainings that failed since the newest version."""
 
 
 def train_stage(model: str, plan: Every, params: dict[str, Any], seed: int) -> Stage[Schedule]:
@@ -102,7 +107,8 @@ def train_stage(model: str, plan: Every, params: dict[str, Any], seed: int) -> S
             return due(state, record)
         if record.key != model:
             return state, []
-        return note(state, record), []
+        after = note(state, record)
+        return after, _alerts(model, state, after, record.time_ms)
 
     def note(state: Schedule, record: Record) -> Schedule:
         match record.topic:
@@ -110,9 +116,9 @@ def train_stage(model: str, plan: Every, params: dict[str, Any], seed: int) -> S
                 version = read(record, Version)
                 recipes = {**state.recipes, str(version.version): version.params}
                 pending = "" if version.intent == state.pending else state.pending
-                return msgspec.structs.replace(state, pending=pending, recipes=recipes)
+                return msgspec.structs.replace(state, pending=pending, recipes=recipes, failures=0)
             case topic if topic == FAILURES and read(record, Failure).intent == state.pending:
-                return msgspec.structs.replace(state, pending="")
+                return msgspec.structs.replace(state, pending="", failures=state.failures + 1)
             case topic if topic == RELEASES:
                 return _released(state, read(record, Release))
             case topic if topic == DECISIONS and read(record, Decision).kind == "train":
@@ -163,6 +169,15 @@ def _reason(plan: Every, state: Schedule, now_ms: int) -> str:
     if plan.labels and state.fresh >= plan.labels:
         return f"{state.fresh} new labels"
     return ""
+
+
+def _alerts(model: str, before: Schedule, after: Schedule, t_ms: int) -> list[Draft]:
+    """What whoever watches is told: that trainings fail, once, and that one came to a version again."""
+    if bool(before.failures) == bool(after.failures):
+        return []
+    state: Literal["raised", "cleared"] = "raised" if after.failures else "cleared"
+    alert = Alert(model, FAILING, state, float(after.failures), 0.0, 0, after.tried, t_ms)
+    return [draft(ALERTS, alert, key=model, t_ms=t_ms)]
 
 
 def _released(state: Schedule, release: Release) -> Schedule:

@@ -12,6 +12,7 @@ from penstock.record.decisions import (
     ALERTS,
     DECISIONS,
     FAILURES,
+    INTENTS,
     RELEASES,
     TICKS,
     VERSIONS,
@@ -42,6 +43,7 @@ class Plan:
         self.state: Schedule = self.stage.empty()
         self.place = 0
         self.intents: list[Intent] = []
+        self.alerts: list[Alert] = []
 
     def feed(self, topic: str, value: Any, key: str = "m") -> None:
         """One record."""
@@ -49,7 +51,8 @@ class Plan:
             self.state, [Record(topic, self.place, "", key, 0, pack(value))]
         )
         self.place += 1
-        self.intents += [unpack(one.value, Intent) for _, one in made]
+        self.intents += [unpack(one.value, Intent) for _, one in made if one.topic == INTENTS]
+        self.alerts += [unpack(one.value, Alert) for _, one in made if one.topic == ALERTS]
 
     def labels(self, n: int) -> None:
         """Outcomes with a label."""
@@ -148,6 +151,30 @@ def test_until_there_is_a_version_twice_the_labels_are_reason_enough() -> None:
         plan.tick(day)
         failed()
     assert len(plan.intents) == 1
+
+
+def test_trainings_that_fail_raise_an_alert_and_a_version_clears_it() -> None:
+    """Once, however many fail; what somebody else's training comes to is no news."""
+    plan = Plan(every("7d", at_least=1))
+    plan.labels(1)
+    told = []
+    for day, failed in ((1, True), (8, True), (15, False), (22, False), (29, True)):
+        plan.tick(day)
+        one = plan.intents[-1]
+        plan.feed(FAILURES, Failure("other", "m", 1, 0, "died", ""))
+        if failed:
+            plan.feed(FAILURES, Failure(one.id, "m", one.version, 0, "died", ""))
+        else:
+            plan.trained()
+        told.append([(alert.rule, alert.state, alert.value) for alert in plan.alerts])
+        plan.alerts.clear()
+    assert told == [
+        [("training", "raised", 1.0)],
+        [],
+        [("training", "cleared", 0.0)],
+        [],
+        [("training", "raised", 1.0)],
+    ]
 
 
 def test_labels_and_alerts_call_for_it() -> None:
