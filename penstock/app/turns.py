@@ -21,7 +21,10 @@ FEW = 100
 TICKED = 10
 """Nor do ticks, where more stages than these read them: all at once they would be in the way of whoever is served."""
 PACE = 50
-"""So many of the others have a turn in a second."""
+"""So many of the others have a turn in a second, and fewer where these would take more than SHARE of a core."""
+SHARE = 0.05
+LONGEST_S = 0.02
+"""A turn that takes longer had much to do, which says little of the next one's."""
 READ = 4096
 """Records that one look reads at most."""
 
@@ -46,6 +49,8 @@ class Turns:
         self._lock = threading.Lock()
         self._taken = threading.Condition(self._lock)
         self._round, self._turned_s = list(self.names), clock()
+        self._others: dict[str, float] = {}  # whose turn has come round, and since when they have it
+        self._turn_s = 0.0  # a turn of theirs
         self._readers: dict[str, dict[str, list[str]]] = {}  # of each topic, by model
         for one in stages:
             for topic in one.inputs:
@@ -69,7 +74,9 @@ class Turns:
             if end == self.looked:
                 return
             self.looked = end
-            due = {*self._news(Position(n=end)), *self._next()}
+            turned = self._next()
+            self._others.update(dict.fromkeys(turned, self._turned_s))
+            due = {*self._news(Position(n=end)), *turned}
             self._due.update(dict.fromkeys(sorted(due, key=self.names.__getitem__)))
 
     def wake(self, names: Iterable[str]) -> None:
@@ -89,6 +96,8 @@ class Turns:
             if (found := self._free(wanted)) is not None:
                 del self._due[found]
                 self._busy.add(found)
+                if found in self._others:
+                    self._others[found] = self.clock()
             return found
 
     def waiting(self, wanted: Callable[[str], bool]) -> bool:
@@ -100,6 +109,8 @@ class Turns:
         """A stage has had its turn; `again`: it is to have another."""
         with self._lock:
             self._busy.discard(name)
+            if (began_s := self._others.pop(name, None)) is not None:
+                self._turn_s += (min(self.clock() - began_s, LONGEST_S) - self._turn_s) / 8
             if again:
                 self._due[name] = None
 
@@ -134,7 +145,8 @@ class Turns:
     def _next(self) -> list[str]:
         """Whose turn has come round."""
         now_s = self.clock()
-        n = min(len(self._round), int((now_s - self._turned_s) * PACE))
+        pace = min(PACE, SHARE / self._turn_s) if self._turn_s else PACE
+        n = min(len(self._round), int((now_s - self._turned_s) * pace))
         if n:
             self._turned_s = now_s
         turned, self._round = self._round[:n], self._round[n:] + self._round[:n]

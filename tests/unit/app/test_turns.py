@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from penstock.app import turns as module
-from penstock.app.turns import FEW, PACE, Turns
+from penstock.app.turns import FEW, PACE, SHARE, Turns
 from penstock.log import Checkpoint
 from penstock.log.memory import MemoryLog
 from penstock.record.decisions import RELEASES, TICKS
@@ -134,6 +134,30 @@ def test_everybody_has_a_turn_in_the_end() -> None:
         write(log, (TICKS, ""))
         found.update(due(turns))
     assert set(found) == {f"predict.m{i}" for i in range(N)} and set(found.values()) == {2}
+
+
+def test_the_others_take_a_share_of_a_core_at_most() -> None:
+    """Where a turn of theirs takes long there are fewer of them; one with much to do does not stop them."""
+    log, clock = MemoryLog(), Clock()
+    turns = Turns(log, stages(N), {}, clock)
+
+    def had(turn_s: float, seconds: int) -> int:
+        n = 0
+        for _ in range(seconds):
+            clock.now_s = float(int(clock.now_s) + 1)
+            write(log, (TICKS, ""))
+            turns.look()
+            while (name := turns.take()) is not None:
+                clock.now_s += turn_s
+                turns.give(name, again=False)
+                n += 1
+        return n
+
+    had(0.005, 10)
+    assert had(0.005, 20) * 0.005 <= 20 * SHARE
+    assert had(3.0, 1) >= 1
+    had(0.0005, 40)
+    assert had(0.0005, 10) == 10 * PACE
 
 
 def test_who_had_come_less_far_has_news() -> None:
