@@ -96,13 +96,8 @@ def test_a_training_that_failed_is_told(
     """Among the versions, and beneath how things stand while it is the newest."""
     folder = shutil.copytree(played, tmp_path / "home")
     home = open_home(folder)
-    home.log.append(
-        [
-            draft(
-                FAILURES, Failure("one", "agree", 99, 0, "one_class", "All alike. [odd]"), key="agree", t_ms=0
-            )
-        ]
-    )
+    failure = Failure("one", "agree", 99, 0, "one_class", "All alike. [odd]")
+    home.log.append([draft(FAILURES, failure, key="agree", t_ms=0)])
     home.log.close()
     assert main(["models", "--home", str(folder), "--json"]) == 0
     last = json.loads(capsys.readouterr().out)[-1]

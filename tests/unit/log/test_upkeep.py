@@ -376,6 +376,7 @@ def test_who_goes_along_a_log_reads_each_part_of_it_once(monkeypatch: pytest.Mon
     no group of rows and no batch is read from the disk a second time."""
     monkeypatch.setattr(segments, "GROUP_RECORDS", 10)
     monkeypatch.setattr(chain, "CACHED_RECORDS", 200)
+    batch = tables.batch
     with fresh() as (log,):
         filled(log, batches=40, each=20)
         wholes = {topic: everything(log, [topic]) for topic in "ab"}
@@ -388,8 +389,7 @@ def test_who_goes_along_a_log_reads_each_part_of_it_once(monkeypatch: pytest.Mon
             looked: list[tuple[Any, ...]] = []
             one = SqliteLog(log.path.parent)
             monkeypatch.setattr(one.chain.files, "read", _noting(looked, one.chain.files.read))
-            monkeypatch.setattr(tables, "batch", noted := _noting(looked, tables.batch))
-            monkeypatch.setattr(chain.tables, "batch", noted)
+            monkeypatch.setattr(tables, "batch", _noting(looked, batch))
             position, found = START, []
             while position.n < one.end().n:
                 records, reach = one.read(topics, position, limit=limit)
